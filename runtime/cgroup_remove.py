@@ -1,0 +1,125 @@
+"""Removal of cgroup directories.  Imports next to nothing: a clean-up after a dead shim uses it.
+
+It knows directories only, and removes none but those that it is told we made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from runtime.errors import Failed, InvalidRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+_FIRST_WAIT = 0.001
+_LONGEST_WAIT = 0.05
+
+
+def remove_from_json(data: Mapping[str, Any], timeout: float = 5.0) -> None:
+    """Remove what ``Cgroup.to_json()`` says that we made.
+
+    Idempotent.  Raises Failed if a directory is still in use after ``timeout`` seconds, and
+    InvalidRequest if ``data`` isn't what to_json gives.
+    """
+    remove_owned(owned_from_json(data).values(), timeout)
+
+
+def owned_from_json(data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The directories that we made, by controller, topmost first.  Raises InvalidRequest."""
+    own = data.get("own")
+    if not isinstance(own, dict):
+        raise InvalidRequest("cgroup.own", "not an object")
+    return {
+        str(name): check_directories(f"cgroup.own.{name}", paths) for name, paths in own.items()
+    }
+
+
+def check_directories(field: str, paths: Any) -> tuple[str, ...]:
+    """A list of absolute paths without ``..``.  Raises InvalidRequest."""
+    if not isinstance(paths, (list, tuple)):
+        raise InvalidRequest(field, "not a list")
+    for path in paths:
+        if (
+            not isinstance(path, str)
+            or not path.startswith("/")
+            or "\0" in path
+            or ".." in path.split("/")
+        ):
+            raise InvalidRequest(field, f"{path!r} is not an absolute path")
+    return tuple(paths)
+
+
+def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
+    """Remove each chain of directories, given topmost first.
+
+    The last of a chain is the cgroup itself: its processes may still be on their way out, so
+    EBUSY is retried until ``timeout``.  The others are parents that we had to make; they are
+    removed if nobody else uses them.  Raises Failed naming the cgroup that stayed, after having
+    tried all.
+    """
+    deadline = time.monotonic() + timeout
+    chains = [chain for chain in chains if chain]
+    busy = list(dict.fromkeys(chain[-1] for chain in chains))
+    fault: OSError | None = None
+    wait = _FIRST_WAIT
+    while busy:
+        left = []
+        for path in busy:
+            error = _rmdir(path)
+            if error is not None and error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                left.append(path)
+            elif error is not None:
+                fault = fault or error
+        busy = left
+        if not busy:
+            break
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise Failed(f"remove cgroup {busy[0]}: still in use after {timeout:g} s")
+        _wait_until_empty(busy[0], min(wait, remaining), remaining)
+        wait = min(wait * 2, _LONGEST_WAIT)
+    parents = {path for chain in chains for path in chain[:-1]}
+    for path in sorted(parents, key=lambda path: path.count("/"), reverse=True):
+        _rmdir(path)
+    if fault is not None:
+        raise Failed(f"remove cgroup {fault.filename}: {fault.strerror}")
+
+
+def _rmdir(path: str) -> OSError | None:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    return None
+
+
+def _wait_until_empty(path: str, pause: float, longest: float) -> None:
+    """Wait for the last process to leave.
+
+    v2 tells through cgroup.events, which becomes urgent-readable at each change.  v1 tells
+    nobody, so there a short ``pause`` it is; also for a cgroup that is busy for another reason.
+    """
+    try:
+        descriptor = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        time.sleep(pause)
+        return
+    try:
+        if b"populated 1" not in os.read(descriptor, 4096):
+            time.sleep(pause)
+            return
+        poll = select.poll()
+        poll.register(descriptor, select.POLLPRI)
+        poll.poll(longest * 1000)
+    except OSError:
+        time.sleep(pause)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""The cgroups of the host that sandboxes run in: create, join, limit, measure, remove.
+
+The front of the ``cgroup_*`` modules, and the only one of them that others import (but for
+``cgroup_remove``, which a clean-up loads alone).  The code of the version that the host doesn't
+use is never loaded.
+"""
+
+from __future__ import annotations
+
+from runtime import cgroup_path
+from runtime.cgroup_path import derive_parent
+from runtime.cgroup_root import CgroupDenied, CgroupRoot
+from runtime.errors import Failed, InvalidRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runtime.cgroup_base import Cgroup as Cgroup
+    from runtime.cgroup_watch import OOMWatch as OOMWatch
+
+__all__ = [
+    "CgroupDenied",
+    "CgroupRoot",
+    "create",
+    "derive_parent",
+    "from_json",
+    "host_mode",
+    "join_shim",
+]
+
+
+def host_mode(root: CgroupRoot | None = None) -> str:
+    """``v2`` if /sys/fs/cgroup is the v2 hierarchy, else ``v1``, also for a hybrid host."""
+    return (root or CgroupRoot()).mode
+
+
+def create(
+    path: str,
+    resources: Mapping[str, Any] | None,
+    *,
+    systemd: bool = False,
+    root: CgroupRoot | None = None,
+) -> Cgroup:
+    """Make the cgroup ``path`` (OCI's ``linux.cgroupsPath``) with limits (``linux.resources``).
+
+    Follows gVisor's runsc/cgroup: where the cgroup exists already it is used as it is, and
+    belongs to somebody else.  systemd's form ``slice:prefix:name`` gives the directory that
+    systemd would make, made by us without a transient unit.
+
+    Raises InvalidRequest naming the field; Unsupported for a limit that this host can't set;
+    CgroupDenied where we may not make cgroups; Failed.  Nothing is left behind then.
+    """
+    root = root or CgroupRoot()
+    location = cgroup_path.locate(path, systemd=systemd)
+    return _version(root.mode).create(root, location, resources)
+
+
+def from_json(data: Mapping[str, Any], root: CgroupRoot | None = None) -> Cgroup:
+    """The cgroup that ``to_json`` described.  Raises InvalidRequest."""
+    mode = data.get("mode")
+    if mode not in ("v1", "v2"):
+        raise InvalidRequest("cgroup.mode", f"{mode!r} is neither v1 nor v2")
+    return _version(mode).from_json(data, root or CgroupRoot())
+
+
+def join_shim(path: str, pid: int, *, root: CgroupRoot | None = None) -> None:
+    """Move the shim's process into an existing cgroup (the ShimCgroup option).
+
+    As containerd's shim for runc: on v1 every controller that has the cgroup, none is created,
+    and the caller takes a failure as fatal.  Raises Failed naming the path and the reason.
+    """
+    root = root or CgroupRoot()
+    step = f"join shim cgroup {path!r}"
+    try:
+        directory = cgroup_path.locate("/" + path.lstrip("/")).directory
+    except InvalidRequest as error:
+        raise Failed(f"{step}: {error.why}") from error
+    joined = []
+    for mount in dict.fromkeys(root.mounts().values()):
+        try:
+            root.write(f"{mount}{directory}/cgroup.procs", str(pid))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise Failed(f"{step}: {mount}{directory}: {error.strerror}") from error
+        joined.append(mount)
+    if not joined:
+        raise Failed(f"{step}: no such cgroup")
+
+
+def _version(mode: str) -> type[Cgroup]:
+    if mode == "v2":
+        from runtime.cgroup_v2 import CgroupV2
+
+        return CgroupV2
+    from runtime.cgroup_v1 import CgroupV1
+
+    return CgroupV1
