@@ -1,0 +1,86 @@
+"""Ownership of file descriptors that are passed through several hands.
+
+An :class:`FdSet` owns what is added to it and closes it at the end; ``steal`` hands one on.  All
+descriptors made here are close-on-exec.  Knows nothing of what the descriptors are for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class FdSet:
+    """Owns file descriptors until they're stolen.  As a context manager it closes the rest.
+
+    Belongs to one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._fds: dict[int, None] = {}  # in order of addition
+
+    def add(self, fd: int) -> int:
+        """Take ownership of ``fd`` and return it.  ValueError if it's owned already."""
+        if fd < 0 or fd in self._fds:
+            raise ValueError(f"file descriptor {fd} cannot be added")
+        self._fds[fd] = None
+        return fd
+
+    def steal(self, fd: int) -> int:
+        """Give up ownership of ``fd`` and return it.  KeyError if it isn't owned."""
+        del self._fds[fd]
+        return fd
+
+    def close_one(self, fd: int) -> None:
+        """Close ``fd`` now.  KeyError if it isn't owned."""
+        os.close(self.steal(fd))
+
+    def close(self) -> None:
+        """Close all that is owned.  Goes on past errors, then raises the first; idempotent."""
+        first: OSError | None = None
+        while self._fds:
+            fd, _ = self._fds.popitem()
+            try:
+                os.close(fd)
+            except OSError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        """Open a file; OSError as from ``os.open``."""
+        return self.add(os.open(path, flags | os.O_CLOEXEC, mode))
+
+    def open_null(self) -> int:
+        """Open the null device for reading and writing."""
+        return self.open(os.devnull, os.O_RDWR)
+
+    def dup(self, fd: int) -> int:
+        """A copy of ``fd``, which itself stays with its owner."""
+        return self.add(os.dup(fd))
+
+    def pipe(self) -> tuple[int, int]:
+        """A pipe: its read end and its write end."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        return self.add(reader), self.add(writer)
+
+    def socketpair(self) -> tuple[int, int]:
+        """A pair of connected stream sockets."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return self.add(ours.detach()), self.add(theirs.detach())
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._fds
+
+    def __len__(self) -> int:
+        return len(self._fds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

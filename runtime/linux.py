@@ -1,0 +1,263 @@
+"""System calls that the standard library lacks, as functions that raise OSError.
+
+No policy, no retries and no state.  An error carries the path that the call was about, if any.
+A call releases the interpreter's lock while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime._native import ffi, lib
+
+# namespaces (sched.h)
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# mount(2), umount2(2)
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
+MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_UNBINDABLE = 0x20000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
+MS_RELATIME = 0x200000
+MS_I_VERSION = 0x800000
+MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
+MNT_FORCE = 0x1
+MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
+
+# The mount API of Linux 5.2 and later.
+FSOPEN_CLOEXEC = 0x1
+FSMOUNT_CLOEXEC = 0x1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+OPEN_TREE_CLONE = 0x1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# openat2(2)
+RESOLVE_NO_MAGICLINKS = 0x2
+RESOLVE_IN_ROOT = 0x10
+
+# statfs(2)
+TMPFS_MAGIC = 0x01021994
+CGROUP_SUPER_MAGIC = 0x27E0EB
+CGROUP2_SUPER_MAGIC = 0x63677270
+OVERLAYFS_SUPER_MAGIC = 0x794C7630
+NSFS_MAGIC = 0x6E736673
+
+SFD_CLOEXEC = os.O_CLOEXEC
+SFD_NONBLOCK = os.O_NONBLOCK
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SCHED_CORE = 62
+_PR_SCHED_CORE_CREATE = 1
+_PIDTYPE_TGID = 1
+_M_TRIM_THRESHOLD = -1
+_M_ARENA_MAX = -8
+
+
+def reason(code: int | None) -> str:
+    """The system's text for an errno value, as a part of one of our messages."""
+    text = os.strerror(code or 0)
+    return text[:1].lower() + text[1:]
+
+
+def _text(value: str) -> bytes:
+    raw = os.fsencode(value)
+    if b"\0" in raw:
+        raise ValueError("embedded null byte")
+    return raw
+
+
+def _error(path: str | None = None) -> OSError:
+    code = ffi.errno
+    if path is None:
+        return OSError(code, os.strerror(code))
+    return OSError(code, os.strerror(code), path)
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    if result < 0:
+        raise _error(path)
+    return result
+
+
+# --- mounts ---------------------------------------------------------------------------------
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2).  The error's file name is ``target``."""
+    options = _text(data) if data else ffi.NULL
+    kind = _text(fstype) if fstype else ffi.NULL
+    _checked(lib.mount(_text(source), _text(target), kind, flags, options), target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _checked(lib.umount2(_text(target), flags), target)
+
+
+def fsopen(fstype: str) -> int:
+    """fsopen(2): a context to configure a file system of this type; close-on-exec."""
+    return _checked(lib.gv_fsopen(_text(fstype), FSOPEN_CLOEXEC), fstype)
+
+
+def fsconfig_string(fd: int, key: str, value: str) -> None:
+    """Set an option to a value; at most 255 bytes (EINVAL)."""
+    _checked(lib.gv_fsconfig(fd, FSCONFIG_SET_STRING, _text(key), _text(value), 0), key)
+
+
+def fsconfig_flag(fd: int, key: str) -> None:
+    """Set an option that has no value."""
+    _checked(lib.gv_fsconfig(fd, FSCONFIG_SET_FLAG, _text(key), ffi.NULL, 0), key)
+
+
+def fsconfig_create(fd: int) -> None:
+    """Make the file system that was configured."""
+    _checked(lib.gv_fsconfig(fd, FSCONFIG_CMD_CREATE, ffi.NULL, ffi.NULL, 0))
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    """fsmount(2): a detached mount of the file system, with MOUNT_ATTR_* attributes."""
+    return _checked(lib.gv_fsmount(fd, FSMOUNT_CLOEXEC, attributes))
+
+
+def open_tree(path: str, flags: int = 0, *, dir_fd: int = AT_FDCWD) -> int:
+    """open_tree(2); with OPEN_TREE_CLONE a detached copy of the mount at ``path``."""
+    return _checked(lib.gv_open_tree(dir_fd, _text(path), flags | OPEN_TREE_CLOEXEC), path)
+
+
+def move_mount(fd: int, target: str, *, dir_fd: int = AT_FDCWD, flags: int = 0) -> None:
+    """Attach the detached mount ``fd`` at ``target``; ``flags`` are MOVE_MOUNT_T_*."""
+    flags |= MOVE_MOUNT_F_EMPTY_PATH
+    _checked(lib.gv_move_mount(fd, b"", dir_fd, _text(target), flags), target)
+
+
+def mount_setattr(
+    fd: int,
+    path: str = "",
+    flags: int = AT_EMPTY_PATH,
+    *,
+    attr_set: int = 0,
+    attr_clear: int = 0,
+    propagation: int = 0,
+    userns_fd: int = -1,
+) -> None:
+    """mount_setattr(2), Linux 5.12; AT_RECURSIVE in ``flags`` reaches all mounts below."""
+    _checked(
+        lib.gv_mount_setattr(fd, _text(path), flags, attr_set, attr_clear, propagation, userns_fd),
+        path or None,
+    )
+
+
+def open_in_root(dir_fd: int, path: str, flags: int, resolve: int = RESOLVE_IN_ROOT) -> int:
+    """openat2(2), Linux 5.6: open ``path`` as if the directory ``dir_fd`` was the root."""
+    return _checked(lib.gv_openat_beneath(dir_fd, _text(path), flags | os.O_CLOEXEC, resolve), path)
+
+
+def fs_type(path: str) -> int:
+    """The type of the file system that ``path`` lies on: the magic number of statfs(2)."""
+    return _checked(lib.gv_fs_type(_text(path)), path)
+
+
+# --- processes ------------------------------------------------------------------------------
+
+
+def setns(fd: int, nstype: int = 0) -> None:
+    """setns(2), for the calling thread."""
+    _checked(lib.setns(fd, nstype))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2), for the calling thread."""
+    _checked(lib.unshare(flags))
+
+
+def set_child_subreaper(on: bool = True) -> None:
+    """Have orphaned descendants become children of this process (prctl(2))."""
+    _checked(lib.gv_prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0))
+
+
+def create_core_scheduling() -> None:
+    """Give this process a new core scheduling cookie, which its later children inherit.
+
+    OSError: ENODEV without SMT, EINVAL without kernel support.
+    """
+    _checked(lib.gv_prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _PIDTYPE_TGID, 0))
+
+
+def set_name(name: str) -> None:
+    """Name the calling thread, and the process if it's the main thread; 15 bytes are kept."""
+    _checked(lib.gv_set_name(_text(name)))
+
+
+# --- descriptors and signals ----------------------------------------------------------------
+
+
+def signalfd(signals: tuple[int, ...], *, fd: int = -1, flags: int = SFD_CLOEXEC) -> int:
+    """signalfd(2) for signals that the caller has blocked; ``fd`` changes an existing one."""
+    return _checked(lib.gv_signalfd(fd, list(signals), len(signals), flags))
+
+
+def close_range(first: int, last: int, flags: int = 0) -> None:
+    """close_range(2), Linux 5.9."""
+    _checked(lib.gv_close_range(first, last, flags))
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def limit_malloc_arenas(count: int) -> None:
+    """Let the C library's allocator use at most ``count`` arenas, however many threads there are.
+
+    A no-op with a C library that has no such setting.
+    """
+    lib.mallopt(_M_ARENA_MAX, count)
+
+
+def set_malloc_trim_threshold(size: int) -> None:
+    """Return free memory at the top of the heap to the system from ``size`` bytes on."""
+    lib.mallopt(_M_TRIM_THRESHOLD, size)
+
+
+def trim_malloc() -> bool:
+    """Return free heap memory to the system; True if there was any."""
+    return bool(lib.malloc_trim(0))
