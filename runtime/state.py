@@ -1,0 +1,286 @@
+"""What is written down about each container, for whoever cleans up after a dead shim.
+
+Owns the record's file: its name, format and replacement.  Decides nothing: ``teardown`` does.
+
+A record is ``<root>/<id>_sandbox:<sandbox id>.shim.json``, beside runsc's own state files of the
+same stem, so that the members of a sandbox are found by name alone.  The bundle gets a file that
+says where ``root`` is.  Nothing is synced to disk: pids mean nothing after a power cut, which
+is also why a record carries the id of the machine's boot.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from runtime import fastjson, files
+from runtime.errors import Failed, InvalidRequest
+from runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+SCHEMA = 1
+MAX_RECORD = 1 << 20
+#: In the bundle; ``delete`` is told nothing but the bundle and the id.
+LOCATOR = "gvisor-shim.json"
+_MAX_LOCATOR = 1 << 16
+_SUFFIX = ".shim.json"
+_SEPARATOR = "_sandbox:"
+_MAX_NAME = 255
+
+
+class Pinned(Record):
+    """One process for the life of the machine: its pid and when it started (``runtime/pids``)."""
+
+    pid: int
+    start_time: int
+
+
+class ContainerRecord(Record):
+    """One container's record.  Defaults stand for "not yet" or "none"."""
+
+    id: str
+    sandbox_id: str
+    #: Whether it is the sandbox's first container, whose end ends the sandbox.
+    is_root: bool
+    bundle: str
+    namespace: str = ""
+    #: Where its root file system is mounted; empty if nothing is.
+    rootfs: str = ""
+    #: The sentry.  Kept in the root container's record.
+    boot: Pinned | None = None
+    gofers: tuple[Pinned, ...] = ()
+    #: What ``Cgroup.to_json`` gave.
+    cgroups: tuple[Mapping[str, Any], ...] = ()
+    control_socket: str = ""
+    filestores: tuple[str, ...] = ()
+    shim_address: str = ""
+    shim_pid: int = 0
+    #: Filled in by :func:`save`.
+    shim_start_time: int = 0
+    boot_id: str = ""
+    #: The task's pid as containerd knows it, where it isn't the sentry's.
+    pid: int = 0
+    exit_status: int | None = None
+    #: Seconds since the epoch.
+    exited_at: float | None = None
+
+
+def boot_id() -> str:
+    """The id of this boot of the machine; empty if the kernel doesn't tell."""
+    try:
+        data = files.read_bounded("/proc/sys/kernel/random/boot_id", 64)
+    except OSError:
+        return ""
+    return (data or b"").decode("ascii", "replace").strip()
+
+
+# -- the format -----------------------------------------------------------------------------
+
+
+def _encode(record: ContainerRecord) -> bytes:
+    import json
+
+    body: dict[str, object] = {"schema": SCHEMA}
+    for name in ContainerRecord._fields:
+        value = getattr(record, name)
+        if isinstance(value, Pinned):
+            value = [value.pid, value.start_time]
+        elif name == "gofers":
+            value = [[pin.pid, pin.start_time] for pin in record.gofers]
+        elif isinstance(value, tuple):
+            value = list(value)
+        body[name] = value
+    return json.dumps(body, separators=(",", ":")).encode("ascii")
+
+
+def _pinned(value: object) -> Pinned:
+    if isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value):
+        return Pinned(pid=value[0], start_time=value[1])
+    raise ValueError("a process is not a pid and a start time")
+
+
+def _tuple_of(kind: type, value: object, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise ValueError(f"{name} is not a list of the right kind")
+    return tuple(value)
+
+
+def _decode(data: bytes) -> ContainerRecord:
+    """Raises ValueError."""
+    body = fastjson.loads(data)
+    if not isinstance(body, dict):
+        raise ValueError("not an object")
+    # A later shim may add members, and takes another number only when it changes a meaning.
+    if body.get("schema") != SCHEMA:
+        raise ValueError(f"schema {body.get('schema')!r} is not {SCHEMA}")
+    values: dict[str, Any] = {n: body[n] for n in ContainerRecord._fields if n in body}
+    for name, value in values.items():
+        if name == "boot":
+            values[name] = None if value is None else _pinned(value)
+        elif name == "gofers":
+            values[name] = tuple(_pinned(v) for v in _tuple_of(list, value, name))
+        elif name in ("cgroups", "filestores"):
+            values[name] = _tuple_of(dict if name == "cgroups" else str, value, name)
+        elif name in ("shim_pid", "shim_start_time", "pid"):
+            if type(value) is not int:
+                raise ValueError(f"{name} is not an integer")
+        elif name in ("exit_status", "exited_at"):
+            allowed = (int,) if name == "exit_status" else (int, float)
+            if value is not None and type(value) not in allowed:
+                raise ValueError(f"{name} is not a number")
+        elif type(value) is not (bool if name == "is_root" else str):
+            raise ValueError(f"{name} is of the wrong type")
+    try:
+        return ContainerRecord(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+# -- files ----------------------------------------------------------------------------------
+
+
+def _check_id(value: str) -> str:
+    if not value or "/" in value or "\0" in value or ":" in value or value.startswith("."):
+        raise InvalidRequest("container id", f"{value[:80]!r} can't name a file")
+    return value
+
+
+def _name(container_id: str, sandbox_id: str) -> str:
+    name = _check_id(container_id) + _SEPARATOR + _check_id(sandbox_id) + _SUFFIX
+    if len(os.fsencode(name)) > _MAX_NAME - 16:  # the temporary file's name is longer
+        raise InvalidRequest("container id", "is too long for a file's name")
+    return name
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """Container and sandbox id in a record's file name; None if it is none."""
+    if not name.endswith(_SUFFIX) or name.startswith("."):
+        return None
+    container, separator, sandbox = name[: -len(_SUFFIX)].rpartition(_SEPARATOR)
+    return (container, sandbox) if separator and container and sandbox else None
+
+
+def _names(root: str) -> list[str]:
+    try:
+        return sorted(n for n in os.listdir(root) if _split(n) is not None)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read(root: str, name: str) -> ContainerRecord | None:
+    """The record, or None if it vanished meanwhile.  Raises Failed if it is corrupt."""
+    path = os.path.join(root, name)
+    try:
+        data = files.read_bounded(path, MAX_RECORD)
+        if data is None:
+            return None
+        record = _decode(data)
+        if (record.id, record.sandbox_id) != _split(name):
+            raise ValueError("it is another container's")
+    except OSError as error:
+        raise Failed(f"state file {path}: {os.strerror(error.errno or 0).lower()}") from None
+    except (ValueError, InvalidRequest) as error:
+        why = error.why if isinstance(error, InvalidRequest) else str(error)
+        raise Failed(f"state file {path}: {why}") from None
+    return record
+
+
+class _Lock:
+    """Keeps writers of one root apart, across processes; readers need none."""
+
+    def __init__(self, root: str) -> None:
+        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> None:
+        # Held for a rename, so without a deadline of its own.
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def save(root: str, record: ContainerRecord) -> None:
+    """Write ``record`` in place of the container's older one, and the bundle's locator.
+
+    ``root`` is made if need be.  Fills in the identity of this boot and of the shim's process.
+    Raises InvalidRequest for an id that can't name a file, OSError.
+    """
+    name = _name(record.id, record.sandbox_id)
+    if record.shim_pid and not record.shim_start_time:
+        from runtime.pids import start_time
+
+        record = record.replace(shim_start_time=start_time(record.shim_pid))
+    if not record.boot_id:
+        record = record.replace(boot_id=boot_id())
+    os.makedirs(root, 0o711, exist_ok=True)
+    _write_locator(root, record.bundle)
+    with _Lock(root):
+        files.replace_file(os.path.join(root, name), _encode(record))
+
+
+def _write_locator(root: str, bundle: str) -> None:
+    if locate(bundle) != root:
+        data = f'{{"schema":{SCHEMA},"root":{fastjson.quote(os.path.abspath(root))}}}'
+        files.replace_file(os.path.join(bundle, LOCATOR), data.encode("ascii"))
+
+
+def locate(bundle: str) -> str | None:
+    """The root that the bundle's container was recorded in; None if it never was.  Never raises."""
+    try:
+        data = files.read_bounded(os.path.join(bundle, LOCATOR), _MAX_LOCATOR)
+        root = fastjson.loads(data)["root"] if data is not None else None
+    except (OSError, ValueError, KeyError, TypeError, InvalidRequest):
+        return None
+    return root if isinstance(root, str) and root.startswith("/") else None
+
+
+def load(root: str, container_id: str) -> ContainerRecord | None:
+    """The container's record; None if there is none.  Raises Failed if it is corrupt."""
+    _check_id(container_id)
+    record = _read(root, _name(container_id, container_id))
+    if record is not None:
+        return record
+    prefix = container_id + _SEPARATOR
+    for name in _names(root):
+        if name.startswith(prefix):
+            return _read(root, name)
+    return None
+
+
+def load_sandbox(root: str, sandbox_id: str) -> list[ContainerRecord]:
+    """The records of the sandbox's containers, the root container's first.
+
+    Corrupt ones are left out.
+    """
+    ending = _SEPARATOR + _check_id(sandbox_id) + _SUFFIX
+    found = [r for r, _ in _read_all(root, [n for n in _names(root) if n.endswith(ending)]) if r]
+    return sorted(found, key=lambda r: not r.is_root)
+
+
+def list_all(root: str) -> tuple[list[ContainerRecord], list[str]]:
+    """All records below ``root``, and what is wrong with those that can't be read."""
+    results = list(_read_all(root, _names(root)))
+    return [r for r, _ in results if r is not None], [why for _, why in results if why]
+
+
+def _read_all(root: str, names: list[str]) -> Iterator[tuple[ContainerRecord | None, str]]:
+    for name in names:
+        try:
+            yield _read(root, name), ""
+        except Failed as error:
+            yield None, str(error)
+
+
+def remove(root: str, container_id: str) -> None:
+    """Forget the container; no error if it isn't recorded.  Raises OSError."""
+    prefix = _check_id(container_id) + _SEPARATOR
+    names = [n for n in _names(root) if n.startswith(prefix)]
+    if not names:
+        return
+    with _Lock(root):
+        for name in names:
+            files.remove_file(os.path.join(root, name))

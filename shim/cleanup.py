@@ -1,0 +1,169 @@
+"""``delete``: clean up after a container whose shim is gone, or say that nothing is left.
+
+containerd runs it whenever a connection to a shim ends, also after an orderly delete, so the
+common case is that there is nothing to do: that path loads next to nothing.  Owns the decision
+what may be destroyed; how is ``runtime/teardown``'s.  Works from the bundle and the records alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime import files, state
+from runtime.errors import Failed, InvalidRequest, RuntimeFault
+from shim import sockets, wire
+from shim.cli import check_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtime.state import ContainerRecord, Pinned
+    from shim.cli import Invocation
+
+#: containerd kills us after 5 s (io.containerd.timeout.shim.cleanup).
+_TIMEOUT = 4.0
+_SHIM_TIMEOUT = 0.5
+#: What a container that was killed reports, as after SIGKILL.
+_KILLED = 128 + 9
+_MAX_SMALL_FILE = 4096
+
+
+def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
+    """Clean up after ``call.id``; the DeleteResponse to print, and warnings.
+
+    Safe to repeat.  Raises RuntimeFault or OSError if something runs or is mounted still: then
+    containerd must keep the bundle.
+    """
+    check_id("-id", call.id)
+    check_id("-namespace", call.namespace)
+    bundle = os.path.abspath(call.bundle) if call.bundle else os.getcwd()
+    warnings: list[str] = []
+    root = state.locate(bundle)
+    if root is None:
+        from shim.options import default_root
+
+        root = default_root(call.namespace)
+    record = None
+    try:
+        record = state.load(root, call.id)
+    except (Failed, InvalidRequest) as error:
+        warnings.append(str(error))
+    if record is None:
+        _remove_remains(bundle)
+    else:
+        _clean_up(root, record, warnings)
+    _remove_stale_socket(bundle, record, warnings)
+    return _reply(bundle, record), warnings
+
+
+def _remove_remains(bundle: str) -> None:
+    """What a shim can leave that died before it recorded the container: a mount."""
+    rootfs = os.path.join(bundle, "rootfs")
+    # An empty directory on the bundle's own file system is no mount: spares reading the table,
+    # which is long on a busy host.
+    try:
+        same = os.lstat(rootfs).st_dev == os.lstat(bundle).st_dev
+        if same and not os.listdir(rootfs):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    from runtime import mounts
+
+    _unmount_ready()
+    mounts.unmount_all(rootfs)
+
+
+def _unmount_ready() -> None:
+    from shim import paths
+
+    paths.complete("_cffi_backend")
+
+
+def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> None:
+    from runtime import teardown
+
+    family = state.load_sandbox(root, record.sandbox_id)
+    sentry: tuple[Pinned, ...] = ()
+    if record.is_root:
+        # The end of the first container is the end of the sandbox, whoever else is in it.
+        doomed = family
+    elif _shim_lives(record):
+        # It only lost a connection.  The container is its to end, and the pod is alive.
+        return
+    else:
+        # Nothing can end one container of a sandbox but its shim.  The rest of the pod is lost
+        # as well; its records are left for its own deletes.
+        doomed = [record]
+        sentry = tuple(r.boot for r in family if r.boot and r.boot_id == state.boot_id())
+    _unmount_ready()
+    outcome = teardown.destroy(root, doomed, _TIMEOUT, sentry)
+    if record.is_root and not _serves_another(root, record):
+        teardown.stop_shim(record, _SHIM_TIMEOUT)
+    warnings.extend(outcome.leftovers)
+    if outcome.failures:
+        raise Failed(f"clean up after {record.id}: " + "; ".join(outcome.failures))
+
+
+def _serves_another(root: str, record: ContainerRecord) -> bool:
+    """Whether the same shim runs a further sandbox, as a group by label may have several."""
+    return any(
+        other.shim_pid == record.shim_pid and other.sandbox_id != record.sandbox_id
+        for other in state.list_all(root)[0]
+    )
+
+
+def _shim_lives(record: ContainerRecord) -> bool:
+    from runtime import teardown
+
+    path = sockets.path_of(record.shim_address)
+    if path and sockets.is_served(path):
+        return True
+    # It unlinks its socket some time before it ends.
+    process = state.Pinned(pid=record.shim_pid, start_time=record.shim_start_time)
+    return record.boot_id == state.boot_id() and teardown.is_running(process)
+
+
+def _remove_stale_socket(bundle: str, record: ContainerRecord | None, warnings: list[str]) -> None:
+    """The socket of a shim that can't have unlinked it itself.
+
+    Only the shim's first container looks: a member's address is the living pod's.
+    """
+    address = record.shim_address if record is not None else ""
+    if not address and os.path.exists(os.path.join(bundle, "shim.pid")):
+        address = _small_file(bundle, "address")
+    path = sockets.path_of(address)
+    try:
+        if path:
+            sockets.remove_stale(path)
+    except (OSError, RuntimeFault) as error:
+        warnings.append(f"socket {path}: {error}")
+
+
+def _small_file(bundle: str, name: str) -> str:
+    try:
+        data = files.read_bounded(os.path.join(bundle, name), _MAX_SMALL_FILE)
+    except (OSError, InvalidRequest):
+        return ""
+    return (data or b"").decode("utf-8", "replace").strip()
+
+
+def _reply(bundle: str, record: ContainerRecord | None) -> bytes:
+    """A DeleteResponse: pid=1, exit_status=2, exited_at=3 (containerd's api/runtime/task)."""
+    status, exited_at = _KILLED, time.time_ns()
+    pid = 0
+    if record is not None:
+        pid = record.pid or (record.boot.pid if record.boot is not None else 0)
+        if record.exit_status is not None:
+            status = record.exit_status
+            if record.exited_at is not None:
+                exited_at = round(record.exited_at * 1e6) * 1000
+    if not pid:
+        written = _small_file(bundle, "init.pid")
+        pid = int(written) if written.isascii() and written.isdigit() else 0
+    return (
+        wire.number_field(1, pid & 0xFFFFFFFF)
+        + wire.number_field(2, status & 0xFFFFFFFF)
+        + wire.bytes_field(3, wire.timestamp(exited_at))
+    )

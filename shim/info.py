@@ -1,0 +1,108 @@
+"""``-info``: what this runtime can do, for containerd's task manager and CRI.
+
+Owns the claims, in one table: a feature is listed once it works, as containerd refuses or admits
+containers by them.  Never fails, since a failure would count as a runtime without features.
+"""
+
+from __future__ import annotations
+
+import json
+
+from runtime.errors import RuntimeFault
+from shim import wire
+from shim.version import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAME = "io.containerd.gvisor.v2"
+_FEATURES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+
+#: Those of runtime-spec's features.md.  ``rro`` among the mount options would make CRI grant
+#: recursive read-only mounts, and idmap with the user namespace pods with ``hostUsers: false``.
+CLAIMS: Mapping[str, object] = {
+    "ociVersionMin": "1.0.0",
+    "ociVersionMax": "1.2.0",
+    "hooks": [],
+    "mountOptions": [
+        "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime",
+        "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "private",
+        "rbind", "relatime", "ro", "rprivate", "rslave", "rw", "slave", "strictatime", "suid",
+        "sync",
+    ],
+    "linux": {
+        "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+        "cgroup": {
+            "v1": True,
+            "v2": True,
+            "systemd": False,
+            "systemdUser": False,
+            "rdma": False,
+        },
+        # A profile takes effect only with runsc's flag oci-seccomp.
+        "seccomp": {
+            "enabled": False,
+            "actions": [
+                "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_TRACE",
+                "SCMP_ACT_TRAP",
+            ],
+            "operators": [
+                "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
+                "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
+            ],
+            "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X86_64"],
+        },
+        "apparmor": {"enabled": False},
+        "selinux": {"enabled": False},
+        "intelRdt": {"enabled": False},
+        "mountExtensions": {"idmap": {"enabled": False}},
+    },
+}  # fmt: skip
+
+
+def features(flags: Mapping[str, str]) -> dict[str, object]:
+    """The claims, as far as they depend on runsc's flags, ready for JSON."""
+    from runtime.capabilities import NAMES
+    from runtime.config import parse_bool
+
+    body: dict[str, object] = json.loads(json.dumps(CLAIMS))
+    linux = body["linux"]
+    assert isinstance(linux, dict)
+    linux["capabilities"] = list(NAMES)
+    linux["seccomp"]["enabled"] = bool(parse_bool(flags.get("oci-seccomp", "")))
+    return body
+
+
+def _flags(given: tuple[str, bytes]) -> Mapping[str, str]:
+    from shim import options
+
+    try:
+        return options.decode(given[0], given[1], "default").flags
+    except (RuntimeFault, OSError):
+        return {}
+
+
+def info(stdin: int) -> bytes:
+    """The RuntimeInfo message for the options that are on ``stdin``, if any.
+
+    ``name=1, version=2 {version=1}, options=3, features=4`` (containerd's
+    api/types/introspection.proto).
+    """
+    from shim.bootstrap import read_stdin
+
+    given = ("", b"")
+    echo = b""
+    try:
+        data = read_stdin(stdin)
+        given = wire.parse_any(data)
+        echo = data
+    except (wire.WireError, RuntimeFault, OSError):
+        pass
+    content = json.dumps(features(_flags(given)), separators=(",", ":")).encode()
+    return (
+        wire.bytes_field(1, NAME)
+        + wire.bytes_field(2, wire.bytes_field(1, VERSION))
+        + wire.bytes_field(3, echo)
+        + wire.bytes_field(4, wire.any_message(_FEATURES_TYPE, content))
+    )

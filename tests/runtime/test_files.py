@@ -1,0 +1,103 @@
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime import fastjson, files
+from runtime.errors import InvalidRequest
+
+
+def test_read_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert files.read_bounded(str(path), 3) is None
+    assert files.read_bounded(str(path / "below"), 3) is None
+    path.write_bytes(b"abc")
+    assert files.read_bounded(str(path), 3) == b"abc"
+    assert files.read_bounded(str(path / "below"), 3) is None
+    with pytest.raises(InvalidRequest, match="larger than 2"):
+        files.read_bounded(str(path), 2)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(InvalidRequest, match="not a regular file"):
+            files.read_bounded(str(path), 10)
+    (tmp_path / "f").write_text("x")
+    (tmp_path / "link").symlink_to("f")
+    with pytest.raises(OSError):
+        files.read_bounded(str(tmp_path / "link"), 10)
+    assert files.read_bounded(str(tmp_path / "link"), 10, follow=True) == b"x"
+
+
+def test_replace_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    outside = tmp_path / "outside"
+    path.symlink_to(outside)
+    files.replace_file(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert not path.is_symlink() and not outside.exists()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    # What a process with our pid left behind when it died.
+    (tmp_path / f".f.{os.getpid()}").write_text("old")
+    files.replace_file(str(path), b"newer")
+    assert path.read_bytes() == b"newer"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_failed_replacement_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(OSError):
+        files.replace_file(str(tmp_path / "d"), b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_remove_file(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    files.remove_file(str(tmp_path / "f"))
+    files.remove_file(str(tmp_path / "f"))
+    assert not list(tmp_path.iterdir())
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=40)
+@given(_JSON, st.sampled_from(["", " ", "\n\t"]))
+def test_fastjson_reads_what_json_writes(value: object, blank: str) -> None:
+    text = blank + json.dumps(value, indent=1) + blank
+    assert fastjson.loads(text.encode()) == value
+
+
+@given(st.text(alphabet='{}[]",:01.eE-truefalsn \\u\n', max_size=12))
+def test_fastjson_refuses_what_json_refuses(text: str) -> None:
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError):
+            fastjson.loads(text.encode())
+    else:
+        assert fastjson.loads(text.encode()) == expected
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"[Infinity]", b"[" * 100_000, b"\xff", b"{} {}", b""])
+def test_fastjson_errors(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        fastjson.loads(text)
+
+
+@given(st.text())
+def test_quote(text: str) -> None:
+    assert json.loads(fastjson.quote(text)) == text

@@ -1,0 +1,170 @@
+"""Who may import whom, and what the short-lived commands may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.shim.process import Shim
+
+ROOT = Path(__file__).resolve().parents[1]
+OWN = {"shim", "runtime", "protos"}
+#: The one importer of each heavy dependency.
+SOLE_IMPORTERS = {
+    "pyroute2": {"runtime/nethelper.py"},
+    "structlog": {"runtime/log.py"},
+    "cffi": {"runtime/_native_build.py"},
+    "runtime._native": {"runtime/linux.py", "runtime/spawn.py", "runtime/birth.py"},
+}
+#: Never at a module's top level: each costs every pod memory or time.
+LAZY = {
+    "argparse", "asyncio", "collections.abc", "dataclasses", "datetime", "inspect", "ipaddress",
+    "logging", "pathlib", "pyroute2", "random", "shutil", "ssl", "structlog", "subprocess",
+    "tempfile", "tomllib", "typing", "urllib", "uuid",
+}  # fmt: skip
+#: Builders and short-lived helpers, which no daemon loads.
+TOOLS = {"runtime/_native_build.py", "runtime/nethelper.py"}
+
+
+def modules() -> list[Path]:
+    return sorted(p for package in ("shim", "runtime") for p in (ROOT / package).rglob("*.py"))
+
+
+def _guarded(node: ast.If) -> bool:
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(tree: ast.AST, package: str = "", *, everywhere: bool = True) -> Iterator[str]:
+    """The modules that code in ``package`` imports; its top level only unless ``everywhere``.
+
+    What is for type checkers only doesn't count.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1
+            module = ".".join(filter(None, (package if node.level else "", node.module)))
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and _guarded(node):
+            rest = ast.Module(node.orelse, [])
+            yield from imports(rest, package, everywhere=everywhere)
+        elif everywhere or not isinstance(node, ast.FunctionDef):
+            yield from imports(node, package, everywhere=everywhere)
+
+
+def imports_of(path: Path, *, everywhere: bool = True) -> set[str]:
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    return set(imports(ast.parse(path.read_text()), package, everywhere=everywhere))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_arrows(path: Path) -> None:
+    name = name_of(path)
+    allowed = {"shim", "runtime", "protos"}
+    if name.startswith("runtime/"):
+        allowed = {"runtime"}
+    if name.startswith("shim/ttrpc/"):
+        allowed = {"shim.ttrpc"}
+    for imported in imports_of(path):
+        if imported.split(".")[0] in OWN and imported != "shim":
+            assert any(within(imported, p) for p in allowed), imported
+        for module, importers in SOLE_IMPORTERS.items():
+            if within(imported, module):
+                assert name in importers, f"{imported} is imported by {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if name_of(p) not in TOOLS], ids=name_of)
+def test_nothing_heavy_at_the_top(path: Path) -> None:
+    found = imports_of(path, everywhere=False)
+    assert not {i for i in found for module in LAZY if within(i, module)}
+
+
+def test_no_cycles() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        name = name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[name] = imports_of(path, everywhere=False)
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name in graph and name not in done:
+            for imported in sorted(graph[name]):
+                visit(imported, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_modules_are_not_too_long() -> None:
+    assert {name_of(p): n for p in modules() if (n := len(p.read_text().splitlines())) > 600} == {}
+
+
+# -- what a whole process loads -------------------------------------------------------------
+
+#: Of the standard library, what is no part of the interpreter itself.
+START = {"__future__", "_socket", "_sha256", "_sha2", "_json", "errno", "fcntl", "select"}
+DELETE = {"__future__", "_socket", "_json", "errno", "fcntl", "select"}
+_REPORT = (
+    "import os, sys\n"
+    "before = set(sys.modules)\n"
+    "write = lambda: open('modules', 'w').write(' '.join(sorted(set(sys.modules) - before)))\n"
+    "leave = os._exit\n"
+    "os._exit = lambda status: (write(), leave(status))\n"
+)
+
+
+def loaded(bundle: Path) -> set[str]:
+    text = (bundle / "modules").read_text()
+    return {m for m in text.split() if m.split(".")[0] not in OWN}
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> Iterator[Shim]:
+    shim = Shim(tmp_path)
+    shim.extra = _REPORT
+    yield shim
+    shim.close()
+
+
+def test_budget_of_start(shim: Shim) -> None:
+    annotations = {"io.kubernetes.cri.sandbox-id": "c1"}
+    first, second = (shim.bundle(n, {"annotations": annotations}) for n in ("c1", "c2"))
+    # For the daemon: with the real command's modules only, as it shares the process.
+    assert shim.start("c2", second).returncode == 0
+    assert shim.start("c1", first).returncode == 0
+    for bundle in (first, second):
+        assert loaded(bundle) - START - {"_frozen_importlib_external"} == set()
+
+
+def test_budget_of_delete_with_nothing_to_do(shim: Shim) -> None:
+    bundle = shim.bundle("c1", {})
+    assert shim.start("c1", bundle).returncode == 0
+    assert shim.delete("c1", bundle).returncode == 0
+    assert loaded(bundle) - DELETE == set()
+
+
+def test_the_interpreter_itself_loads_none_of_it() -> None:
+    # Or else the budgets above would prove nothing.
+    program = "import sys; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True
+    )
+    heavy = {"json", "re", "enum", "typing", "google", "structlog", "socket", "subprocess"}
+    assert not heavy & set(result.stdout.split())
