@@ -1,0 +1,277 @@
+"""The network of a sandbox: what the sentry is told about its interfaces, and the sockets for it.
+
+Owns the life of the helper process that reads the network namespace (``runtime/nethelper.py``)
+and the order of the steps; what the sentry gets is decided in ``runtime/network_argument.py``.
+Must not import pyroute2, which costs more than the rest of the shim: that is the helper's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+import threading
+import time
+
+from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.linux import CLONE_NEWNET
+from runtime.network_argument import Link, Options, Route, loopback_argument, plan, read_options
+from runtime.record import Record
+from runtime.spawn import SpawnSpec, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runtime.spawn import Child
+
+__all__ = ("NetworkSetup", "PendingScrape", "begin", "loopback_argument", "scrape")
+
+_NAMESPACE = "network namespace"
+_NS_GET_NSTYPE = 0xB703
+_SIGKILL = 9
+# How long a helper that is no longer needed may take to put things back and end.
+_UNDO_TIME = 1.0
+# -I and -S: neither the environment nor site files have a say in what runs here as root.
+_START = "import sys; sys.path[:] = sys.argv[1:]; from runtime.nethelper import main; main()"
+
+
+class NetworkSetup(Record):
+    """The argument of the sentry's network call, and the descriptors that go with it.
+
+    The owner closes ``fds`` once they are sent.  ``argument`` is JSON-able and is kept for a
+    restore: the addresses that were taken off the host's link can't be read a second time.
+    """
+
+    argument: Mapping[str, Any]
+    fds: tuple[int, ...] = ()
+
+
+def scrape(boot_pid: int, *, flags: Mapping[str, str], deadline: float) -> NetworkSetup:
+    """Take over what is configured in the network namespace of process ``boot_pid``.
+
+    A namespace that has no more than a loopback needs no helper and answers at once.
+    ``flags`` are runsc's global flags; ``deadline`` is a ``time.monotonic()`` value.
+    Raises what :func:`begin` and :meth:`PendingScrape.result` raise.
+    """
+    if _has_only_loopback(boot_pid):
+        options = read_options(flags)
+        argument = loopback_argument(gro=options.gro, disconnect_ok=options.disconnect_ok)
+        return NetworkSetup(argument=argument)
+    return begin(boot_pid, flags=flags).result(deadline)
+
+
+def begin(netns: int | str, *, flags: Mapping[str, str]) -> PendingScrape:
+    """Start to read a network namespace, given as a path or as the pid of a process in it.
+
+    Nothing is changed before :meth:`PendingScrape.result`, so that this can be called while the
+    sentry boots.  The caller must call ``result`` or ``cancel``.
+
+    Raises InvalidRequest if it is not a network namespace, or the host's own, whose addresses
+    must not be taken; InvalidRequest or Unsupported for the flags; Failed.
+    """
+    options = read_options(flags)
+    path = netns if isinstance(netns, str) else f"/proc/{netns}/ns/net"
+    fd = _open_namespace(path)
+    try:
+        return PendingScrape(fd, options)
+    finally:
+        os.close(fd)
+
+
+class PendingScrape:
+    """A helper at work.  ``cancel`` may be called from any thread, at any time."""
+
+    def __init__(self, namespace: int, options: Options) -> None:
+        """For :func:`begin`: start the helper in the namespace that ``namespace`` is open on."""
+        self._options = options
+        self._lock = threading.Lock()
+        self._child: Child | None = None  # guarded by _lock
+        self._channel, theirs = socket.socketpair()
+        self._errors = os.memfd_create("network-helper-stderr", os.MFD_CLOEXEC)
+        try:
+            with theirs:
+                self._child = spawn(
+                    SpawnSpec(
+                        path=sys.executable,
+                        argv=(sys.executable, "-I", "-S", "-c", _START, *_module_paths()),
+                        env={},
+                        cwd="/",
+                        fds={2: self._errors, 3: theirs.fileno()},
+                        join=((namespace, CLONE_NEWNET),),
+                    )
+                )
+        except BaseException:
+            self._channel.close()
+            os.close(self._errors)
+            raise
+
+    def result(self, deadline: float) -> NetworkSetup:
+        """Take the addresses off the host's links and return what the sentry needs.
+
+        If it raises they are where they were.  Can be called once.  Raises InvalidRequest or
+        Unsupported if the sentry can't have such a network, DeadlineExceeded, Failed.
+        """
+        started = time.monotonic()
+        fds: list[int] = []
+        try:
+            setup = self._converse(deadline, fds)
+        except BaseException as error:
+            for fd in fds:
+                os.close(fd)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("network helper", deadline - started) from None
+            if isinstance(error, (EOFError, OSError, ValueError)):
+                raise Failed(f"network helper: {self._last_words() or repr(error)}") from error
+            raise
+        finally:
+            self.cancel()
+        return setup
+
+    def cancel(self) -> None:
+        """End the helper, which leaves the namespace as it was; idempotent."""
+        with self._lock:
+            child, self._child = self._child, None
+            if child is None:
+                return
+            # To the helper this is the sign to put back what isn't acknowledged.  shutdown()
+            # wakes a thread that waits in result().
+            _hang_up(self._channel)
+            os.close(self._errors)
+        try:
+            child.wait(_UNDO_TIME)
+        except DeadlineExceeded:
+            child.kill(_SIGKILL)
+        child.close()
+
+    def _converse(self, deadline: float, fds: list[int]) -> NetworkSetup:
+        from runtime.helper_channel import receive, receive_with_fds, send
+
+        channel = self._channel
+        _limit(channel, deadline)
+        found = _answer(receive(channel))
+        links = tuple(_link(each) for each in found["links"])
+        planned = plan(links, self._options)
+        if not planned.sockets:
+            return NetworkSetup(argument=planned.argument)
+        order = [
+            {"index": each.index, "count": each.count, "vnet_hdr": each.vnet_hdr}
+            for each in planned.sockets
+        ]
+        _limit(channel, deadline)
+        send(channel, {"sockets": order})
+        _limit(channel, deadline)
+        _answer(receive_with_fds(channel, fds))
+        expected = sum(each.count for each in planned.sockets)
+        if len(fds) != expected:
+            raise Failed(f"network helper: {len(fds)} sockets instead of {expected}")
+        if planned.argument["PCAP"]:
+            fds.append(_open_packet_log(self._options.pcap))
+        send(channel, {"kept": True})
+        return NetworkSetup(argument=planned.argument, fds=tuple(fds))
+
+    def _last_words(self) -> str:
+        """The end of what the helper wrote to stderr: the message of an unexpected error."""
+        with self._lock:
+            if self._child is None:
+                return "cancelled"
+            size = os.fstat(self._errors).st_size
+            text = os.pread(self._errors, 1000, max(size - 1000, 0)).decode("utf-8", "replace")
+        lines = text.strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _hang_up(channel: socket.socket) -> None:
+    try:
+        channel.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+    finally:
+        channel.close()
+
+
+def _answer(message: dict[str, Any]) -> dict[str, Any]:
+    if "error" in message:
+        raise Failed(f"network helper: {message['error']}")
+    return message
+
+
+def _link(found: Mapping[str, Any]) -> Link:
+    return Link(
+        **{
+            **found,
+            "addresses": tuple(tuple(each) for each in found["addresses"]),
+            "routes": tuple(Route(**each) for each in found["routes"]),
+            "neighbors": tuple(tuple(each) for each in found["neighbors"]),
+        }
+    )
+
+
+def _limit(channel: socket.socket, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    channel.settimeout(left)
+
+
+def _module_paths() -> list[str]:
+    """Where this process finds its modules; relative entries would depend on the bundle."""
+    return [path for path in sys.path if path.startswith("/")]
+
+
+def _has_only_loopback(pid: int) -> bool:
+    """Has the process's network namespace no other link?  (proc_pid_net(5), two lines of heads)"""
+    try:
+        with open(f"/proc/{pid}/net/dev", "rb") as file:
+            lines = file.read().splitlines()[2:]
+    except OSError:
+        return False  # the helper will tell why
+    return all(line.partition(b":")[0].strip() == b"lo" for line in lines)
+
+
+def _open_namespace(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        raise InvalidRequest(_NAMESPACE, f"{path}: {why.lower()}") from error
+    try:
+        try:
+            kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != CLONE_NEWNET:
+            raise InvalidRequest(_NAMESPACE, f"{path}: is not a network namespace")
+        if _is_host_namespace(fd):
+            raise InvalidRequest(
+                _NAMESPACE,
+                f"{path}: is the host's, whose addresses cannot be given to a sandbox; "
+                "such a pod needs the runsc flag network=host",
+            )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _is_host_namespace(fd: int) -> bool:
+    status = os.fstat(fd)
+    for owner in ("1", "self"):
+        try:
+            other = os.stat(f"/proc/{owner}/ns/net")
+        except OSError:
+            continue  # not ours to see
+        if (status.st_dev, status.st_ino) == (other.st_dev, other.st_ino):
+            return True
+    return False
+
+
+def _open_packet_log(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o664)
+    except (OSError, ValueError) as error:
+        raise Failed(f"packet log {path}: {error}") from error

@@ -1,0 +1,305 @@
+"""The argument of the sentry's network call, and the shim's side of the helper."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from runtime import network
+from runtime.errors import InvalidRequest, Unsupported
+from runtime.network_argument import Link, Options, Route, plan, read_options
+
+# What the stock CLI of release-20240729 sends for --network=none.
+RECORDED = json.loads(
+    '{"LoopbackLinks":[{"Name":"lo","Addresses":[{"Address":"127.0.0.1","PrefixLen":8},'
+    '{"Address":"::1","PrefixLen":128}],"Routes":[{"Destination":{"IP":"127.0.0.0",'
+    '"Mask":"/wAAAA=="},"Gateway":""},{"Destination":{"IP":"::1",'
+    '"Mask":"/////////////////////w=="},"Gateway":""}],"GVisorGRO":false}],'
+    '"FDBasedLinks":null,"XDPLinks":null,"Defaultv4Gateway":{"Route":{"Destination":'
+    '{"IP":"","Mask":null},"Gateway":""},"Name":""},"Defaultv6Gateway":{"Route":{"Destination":'
+    '{"IP":"","Mask":null},"Gateway":""},"Name":""},"PCAP":false,"LogPackets":false,'
+    '"NATBlob":false,"DisconnectOk":false}'
+)
+
+ETH0 = Link(
+    name="eth0",
+    index=3,
+    mtu=1450,
+    address="0a0000000002",
+    gso=True,
+    gso_max_size=65536,
+    addresses=((4, "10.1.0.2", 24), (6, "fd99::2", 64)),
+    routes=(
+        Route(family=4, gateway="10.1.0.1"),
+        Route(family=4, destination="10.0.0.0", prefix=8, gateway="10.1.0.7", mtu=1400),
+        Route(family=4, destination="10.1.0.0", prefix=24),
+        Route(family=6, destination="fd99::", prefix=64, metric=256),
+    ),
+    neighbors=(("10.1.0.9", "0a0000000009"),),
+)
+
+
+def decoded(mask: str) -> str:
+    return base64.b64decode(mask).hex()
+
+
+def test_loopback_is_what_the_cli_sends() -> None:
+    argument = network.loopback_argument()
+    assert {key: argument[key] for key in RECORDED} == RECORDED
+    assert network.loopback_argument(gro=True)["LoopbackLinks"][0]["GVisorGRO"]
+    assert network.loopback_argument(disconnect_ok=True)["DisconnectOk"]
+    json.dumps(argument)
+
+
+def test_nothing_but_a_loopback() -> None:
+    planned = plan((), Options())
+    assert planned.argument == network.loopback_argument()
+    assert planned.sockets == ()
+    bare = Link(name="eth0", index=2, mtu=1500, routes=(Route(family=4, gateway="10.0.0.1"),))
+    assert plan((bare,), Options()) == planned
+
+
+def test_a_link() -> None:
+    planned = plan((ETH0,), Options())
+    (link,) = planned.argument["FDBasedLinks"]
+    assert (link["Name"], link["MTU"], link["NumChannels"]) == ("eth0", 1450, 1)
+    assert base64.b64decode(link["LinkAddress"]) == b"\x0a\0\0\0\0\2"
+    assert link["Addresses"] == [
+        {"Address": "10.1.0.2", "PrefixLen": 24},
+        {"Address": "fd99::2", "PrefixLen": 64},
+    ]
+    assert [(r["Destination"]["IP"], r["Gateway"]) for r in link["Routes"]] == [
+        ("10.1.0.0", ""),
+        ("10.0.0.0", "10.1.0.7"),
+        ("fd99::", ""),
+    ]
+    assert [decoded(r["Destination"]["Mask"]) for r in link["Routes"]] == [
+        "ffffff00",
+        "ff000000",
+        "f" * 16 + "0" * 16,
+    ]
+    assert link["Routes"][1]["MTU"] == 1400
+    assert link["Neighbors"] == [{"IP": "10.1.0.9", "HardwareAddr": "CgAAAAAJ"}]
+    assert planned.argument["Defaultv4Gateway"] == {
+        "Route": {"Destination": {"IP": "0.0.0.0", "Mask": "AAAAAA=="}, "Gateway": "10.1.0.1"},
+        "Name": "eth0",
+    }
+    assert planned.argument["Defaultv6Gateway"]["Name"] == ""
+    (sockets,) = planned.sockets
+    assert (sockets.index, sockets.count, sockets.vnet_hdr) == (3, 1, True)
+    # The sandbox has 127.0.0.1 although the namespace's loopback is down.
+    assert planned.argument["LoopbackLinks"] == network.loopback_argument()["LoopbackLinks"]
+
+
+@pytest.mark.parametrize(
+    ("device", "host", "software", "expected"),
+    [
+        (True, True, True, (65536, False, True)),
+        (True, False, True, (65536, True, False)),
+        (False, True, True, (65536, True, False)),
+        (False, True, False, (0, False, False)),
+        (True, True, False, (65536, False, True)),
+    ],
+)
+def test_segmentation(
+    device: bool, host: bool, software: bool, expected: tuple[int, bool, bool]
+) -> None:
+    planned = plan((ETH0.replace(gso=device),), Options(host_gso=host, software_gso=software))
+    (link,) = planned.argument["FDBasedLinks"]
+    seen = (link["GSOMaxSize"], link["GVisorGSOEnabled"], planned.sockets[0].vnet_hdr)
+    assert seen == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 65536), (20000, 20000), (524280, 65536)])
+def test_segment_size(size: int, expected: int) -> None:
+    planned = plan((ETH0.replace(gso_max_size=size),), Options())
+    assert planned.argument["FDBasedLinks"][0]["GSOMaxSize"] == expected
+
+
+def test_loopback_as_found() -> None:
+    lo = Link(
+        name="lo",
+        index=1,
+        mtu=65536,
+        loopback=True,
+        addresses=((4, "127.0.0.1", 8), (4, "10.200.3.77", 20), (6, "fd00::7777", 61)),
+        routes=(Route(family=4, destination="10.66.0.0", prefix=16),),
+    )
+    planned = plan((lo, ETH0), Options(gro=True))
+    (loopback,) = planned.argument["LoopbackLinks"]
+    assert [each["Address"] for each in loopback["Addresses"]] == [
+        "127.0.0.1",
+        "10.200.3.77",
+        "fd00::7777",
+    ]
+    assert [
+        (r["Destination"]["IP"], decoded(r["Destination"]["Mask"])) for r in loopback["Routes"]
+    ] == [
+        ("127.0.0.0", "ff000000"),
+        ("10.200.0.0", "fffff000"),
+        ("fd00::", "fffffffffffffff8" + "0" * 16),
+        ("10.66.0.0", "ffff0000"),
+    ]
+    assert loopback["GVisorGRO"]
+    assert [each.index for each in planned.sockets] == [3]
+
+
+def test_routes_are_in_the_order_in_which_they_are_tried() -> None:
+    routes = (
+        Route(family=4, destination="10.0.0.0", prefix=8),
+        Route(family=4, destination="10.1.0.0", prefix=16, gateway="10.9.9.9", metric=20),
+        Route(family=4, destination="10.1.0.0", prefix=16, gateway="10.8.8.8", metric=10),
+        Route(family=4, destination="10.1.2.3", prefix=32),
+    )
+    (link,) = plan((ETH0.replace(routes=routes),), Options()).argument["FDBasedLinks"]
+    assert [(r["Destination"]["IP"], r["Gateway"]) for r in link["Routes"]] == [
+        ("10.1.2.3", ""),
+        ("10.1.0.0", "10.8.8.8"),
+        ("10.1.0.0", "10.9.9.9"),
+        ("10.0.0.0", ""),
+    ]
+    # A full mask and an empty one.
+    assert decoded(link["Routes"][0]["Destination"]["Mask"]) == "ffffffff"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_two_default_routes(family: int) -> None:
+    first = ETH0.replace(routes=(Route(family=family, gateway="10.1.0.1"),))
+    second = first.replace(name="eth1", index=4, routes=(Route(family=family, metric=5),))
+    for links in (
+        (first, second),
+        (first.replace(routes=first.routes + second.routes),),
+    ):
+        with pytest.raises(InvalidRequest, match=f"more than one IPv{family} default route"):
+            plan(links, Options())
+    other = second.replace(routes=(Route(family=10 - family, gateway="fd99::1"),))
+    assert plan((first, other), Options()).argument["Defaultv4Gateway"]["Name"]
+
+
+def test_direct_default_route() -> None:
+    link = ETH0.replace(routes=(Route(family=4),))
+    default = plan((link,), Options()).argument["Defaultv4Gateway"]
+    assert default["Route"] == {
+        "Destination": {"IP": "0.0.0.0", "Mask": "AAAAAA=="},
+        "Gateway": "",
+    }
+    assert default["Name"] == "eth0"
+
+
+def test_more_sockets_than_fit_a_message() -> None:
+    links = tuple(ETH0.replace(index=n, routes=()) for n in range(3))
+    assert sum(each.count for each in plan(links, Options(channels=84)).sockets) == 252
+    with pytest.raises(InvalidRequest, match="packet sockets"):
+        plan(links, Options(channels=85))
+
+
+def test_flags() -> None:
+    assert read_options({}) == Options()
+    assert read_options({"debug": "true", "platform": "kvm"}) == Options()
+    options = read_options(
+        {
+            "gso": "false",
+            "software-gso": "0",
+            "gvisor-gro": "true",
+            "tx-checksum-offload": "T",
+            "rx-checksum-offload": "F",
+            "qdisc": "tbf",
+            "qdisc-tbf-rate": "1000",
+            "qdisc-tbf-burst": "99",
+            "num-network-channels": "4",
+            "network-processors-per-channel": "2",
+            "log-packets": "1",
+            "pcap-log": "/log",
+            "net-disconnect-ok": "true",
+            "allow-connected-on-save": "true",
+            "pause-external-networking": "true",
+        }
+    )
+    planned = plan((ETH0,), options)
+    (link,) = planned.argument["FDBasedLinks"]
+    assert (link["QDisc"], link["TBFRate"], link["TBFBurst"]) == (2, 1000, 99)
+    assert (link["NumChannels"], link["ProcessorsPerChannel"]) == (4, 2)
+    assert (link["TXChecksumOffload"], link["RXChecksumOffload"]) == (True, False)
+    assert (link["GSOMaxSize"], link["GVisorGSOEnabled"], link["GVisorGRO"]) == (0, False, True)
+    for name in ("LogPackets", "PCAP", "DisconnectOk", "AllowConnectedOnSave"):
+        assert planned.argument[name] is True
+    assert planned.argument["PauseExternalNetworking"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"), [("0", 0), ("20000ns", 20000), ("1ms", 10**6), ("2s", 2 * 10**9)]
+)
+def test_old_receive_offload_is_a_duration(text: str, nanoseconds: int) -> None:
+    options = read_options({"gvisor-gro": text})
+    assert (options.gro, options.gro_timeout) == (False, nanoseconds)
+    (link,) = plan((ETH0,), options).argument["FDBasedLinks"]
+    assert link.get("GvisorGROTimeout", 0) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gso", "maybe"),
+        ("qdisc", "red"),
+        ("num-network-channels", "-1"),
+        ("num-network-channels", "253"),
+        ("num-network-channels", "1e3"),
+        ("num-network-channels", "9" * 5000),
+        ("network-processors-per-channel", ""),
+        ("gvisor-gro", "soon"),
+        ("gvisor-gro", "ms"),
+        ("gvisor-gro", "1h"),
+    ],
+)
+def test_malformed_flags(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        read_options({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EXPERIMENTAL-xdp", "ns"), ("reproduce-nat", "true"), ("reproduce-nftables", "true")],
+)
+def test_networks_that_need_more(name: str, value: str) -> None:
+    with pytest.raises(Unsupported, match=name):
+        read_options({name: value})
+    assert read_options({name: "off" if name.startswith("EXP") else "false"}) == Options()
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/uts", "/dev/null", "/", "/nowhere/at/all", "a\0b"])
+def test_not_a_network_namespace(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="network namespace"):
+        network.begin(path, flags={})
+
+
+def test_own_namespace_is_refused() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for netns in ("/proc/self/ns/net", os.getpid()):
+        with pytest.raises(InvalidRequest, match="host's"):
+            network.begin(netns, flags={})
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_process_that_is_not_there() -> None:
+    with pytest.raises(InvalidRequest, match="no such file"):
+        network.scrape(2**22 + 1, flags={}, deadline=time.monotonic() + 5)
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; sys.path[:] = sys.argv[1:]; import runtime.network; "
+        "print([name for name in ('pyroute2', 'typing', 're', 'logging', 'asyncio', 'inspect', "
+        "'runtime.nethelper') if name in sys.modules])"
+    )
+    paths = [path for path in sys.path if path.startswith("/")]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(network.__file__)))
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", code, root, *paths], capture_output=True, check=True
+    )
+    assert done.stdout == b"[]\n"
