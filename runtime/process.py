@@ -94,6 +94,7 @@ class Process:
         self._waiters: list[Callable[[Exit], None]] = []  # guarded by _lock
         self._io: IO | None = None  # guarded by _lock
         self._size: tuple[int, int] | None = None  # guarded by _lock; a resize before the start
+        self._stdin_closed = False  # guarded by _lock; so was a CloseIO
 
     # -- reading --------------------------------------------------------------------------
 
@@ -236,12 +237,19 @@ class Process:
     # -- stdio ----------------------------------------------------------------------------
 
     def attach(self, io: IO) -> None:
-        """Take over the stdio; a size that was asked for before is applied."""
+        """Take over the stdio; what was asked of it before there was one is done now."""
         with self._lock:
             self._io = io
-            size = self._size
+            size, stdin_closed = self._size, self._stdin_closed
         if size is not None:
             io.resize(*size)
+        if stdin_closed:
+            io.close_stdin()
+
+    @property
+    def io(self) -> IO | None:
+        with self._lock:
+            return self._io
 
     def detach(self) -> IO | None:
         """Give the stdio up to the caller, who closes it."""
@@ -260,5 +268,6 @@ class Process:
     def close_stdin(self) -> None:
         with self._lock:
             io = self._io
+            self._stdin_closed = True
         if io is not None:
             io.close_stdin()

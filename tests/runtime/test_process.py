@@ -164,7 +164,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, int]] = []
-        self.closed = False
+        self.closed = self.stdin_closed = False
 
     @property
     def sentry_fds(self) -> tuple[int, int, int]:
@@ -175,7 +175,8 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self.sizes.append((width, height))
 
-    def close_stdin(self) -> None: ...
+    def close_stdin(self) -> None:
+        self.stdin_closed = True
 
     def drain(self, timeout: float) -> bool:
         return True
@@ -191,3 +192,11 @@ def test_a_resize_before_the_terminal_exists_is_kept_for_it() -> None:
     process.attach(terminal)
     process.resize(100, 30)
     assert terminal.sizes == [(80, 24), (100, 30)]
+
+
+def test_a_close_of_stdin_before_there_is_one_is_kept_for_it() -> None:
+    process, _ = make()
+    process.close_stdin()
+    terminal = Terminal()
+    process.attach(terminal)
+    assert terminal.stdin_closed

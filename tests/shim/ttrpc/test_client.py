@@ -95,10 +95,11 @@ def test_callers_share_the_connection(peer: Peer) -> None:
 
 
 def test_no_threads(harness: Harness) -> None:
+    before = set(threading.enumerate())
     harness.start(echo)
     client = harness.client()
     assert client.call("s", "m", b"x", timeout=WAIT) == b"x"
-    names = {t.name for t in threading.enumerate() if t is not threading.main_thread()}
+    names = {t.name for t in threading.enumerate() if t not in before}
     assert names <= {"ttrpc", "ttrpc-call"}
 
 

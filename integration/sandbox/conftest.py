@@ -1,0 +1,31 @@
+"""A lab for each generation of runsc; whatever a test leaves behind makes it fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness import peers
+from integration.sandbox.lab import Lab
+from runtime import children
+
+
+@pytest.fixture(scope="session")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(params=peers.RUNSCS)
+def lab(request: pytest.FixtureRequest, tmp_path: Path, probed: Path) -> Iterator[Lab]:
+    before = os.listdir("/proc/self/fd")
+    tmp_path.chmod(0o755)
+    lab = Lab(request.param, tmp_path, probed)
+    yield lab
+    lab.close()
+    assert not children._children, "a process is left"
+    assert len(os.listdir("/proc/self/fd")) == len(before), "a descriptor is left"
+    assert not list(lab.state.iterdir()) if lab.state.exists() else True, "a socket is left"
+    assert not list(tmp_path.rglob(".gvisor.filestore*")), "a filestore is left"

@@ -1,0 +1,565 @@
+"""One container: its init, its execs, and what was acquired for it.
+
+Owns the rules that tie processes together: init's exit is published last, after the execs'; a
+delete joins one that is under way; a kill reaches a container in whatever state it is.  Creating
+one is ``creation.py``'s part, the registry of a pod's containers ``pod.py``'s.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from runtime import oom
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+)
+from runtime.events import (
+    TaskDeleted,
+    TaskExecAdded,
+    TaskExecStarted,
+    TaskOOM,
+    TaskStarted,
+)
+from runtime.lifecycle import Op, State
+from runtime.log import get_logger
+from runtime.process import Exit, IORequest, Process
+from runtime.record import Record
+from runtime.sandbox import ExitInfo, SignalMode
+from runtime.spec import validate_id
+from runtime.stats import CpuClock, combine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.creation import Context
+    from runtime.holdings import Holdings
+    from runtime.process_spec import ProcessSpec
+    from runtime.sandbox import Sandbox, SandboxProcess
+    from runtime.spec import Spec
+    from runtime.stats import Metrics
+
+#: Seconds that execs get to report their end after init's, before they are given up.
+EXEC_END_TIMEOUT = 5.0
+#: Seconds a delete may spend on draining a terminal, as containerd's runc shim allows.
+DRAIN_TIMEOUT = 10.0
+#: Seconds after which a sentry that doesn't act on a SIGKILL is itself killed.
+KILL_TIMEOUT = 0.8
+#: What a start that failed leaves as exit status, as runc's shim does.
+FAILED_START_STATUS = 128
+#: Signals whose default action is to do nothing: a container that never ran ignores them.
+_HARMLESS = frozenset({17, 18, 23, 28})
+_SIGKILL = 9
+MAX_SIGNAL = 64
+
+
+class Pid(Record):
+    """A process of a container: ``exec_id`` is empty for init and what it started."""
+
+    pid: int
+    exec_id: str = ""
+
+
+class Container:
+    """A container and its processes.  Methods may be called by any thread; those that talk to
+    the sentry block for as long as their deadline says."""
+
+    def __init__(self, context: Context, container_id: str, bundle: str, io: IORequest) -> None:
+        self.id = container_id
+        self.bundle = bundle
+        self.init = Process(container_id, "", io, context.emit)
+        self._context = context
+        self._log = get_logger("container", container=container_id)
+        # Set once by creation.py, before init is committed to CREATED.
+        self.spec: Spec | None = None
+        self.holdings: Holdings | None = None
+        self.is_root = True
+        self.io_owner = (0, 0)
+        self._lock = threading.Lock()
+        self._quiet = threading.Condition(self._lock)
+        self._execs: dict[str, Process] = {}  # guarded by _lock
+        self._init_exit: Exit | None = None  # guarded by _lock
+        self._kill_status = 0  # guarded by _lock; how a container killed before its start ended
+        self._deleting: _Joined | None = None  # guarded by _lock
+        self._ooms = 0  # guarded by _lock; kernel kills that were published
+        self._last_metrics: Metrics | None = None  # guarded by _lock
+        self._cpu = CpuClock()
+
+    # -- what others need to know ---------------------------------------------------------
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The sandbox; raises InvalidState while the container is being created."""
+        holdings = self.holdings
+        if holdings is None or holdings.sandbox is None:
+            raise InvalidState("use", self.init.subject, "creating")
+        return holdings.sandbox
+
+    def process(self, exec_id: str) -> Process:
+        """Init, or the exec.  Raises NotFound."""
+        if not exec_id:
+            return self.init
+        with self._lock:
+            found = self._execs.get(exec_id)
+        if found is None:
+            raise NotFound("exec", exec_id, f"process does not exist {exec_id}")
+        return found
+
+    def require_created(self) -> None:
+        """Raise InvalidState while the container's slot is reserved but creation is under way."""
+        if self.init.state is State.CREATING:
+            raise InvalidState("use", self.init.subject, "creating: container must be created")
+
+    # -- start ----------------------------------------------------------------------------
+
+    def start(self, deadline: float) -> int:
+        """Run init; returns its pid.  A failure leaves a stopped container that can be deleted."""
+        self.require_created()
+        sandbox = self.sandbox
+        if sandbox.paused:
+            raise InvalidState("start", self.init.subject, "paused")
+        self.init.reserve(Op.START)
+        try:
+            if self.is_root:
+                sandbox.start_root(deadline)
+            else:
+                sandbox.start_subcontainer(self.id, deadline)
+        except BaseException as fault:
+            self.init.fail_start(Exit(status=self._failed_status(), at=time.time()), publish=True)
+            if self.is_root:
+                sandbox.kill()
+            self._log.info("container.start_failed", error=str(fault))
+            raise
+        pid = self.init.pid
+        self.init.commit(Op.STARTED, TaskStarted(container_id=self.id, pid=pid))
+        if not self.is_root:
+            sandbox.wait_container(self.id, self.init_exited)
+        return pid
+
+    def _failed_status(self) -> int:
+        with self._lock:
+            return self._kill_status or FAILED_START_STATUS
+
+    # -- exec -----------------------------------------------------------------------------
+
+    def add_exec(self, exec_id: str, spec: ProcessSpec, io: IORequest, deadline: float) -> None:
+        """Register an exec and open its stdio; nothing runs yet.
+
+        The stdio is opened this early so that the client's own opening of it, which waits for
+        ours, is over before the process is: one that ends at once would else end before anybody
+        can read what it wrote.  Raises AlreadyExists, InvalidState, and what opening raises.
+        """
+        validate_id("exec", exec_id)
+        self.require_created()
+        state = self.init.state
+        if state not in (State.CREATED, State.STARTING, State.RUNNING):
+            raise InvalidState("exec in", self.init.subject, state.value)
+        process = Process(self.id, exec_id, io, self._context.emit, spec)
+        with self._lock:
+            if exec_id in self._execs:
+                raise AlreadyExists("exec", exec_id)
+            self._execs[exec_id] = process
+        try:
+            process.attach(self._context.open_io(io, self.id, *self.io_owner, True, deadline))
+        except BaseException:
+            process.commit(Op.CREATE_FAILED)
+            with self._lock:
+                self._execs.pop(exec_id, None)
+            raise
+        process.commit(Op.CREATED, TaskExecAdded(container_id=self.id, exec_id=exec_id))
+
+    def start_exec(self, exec_id: str, deadline: float) -> int:
+        """Run an exec; returns its pid in the sandbox.  After a failure its Wait resolves."""
+        process = self.process(exec_id)
+        state = self.init.state
+        if state is not State.RUNNING:
+            raise InvalidState("start exec in", self.init.subject, state.value)
+        spec, io = process.spec, process.io
+        if spec is None or io is None:
+            raise InvalidState("start", process.subject, process.state.value)
+        # Counted as live from here on: init's exit waits for this exec's end.
+        process.reserve(Op.START)
+        terminal = process.io_request.terminal
+        sandbox = self.sandbox
+        try:
+            pid = sandbox.execute(self.id, spec, io.sentry_fds, terminal, deadline)
+        except BaseException:
+            process.detach()
+            io.close()
+            process.fail_start(Exit(status=FAILED_START_STATUS, at=time.time()), publish=False)
+            with self._quiet:
+                self._quiet.notify_all()
+            raise
+        io.release_sentry_fds()
+        if terminal:
+            io.on_signal = lambda signo: self._signal_foreground(pid, signo)
+        process.commit(
+            Op.STARTED, TaskExecStarted(container_id=self.id, exec_id=exec_id, pid=pid), pid
+        )
+        sandbox.wait_pid(self.id, pid, lambda info: self._exec_exited(process, info))
+        return pid
+
+    def _signal_foreground(self, pid: int, signo: int) -> None:
+        """Deliver a terminal's signal: there is no controlling process on the host to do it.
+
+        Called by the reactor, so the call to the sentry is left to a worker.
+        """
+
+        def deliver() -> None:
+            try:
+                self.sandbox.signal(self.id, signo, pid=pid, mode=SignalMode.FOREGROUND)
+            except RuntimeFault as fault:
+                self._log.debug("terminal.signal_lost", signal=signo, error=str(fault))
+
+        self._context.workers.submit(deliver)
+
+    def _exec_exited(self, process: Process, info: ExitInfo) -> None:
+        process.exited(Exit(status=info.status, at=time.time()))
+        with self._quiet:
+            self._quiet.notify_all()
+
+    # -- init's end -----------------------------------------------------------------------
+
+    def init_exited(self, info: ExitInfo) -> None:
+        """The sandbox's word that init ended.  Called once, by the reactor."""
+        with self._lock:
+            status = self._kill_status if info.sentry_died and self._kill_status else info.status
+            self._init_exit = Exit(status=status, at=time.time())
+            busy = any(p.started for p in self._execs.values())
+        if info.detail:
+            self._log.info("container.init_exited", status=status, detail=info.detail)
+        if busy:
+            self._context.workers.submit(self._finish_init)
+        else:
+            self._publish_init_exit()
+
+    def _finish_init(self) -> None:
+        """Wait for the execs' own exits, which the sentry reports since it killed them."""
+        limit = time.monotonic() + EXEC_END_TIMEOUT
+        with self._quiet:
+            while live := [p for p in self._execs.values() if p.started]:
+                left = limit - time.monotonic()
+                if left <= 0:
+                    break
+                self._quiet.wait(left)
+        for process in live:
+            self._log.warning("exec.end_unknown", exec=process.exec_id)
+            process.exited(Exit(status=128 + _SIGKILL, at=time.time()))
+        self._publish_init_exit()
+
+    def _publish_init_exit(self) -> None:
+        # Synchronously, so that an OOM kill comes before the exit that it caused.
+        event = self._new_oom()
+        with self._lock:
+            exit = self._init_exit
+        if exit is None:
+            return
+        if event is not None and exit.status != 128 + _SIGKILL:
+            self._log.info("container.oom_status", reported=exit.status)
+            exit = exit.replace(status=128 + _SIGKILL)
+        self.init.exited(exit, event)
+
+    def oom_seen(self, count: int) -> None:
+        """The kernel's notification; ``count`` kills since the cgroup was made."""
+        with self._lock:
+            if count <= self._ooms or self._init_exit is not None:
+                return
+            first, self._ooms = self._ooms == 0, count
+        if first:
+            self._context.emit(TaskOOM(container_id=self.id))
+
+    def _new_oom(self) -> TaskOOM | None:
+        cgroup = self.holdings.cgroup if self.holdings is not None else None
+        if cgroup is None:
+            return None
+        try:
+            count = cgroup.oom_kills()
+        except OSError as error:
+            self._log.warning("oom.count_unreadable", error=str(error))
+            return None
+        with self._lock:
+            if count <= 0:
+                return None
+            fresh, self._ooms = self._ooms == 0, max(count, self._ooms)
+        return TaskOOM(container_id=self.id) if fresh else None
+
+    # -- kill -----------------------------------------------------------------------------
+
+    def kill(self, exec_id: str, signo: int, everyone: bool) -> None:
+        """Signal init, everything in the container, or an exec.
+
+        Raises NotFound once the process has ended, InvalidRequest for a number that is no
+        signal.  Bounded: a sentry that doesn't answer a SIGKILL in time is killed itself.
+        """
+        process = self.process(exec_id)
+        if not 0 <= signo <= MAX_SIGNAL:
+            raise InvalidRequest("signal", f"{signo} is not between 0 and {MAX_SIGNAL}")
+        self.require_created()
+        if not process.alive:
+            raise NotFound("process", exec_id or self.id, "process already finished")
+        if exec_id:
+            if process.state is State.CREATED:
+                self._kill_created_exec(process, signo)
+            else:
+                self._signal(signo, process.pid, SignalMode.PROCESS)
+            return
+        if process.state is State.CREATED:
+            self._kill_created(signo)
+        elif self.is_root and signo == _SIGKILL and self._would_be_held_back(process):
+            self._kill_sentry(signo)
+        else:
+            self._signal(signo, 0, SignalMode.ALL if everyone else SignalMode.PROCESS)
+
+    def _would_be_held_back(self, process: Process) -> bool:
+        """Whether the sentry is frozen, or only half up."""
+        return self.sandbox.paused or process.state is State.STARTING
+
+    def _kill_created_exec(self, process: Process, signo: int) -> None:
+        if signo == 0 or signo in _HARMLESS:
+            return
+        process.exited(Exit(status=128 + signo, at=time.time()))
+
+    def _kill_created(self, signo: int) -> None:
+        """There is no init yet that could take a signal.
+
+        A sandbox ends in its place; a container in one only counts as ended, and never starts.
+        """
+        if signo == 0 or signo in _HARMLESS:
+            return
+        if self.is_root:
+            self._kill_sentry(signo)
+        else:
+            self.init_exited(ExitInfo(status=128 + signo))
+
+    def _kill_sentry(self, signo: int) -> None:
+        with self._lock:
+            self._kill_status = self._kill_status or 128 + signo
+        self.sandbox.kill()
+
+    def _signal(self, signo: int, pid: int, mode: SignalMode) -> None:
+        timeout = KILL_TIMEOUT if signo == _SIGKILL else None
+        try:
+            if timeout is None:
+                self.sandbox.signal(self.id, signo, pid=pid, mode=mode)
+            else:
+                self.sandbox.signal(self.id, signo, pid=pid, mode=mode, timeout=timeout)
+        except DeadlineExceeded:
+            if signo != _SIGKILL or pid or not self.is_root:
+                raise
+            self._log.warning("sandbox.kill_forced", reason="no answer to SIGKILL")
+            self._kill_sentry(signo)
+        except SandboxGone:
+            # It died under our hands; its exit is on the way.
+            raise NotFound("process", self.id, "process already finished") from None
+
+    # -- small calls ----------------------------------------------------------------------
+
+    def resize(self, exec_id: str, width: int, height: int) -> None:
+        """Set the terminal's size.  Without a terminal nothing happens."""
+        process = self.process(exec_id)
+        for name, value in (("width", width), ("height", height)):
+            if not 0 <= value <= 65535:
+                raise InvalidRequest(name, f"{value} is not between 0 and 65535")
+        if exec_id and process.exit is not None:
+            raise InvalidState("resize", process.subject, process.state.value)
+        process.resize(width, height)
+
+    def pids(self) -> list[Pid]:
+        """The processes; init under the pid that Create reported.  Never empty while alive."""
+        self.require_created()
+        if not self.init.alive:
+            raise InvalidState("list processes of", self.init.subject, self.init.state.value)
+        main = Pid(pid=self.init.pid)
+        if self.init.state is State.CREATED:
+            return [main]
+        try:
+            inside = self.sandbox.processes(self.id)
+        except RuntimeFault as fault:
+            self._log.debug("pids.unknown", error=str(fault))
+            return [main]
+        with self._lock:
+            execs = {p.pid: p.exec_id for p in self._execs.values() if p.started}
+        first = self._init_pid(inside)
+        return [main] + [
+            Pid(pid=p.pid, exec_id=execs.get(p.pid, "")) for p in inside if p.pid != first
+        ]
+
+    @staticmethod
+    def _init_pid(inside: list[SandboxProcess]) -> int:
+        """Init is the process that no other process of the container started, the eldest."""
+        return min((p.pid for p in inside if p.ppid == 0), default=0)
+
+    def metrics(self) -> Metrics:
+        """Usage now; after an OOM the last known figures stay readable until Delete."""
+        self.require_created()
+        if self.init.exit is not None:
+            with self._lock:
+                last = self._last_metrics if self._ooms else None
+            if last is None:
+                raise NotFound("task", self.id, "process already finished")
+            return last
+        holdings = self.holdings
+        cgroup = (holdings.cgroup or holdings.sandbox_cgroup) if holdings is not None else None
+        host = cgroup.stats() if cgroup is not None else None
+        sentry = None
+        if self.init.state is not State.CREATED:
+            try:
+                sentry = self.sandbox.event(self.id)
+            except SandboxGone as fault:
+                self._log.debug("metrics.sentry_gone", error=str(fault))
+        in_pod = self.spec is not None and bool(self.spec.container_type)
+        metrics = combine(
+            host, sentry, self.id, is_root_only=False if in_pod else None, clock=self._cpu
+        )
+        with self._lock:
+            self._last_metrics = metrics
+        return metrics
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        """Apply new limits to the host cgroup; all or none of them.  Raises NotFound if stopped.
+
+        For a container in a pod that is its own, empty cgroup, where the limits can be seen; what
+        binds is the pod's.
+        """
+        self.require_created()
+        if not self.init.alive:
+            raise NotFound("task", self.id, "process already finished")
+        holdings = self.holdings
+        cgroup = (holdings.cgroup or holdings.own_cgroup) if holdings is not None else None
+        if cgroup is None:
+            raise InvalidState("update", self.init.subject, "running without a cgroup")
+        cgroup.update(resources)
+
+    # -- delete ---------------------------------------------------------------------------
+
+    def delete_exec(self, exec_id: str) -> tuple[int, Exit]:
+        """Forget an exec that has ended, or was never started; returns its pid and exit."""
+        process = self.process(exec_id)
+        state = process.state
+        if process.started and process.exit is None:
+            raise InvalidState("delete a running process:", process.subject, state.value)
+        process.reserve(Op.DELETE)
+        io = process.detach()
+        if io is not None:
+            io.drain(DRAIN_TIMEOUT)
+            io.close()
+        with self._lock:
+            self._execs.pop(exec_id, None)
+        process.commit(Op.DELETED)
+        return process.pid, process.exit or Exit(status=0, at=time.time())
+
+    def delete(self, release: Callable[[], None]) -> tuple[int, Exit]:
+        """Free everything; returns init's pid and exit.  ``release`` forgets the id.
+
+        Calls that come while one is under way share its outcome.  After a failure the container
+        is stopped and the call can be made again.  Raises InvalidState while init runs.
+        """
+        self.require_created()
+        with self._lock:
+            joined = self._deleting
+            if joined is None:
+                # Reserved under the lock, so that a second caller finds the first.
+                self._refuse_running()
+                self.init.reserve(Op.DELETE)
+                self._deleting = mine = _Joined()
+        if joined is not None:
+            return joined.result()
+        try:
+            outcome = self._delete(release)
+        except BaseException as fault:
+            with self._lock:
+                self._deleting = None
+            self.init.commit(Op.DELETE_FAILED)
+            mine.fail(fault)
+            raise
+        mine.finish(outcome)
+        return outcome
+
+    def _refuse_running(self) -> None:
+        state = self.init.state
+        if state not in (State.CREATED, State.STOPPED):
+            raise InvalidState("delete a running process:", self.init.subject, state.value)
+
+    def _delete(self, release: Callable[[], None]) -> tuple[int, Exit]:
+        holdings = self.holdings
+        assert holdings is not None
+        ended = threading.Event()
+        if self.init.exit is None:
+            # Created and never started: its end is reported like any other.
+            with self._lock:
+                self._kill_status = self._kill_status or 128 + _SIGKILL
+            self.init.wait(lambda _: ended.set())
+            if not self.is_root:
+                self.init_exited(ExitInfo(status=128 + _SIGKILL))
+        else:
+            ended.set()
+        io = self.init.detach()
+        if io is not None:
+            if self.init.exit is not None:
+                io.drain(DRAIN_TIMEOUT)
+            io.close()
+        with self._lock:
+            execs, self._execs = list(self._execs.values()), {}
+        for process in execs:
+            leftover = process.detach()
+            if leftover is not None:
+                leftover.close()
+        holdings.release()
+        if not ended.wait(EXEC_END_TIMEOUT):
+            self.init.exited(Exit(status=128 + _SIGKILL, at=time.time()))
+        exit = self.init.exit or Exit(status=128 + _SIGKILL, at=time.time())
+        pid = self.init.pid
+        release()
+        self.init.commit(
+            Op.DELETED,
+            TaskDeleted(
+                container_id=self.id,
+                id=self.id,
+                pid=pid,
+                exit_status=exit.status,
+                exited_at=exit.at,
+            ),
+        )
+        return pid, exit
+
+    def set_oom_scores(self, score: int | None) -> None:
+        """Give the sentry and the gofer the spec's oom_score_adj, where it has one."""
+        if score is None:
+            return
+        sandbox = self.sandbox
+        for pid in (sandbox.pid, sandbox.gofer_pid):
+            if pid:
+                oom.set_score(pid, score)
+
+
+class _Joined:
+    """The outcome of one delete, for everybody who asked for it meanwhile."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._outcome: tuple[int, Exit] | None = None
+        self._fault: BaseException | None = None
+
+    def finish(self, outcome: tuple[int, Exit]) -> None:
+        self._outcome = outcome
+        self._done.set()
+
+    def fail(self, fault: BaseException) -> None:
+        self._fault = fault
+        self._done.set()
+
+    def result(self) -> tuple[int, Exit]:
+        # The first caller's own bounds end it; this one only must never be the one that hangs.
+        if not self._done.wait(60):
+            raise DeadlineExceeded("delete", 60)
+        if self._outcome is None:
+            raise self._fault or InvalidState("delete", "container", "unknown")
+        return self._outcome

@@ -1,0 +1,446 @@
+"""The sentry's control server in the domain's terms.
+
+Owns the names of its methods, the checking of what they return, and the one table from the
+sentry's error texts to the domain's exceptions: on the wire an error is nothing but text.  The
+results come from a process that runs hostile code, so their types are checked.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import IntEnum
+
+from runtime import urpc
+from runtime.errors import (
+    AlreadyExists,
+    Failed,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+    Unsupported,
+)
+from runtime.record import Record
+from runtime.stats import NetworkStats, SentryStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from runtime.driver import Driver
+    from runtime.process_spec import ProcessSpec
+    from runtime.urpc import Connection, Reply
+
+_PREFIX = "containerManager."
+_MAX_INT = (1 << 63) - 1
+_MAX_PROCESSES = 1 << 20
+
+
+class SignalMode(IntEnum):
+    """Whom a signal is for; the numbers are the sentry's (runsc/boot/loader.go)."""
+
+    PROCESS = 0
+    ALL = 1
+    FOREGROUND = 2
+    GROUP = 3
+
+
+class ContainerState(IntEnum):
+    """What the sentry says of a container; the numbers are its own."""
+
+    UNKNOWN = 0
+    CREATING = 1
+    RUNNING = 2
+    STOPPED = 3
+
+
+class SandboxProcess(Record):
+    """A process inside the sandbox; ``pid`` is a number of the sandbox's root PID namespace."""
+
+    pid: int
+    ppid: int
+    uid: int
+    threads: int
+    cpu_percent: int
+    tty: str
+    start_time: str
+    cpu_time: str
+    command: str
+
+
+class Control:
+    """Typed calls.  Thread-safe: each call has a connection of its own, and nothing is shared.
+
+    Every call raises SandboxGone if there is no sentry (any more), DeadlineExceeded, or what
+    :func:`translate` makes of the sentry's error.
+    """
+
+    def __init__(self, address: str, driver: Driver, gone: Callable[[], SandboxGone]) -> None:
+        self.address = address
+        self._driver = driver
+        self._gone = gone
+
+    def call(
+        self,
+        method: str,
+        argument: object = None,
+        fds: Sequence[int] = (),
+        timeout: float = urpc.DEFAULT_TIMEOUT,
+        *,
+        operation: str = "",
+        container_id: str = "",
+        pid: int = 0,
+        args: Sequence[str] = (),
+    ) -> Any:
+        """Any method of the sentry; ``operation`` and the rest are for the wording of errors."""
+        try:
+            return urpc.call(self.address, method, argument, fds, timeout)
+        except urpc.RemoteError as error:
+            raise translate(str(error), operation or method, container_id, pid, args) from None
+        except urpc.Disconnected:
+            raise self._gone() from None
+        except urpc.ProtocolError as error:
+            raise Failed(f"{method}: {error}") from None
+
+    def _first_known(
+        self, methods: Sequence[str], argument: object, fds: Sequence[int], timeout: float
+    ) -> str:
+        """Call the first of several names that the sentry knows; returns it."""
+        for method in methods:
+            try:
+                self.call(method, argument, fds, timeout)
+            except Unsupported:
+                if method == methods[-1]:
+                    raise
+            else:
+                return method
+        raise AssertionError("no method")
+
+    # -- the sandbox -----------------------------------------------------------------------
+
+    def set_network(self, argument: Mapping[str, Any], fds: Sequence[int], timeout: float) -> None:
+        """Tell the sentry of its interfaces; once, before the start."""
+        self._first_known(self._driver.network_methods, dict(argument), fds, timeout)
+
+    def pause(self, timeout: float) -> None:
+        """Freeze everything in the sandbox."""
+        self._first_known(self._driver.pause_methods, None, (), timeout)
+
+    def resume(self, timeout: float) -> None:
+        """Let the sandbox run again."""
+        self._first_known(self._driver.resume_methods, None, (), timeout)
+
+    # -- containers ------------------------------------------------------------------------
+
+    def start_root(self, sandbox_id: str, timeout: float, args: Sequence[str] = ()) -> None:
+        """Start the root container's init; ``args`` are for the wording of errors."""
+        self.call(
+            _PREFIX + "StartRoot",
+            sandbox_id,
+            (),
+            timeout,
+            operation="start",
+            container_id=sandbox_id,
+            args=args,
+        )
+
+    def create_subcontainer(self, container_id: str, terminal: Sequence[int]) -> None:
+        """Register a container; ``terminal`` is empty or its pty's slave."""
+        self.call(
+            _PREFIX + "CreateSubcontainer",
+            {"CID": container_id},
+            terminal,
+            operation="create",
+            container_id=container_id,
+        )
+
+    def start_subcontainer(
+        self, argument: Mapping[str, Any], fds: Sequence[int], timeout: float
+    ) -> None:
+        """Start a container that is registered."""
+        self.call(
+            _PREFIX + "StartSubcontainer",
+            argument,
+            fds,
+            timeout,
+            operation="start",
+            container_id=argument["CID"],
+            args=argument["Spec"]["process"]["args"],
+        )
+
+    def destroy_subcontainer(self, container_id: str, timeout: float) -> None:
+        """Kill everything in a container and forget it."""
+        self.call(
+            _PREFIX + "DestroySubcontainer",
+            container_id,
+            (),
+            timeout,
+            operation="destroy",
+            container_id=container_id,
+        )
+
+    def state(self, container_id: str, timeout: float = urpc.DEFAULT_TIMEOUT) -> ContainerState:
+        """What the sentry thinks of a container.
+
+        Releases before 20240501 don't say: then a container whose init can be signalled runs.
+        """
+        try:
+            number = self.call(
+                _PREFIX + "ContainerRuntimeState", container_id, (), timeout, operation="query"
+            )
+        except Unsupported:
+            return self._state_by_signal(container_id, timeout)
+        try:
+            return ContainerState(number)
+        except ValueError:
+            return ContainerState.UNKNOWN
+
+    def _state_by_signal(self, container_id: str, timeout: float) -> ContainerState:
+        try:
+            self.signal(container_id, 0, 0, SignalMode.PROCESS, timeout)
+        except NotFound as fault:
+            return ContainerState.STOPPED if fault.kind == "process" else ContainerState.UNKNOWN
+        except InvalidState:
+            return ContainerState.CREATING
+        return ContainerState.RUNNING
+
+    def signal(
+        self, container_id: str, signo: int, pid: int, mode: SignalMode, timeout: float
+    ) -> None:
+        """Signal init (``pid`` 0), an exec by the pid that it was given, or several."""
+        self.call(
+            _PREFIX + "Signal",
+            {"CID": container_id, "Signo": signo, "PID": pid, "Mode": int(mode)},
+            (),
+            timeout,
+            operation="signal",
+            container_id=container_id,
+            pid=pid,
+        )
+
+    def execute(
+        self,
+        container_id: str,
+        process: ProcessSpec,
+        fds: Sequence[int],
+        terminal: bool,
+        timeout: float,
+    ) -> int:
+        """Run another process in a container; returns its pid in the container's namespace."""
+        pid = self.call(
+            _PREFIX + "ExecuteAsync",
+            self._driver.execute_argument(container_id, process, terminal),
+            fds,
+            timeout,
+            operation="exec in",
+            container_id=container_id,
+            args=process.args,
+        )
+        return _integer(pid, "ExecuteAsync")
+
+    def processes(self, container_id: str, timeout: float) -> list[SandboxProcess]:
+        """The processes of a container, or of all if the id is empty."""
+        found = self.call(
+            _PREFIX + "Processes",
+            container_id,
+            (),
+            timeout,
+            operation="list processes of",
+            container_id=container_id,
+        )
+        if found is None:
+            return []
+        if not isinstance(found, list) or len(found) > _MAX_PROCESSES:
+            raise Failed("Processes: malformed result")
+        return [_process(each) for each in found]
+
+    def event(self, container_id: str, timeout: float) -> SentryStats:
+        """Usage of a container, as the sentry counts it."""
+        result = self.call(
+            _PREFIX + "Event",
+            self._driver.event_argument(container_id),
+            (),
+            timeout,
+            operation="query",
+            container_id=container_id,
+        )
+        return _stats(result)
+
+    # -- waiting ---------------------------------------------------------------------------
+
+    def connect(self, timeout: float) -> Connection:
+        """A connection on which a wait is to be sent."""
+        try:
+            return urpc.connect(self.address, time.monotonic() + timeout)
+        except urpc.Disconnected:
+            raise self._gone() from None
+
+    def send_wait(self, connection: Connection, container_id: str, timeout: float) -> None:
+        """Ask for the exit of a container's init."""
+        self._send(connection, _PREFIX + "Wait", container_id, timeout)
+
+    def send_wait_pid(
+        self, connection: Connection, container_id: str, pid: int, timeout: float
+    ) -> None:
+        """Ask for the exit of an exec.  The sentry tells it to one asker, once."""
+        argument = {"PID": pid, "CID": container_id}
+        self._send(connection, _PREFIX + "WaitPID", argument, timeout)
+
+    def _send(self, connection: Connection, method: str, argument: object, timeout: float) -> None:
+        try:
+            connection.send(method, argument, (), time.monotonic() + timeout)
+        except urpc.Disconnected:
+            raise self._gone() from None
+
+
+def wait_status(reply: Reply) -> int:
+    """The raw wait status in the reply to a wait.  Raises RuntimeFault."""
+    try:
+        status = _integer(reply.value(), "Wait")
+    except urpc.RemoteError as error:
+        raise translate(str(error), "wait for", "") from None
+    if status > 0xFFFF:
+        raise Failed("Wait: malformed result")
+    return status
+
+
+def shell_status(raw: int) -> int:
+    """A wait status the way a shell has it: the exit code, or 128 + the signal's number."""
+    signo = raw & 0x7F
+    return 128 + signo if signo else (raw >> 8) & 0xFF
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+def translate(
+    text: str, operation: str, container_id: str, pid: int = 0, args: Sequence[str] = ()
+) -> RuntimeFault:
+    """The exception that the sentry's error text stands for.
+
+    The texts are those of gVisor's ``runsc/boot/{loader,controller}.go`` and ``pkg/urpc``, which
+    differ in prefixes between releases.  Where none is known, the text is passed on as it is.
+    """
+    container = _quoted(text) or container_id
+    subject = f"container {container!r}"
+    if "unknown method" in text:
+        return Unsupported(f"{operation}: {text}")
+    if "initial working directory" in text:
+        return InvalidRequest("process.cwd", text)
+    if _speaks_of_program(text):
+        return InvalidRequest("process.args", _program_text(text, args))
+    if "no such process" in text:
+        return NotFound("process", str(pid) if pid else container_id, text)
+    if "different container" in text:
+        return NotFound("process", str(pid), text)
+    if "not started" in text or "isn't started" in text:
+        return InvalidState(operation, subject, "created")
+    if "has stopped" in text or "deleted container" in text or "is deleted" in text:
+        return InvalidState(operation, subject, "stopped")
+    if "already exists" in text:
+        return AlreadyExists("container", container)
+    if text.startswith("container") and ("not found" in text or "does not exist" in text):
+        return NotFound("container", container, text)
+    if "no TTY attached" in text:
+        return InvalidState(operation, subject, "running without a terminal")
+    return Failed(f"{operation} {subject}: {text}" if container else f"{operation}: {text}")
+
+
+def _quoted(text: str) -> str:
+    """The id in ``container "id" ...``."""
+    _, found, rest = text.partition('container "')
+    return rest.partition('"')[0] if found else ""
+
+
+def _speaks_of_program(text: str) -> bool:
+    return "failed to load " in text or "error finding executable" in text
+
+
+def _program_text(text: str, args: Sequence[str]) -> str:
+    """The text with the words that users, and programs like kubectl, know from other runtimes."""
+    name = args[0] if args else ""
+    if "error finding executable" in text or (
+        name and "/" not in name and "no such file or directory" in text
+    ):
+        return f'exec: "{name}": executable file not found in $PATH: {text}'
+    return f'exec: "{name}": {text}' if name else text
+
+
+# -- results -----------------------------------------------------------------------------------
+
+
+def _integer(value: object, what: str) -> int:
+    if type(value) is not int or not 0 <= value <= _MAX_INT:
+        raise Failed(f"{what}: malformed result")
+    return value
+
+
+def _process(value: object) -> SandboxProcess:
+    if not isinstance(value, dict):
+        raise Failed("Processes: malformed result")
+    threads = value.get("threads") or []
+
+    def number(name: str) -> int:
+        return _integer(value.get(name) or 0, "Processes")
+
+    def text(name: str) -> str:
+        return str(value.get(name) or "")[:4096]
+
+    return SandboxProcess(
+        pid=number("pid"),
+        ppid=number("ppid"),
+        uid=number("uid"),
+        threads=len(threads) if isinstance(threads, list) else 0,
+        cpu_percent=number("c"),
+        tty=text("tty"),
+        start_time=text("stime"),
+        cpu_time=text("time"),
+        command=text("cmd"),
+    )
+
+
+def _member(value: object, *path: str) -> Any:
+    for name in path:
+        if not isinstance(value, dict):
+            raise Failed("Event: malformed result")
+        value = value.get(name)
+        if value is None:
+            return None
+    return value
+
+
+def _stats(result: object) -> SentryStats:
+    usage = _member(result, "containerUsage")
+    usage = {} if usage is None else usage
+    data = _member(result, "event", "data")
+    if not isinstance(usage, dict):
+        raise Failed("Event: malformed result")
+    interfaces = _member(data, "network_interfaces") if data is not None else None
+    if interfaces is not None and not isinstance(interfaces, list):
+        raise Failed("Event: malformed result")
+    return SentryStats(
+        cpu_ns={str(cid): _integer(ns, "Event") for cid, ns in usage.items()},
+        memory_usage=_counter(data, "memory", "usage", "usage"),
+        pids=_counter(data, "pids", "current"),
+        networks=tuple(_interface(each) for each in interfaces or ()),
+    )
+
+
+def _counter(data: object, *path: str) -> int:
+    return _integer(_member(data, *path) or 0, "Event") if data is not None else 0
+
+
+def _interface(value: object) -> NetworkStats:
+    return NetworkStats(
+        name=str(_member(value, "Name") or "")[:64],
+        rx_bytes=_counter(value, "RxBytes"),
+        rx_packets=_counter(value, "RxPackets"),
+        rx_errors=_counter(value, "RxErrors"),
+        rx_dropped=_counter(value, "RxDropped"),
+        tx_bytes=_counter(value, "TxBytes"),
+        tx_packets=_counter(value, "TxPackets"),
+        tx_errors=_counter(value, "TxErrors"),
+        tx_dropped=_counter(value, "TxDropped"),
+    )

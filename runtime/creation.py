@@ -1,0 +1,259 @@
+"""Create a container: acquire what it needs, in order, and give it all back if a step fails.
+
+Owns the order of acquisition.  Giving back is ``holdings.py``'s part, and what a container does
+once it exists ``container.py``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime import cgroups, lookup, network, pod_cgroup
+from runtime.driver import find_driver
+from runtime.errors import InvalidRequest, InvalidState, RuntimeFault, Unsupported
+from runtime.events import TaskCreated
+from runtime.holdings import Holdings
+from runtime.lifecycle import Op
+from runtime.log import get_logger
+from runtime.mounts import mount_rootfs
+from runtime.process import IORequest
+from runtime.record import Record
+from runtime.sandbox import BootParams, Sandbox
+from runtime.spec import load_spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from runtime.config import RunscConfig
+    from runtime.container import Container
+    from runtime.events import Event, RootfsMount
+    from runtime.network import NetworkSetup
+    from runtime.process import IO
+    from runtime.reactor import Reactor
+    from runtime.spec import Spec
+    from runtime.workers import Workers
+
+#: Seconds in which a sandbox must be up, on a host that boots many at once.
+BOOT_TIMEOUT = 60.0
+#: Seconds for reading the network namespace and taking over its addresses.
+NETWORK_TIMEOUT = 20.0
+
+_log = get_logger("creation")
+
+
+class Context:
+    """What all containers of a shim share."""
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        reactor: Reactor,
+        workers: Workers,
+        emit: Callable[[Event], None],
+        open_io: Callable[[IORequest, str, int, int, bool, float], IO],
+        cache_dir: str,
+        shim_address: str = "",
+    ) -> None:
+        self.namespace = namespace
+        self.reactor = reactor
+        self.workers = workers
+        self.emit = emit
+        self.open_io = open_io
+        self.cache_dir = cache_dir
+        self.shim_address = shim_address
+
+
+class CreateRequest(Record):
+    """What a caller asks for.  ``bundle`` holds config.json; mounts go to ``bundle``/rootfs."""
+
+    id: str
+    bundle: str
+    io: IORequest
+    config: RunscConfig
+    rootfs: tuple[RootfsMount, ...] = ()
+    checkpoint: str = ""
+
+
+def create(
+    container: Container,
+    request: CreateRequest,
+    context: Context,
+    find_root: Callable[[Spec], Container | None],
+) -> int:
+    """Bring the container up to CREATED; returns the pid that stands for it on the host.
+
+    ``find_root`` names the container whose sandbox this one goes into, or None for a sandbox of
+    its own.  Blocks until the sentry is ready.  Raises a RuntimeFault, and then nothing is left.
+    """
+    holdings = container.holdings = Holdings(
+        request.id, request.bundle, context.namespace, context.shim_address
+    )
+    try:
+        sandbox = _acquire(container, request, context, holdings, find_root)
+    except BaseException:
+        attached = container.init.detach()
+        if attached is not None:
+            attached.close()
+        try:
+            holdings.release()
+        except RuntimeFault as fault:
+            _log.error("create.cleanup_failed", container=request.id, error=str(fault))
+        container.init.commit(Op.CREATE_FAILED)
+        raise
+    container.init.commit(
+        Op.CREATED,
+        TaskCreated(
+            container_id=request.id,
+            bundle=request.bundle,
+            pid=sandbox.pid,
+            rootfs=request.rootfs,
+            stdin=request.io.stdin,
+            stdout=request.io.stdout,
+            stderr=request.io.stderr,
+            terminal=request.io.terminal,
+            checkpoint=request.checkpoint,
+        ),
+        sandbox.pid,
+    )
+    if container.is_root:
+        sandbox.on_init_exit(container.init_exited)
+    return sandbox.pid
+
+
+def _acquire(
+    container: Container,
+    request: CreateRequest,
+    context: Context,
+    holdings: Holdings,
+    find_root: Callable[[Spec], Container | None],
+) -> Sandbox:
+    started = time.monotonic()
+    deadline = started + BOOT_TIMEOUT
+    spec = container.spec = load_spec(request.bundle)
+    root = find_root(spec)
+    container.is_root = holdings.owns_sandbox = root is None
+    config = request.config
+    holdings.root = config.root
+    driver = find_driver(config, context.cache_dir)
+    if request.rootfs:
+        holdings.rootfs = os.path.join(request.bundle, "rootfs")
+        mount_rootfs(request.rootfs, holdings.rootfs)
+    if not os.path.isdir(spec.root_path):
+        raise InvalidRequest("config.json: root.path", f"no directory {spec.root_path}")
+    lookup.find_executable(spec.root_path, spec)
+    owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
+    io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
+    # Whoever cleans up after a failure closes it.
+    container.init.attach(io)
+    params = BootParams(
+        id=request.id,
+        bundle=request.bundle,
+        spec=spec,
+        config=config,
+        driver=driver,
+        stdio=io.sentry_fds,
+        tty=request.io.terminal,
+    )
+    if root is None:
+        sandbox = _boot(container, params, context, holdings, deadline)
+    else:
+        sandbox = _join(container, params, holdings, root)
+    io.release_sentry_fds()
+    holdings.record()
+    container.set_oom_scores(spec.process.oom_score_adj)
+    _log.debug(
+        "container.created",
+        container=request.id,
+        sandbox=sandbox.id,
+        pid=sandbox.pid,
+        ms=round((time.monotonic() - started) * 1000, 1),
+    )
+    return sandbox
+
+
+def _boot(
+    container: Container,
+    params: BootParams,
+    context: Context,
+    holdings: Holdings,
+    deadline: float,
+) -> Sandbox:
+    """A sandbox of the container's own."""
+    spec, config = params.spec, params.config
+    wanted = pod_cgroup.place(spec, params.id, cgroups.host_mode())
+    cgroup = cgroups.create(wanted.path, wanted.resources, systemd=config.systemd_cgroup)
+    holdings.cgroup = cgroup
+    if wanted.own:
+        holdings.own_cgroup = cgroups.create(wanted.own, {}, systemd=config.systemd_cgroup)
+    holdings.record()
+    settings = params.driver.settings(config, spec)
+    if settings.network == "sandbox" and spec.netns_path:
+        # The helper's start overlaps with the sentry's.  It changes nothing before init starts.
+        holdings.scrape = network.begin(spec.netns_path, flags=settings.effective)
+    v2 = cgroup.open_dir_fd()
+    try:
+        sandbox = holdings.sandbox = Sandbox.boot(
+            params.replace(
+                cgroup_procs=cgroup.join_files,
+                cgroup_fd=v2,
+                cpu_count=cgroup.cpu_count(),
+                memory_limit=cgroup.memory_limit(),
+            ),
+            reactor=context.reactor,
+            network=lambda pid: _attach_network(holdings, pid, settings.effective),
+            deadline=deadline,
+        )
+    finally:
+        if v2 is not None:
+            os.close(v2)
+    try:
+        holdings.oom_watch = cgroup.watch_oom(context.reactor, container.oom_seen)
+    except Unsupported as fault:
+        _log.warning("oom.unwatched", container=params.id, error=str(fault))
+    return sandbox
+
+
+def _join(container: Container, params: BootParams, holdings: Holdings, root: Container) -> Sandbox:
+    """A place in the sandbox of ``root``, whose cgroup the gofer joins.
+
+    The container's own cgroup stays empty: cAdvisor finds containers by their cgroups.
+    """
+    host = root.holdings
+    if host is None or host.sandbox is None or not root.init.alive:
+        raise InvalidState("create a container in", root.init.subject, root.init.state.value)
+    holdings.sandbox = sandbox = host.sandbox
+    if params.spec.cgroups_path:
+        holdings.own_cgroup = cgroups.create(
+            params.spec.cgroups_path, {}, systemd=params.config.systemd_cgroup
+        )
+    shared = holdings.sandbox_cgroup = host.cgroup
+    v2 = shared.open_dir_fd() if shared is not None else None
+    try:
+        sandbox.create_subcontainer(
+            params.replace(
+                cgroup_procs=shared.join_files if shared is not None else (), cgroup_fd=v2
+            )
+        )
+    finally:
+        if v2 is not None:
+            os.close(v2)
+    return sandbox
+
+
+def _io_owner(config: RunscConfig, sentry: tuple[int, int]) -> tuple[int, int]:
+    """Who gets the container's FIFOs: the sentry's user, unless the operator names another."""
+    if config.io_uid or config.io_gid:
+        return config.io_uid, config.io_gid
+    return sentry
+
+
+def _attach_network(holdings: Holdings, pid: int, flags: Mapping[str, str]) -> NetworkSetup:
+    """What the sentry is told of its network; called when init is started."""
+    deadline = time.monotonic() + NETWORK_TIMEOUT
+    scrape, holdings.scrape = holdings.scrape, None
+    if scrape is not None:
+        return scrape.result(deadline)
+    return network.scrape(pid, flags=flags, deadline=deadline)

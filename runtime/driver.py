@@ -1,0 +1,423 @@
+"""How a gofer and a sentry of a given generation are started and spoken to.
+
+All that differs between versions of runsc and concerns their starting is behind :class:`Driver`:
+command lines, namespaces, credentials, and the names and arguments of calls.  Everything here is
+a pure decision; ``gofer.py``, ``sentry.py`` and ``control.py`` act on it.  The rules are those of
+gVisor's ``runsc/sandbox/sandbox.go`` and ``runsc/container/container.go`` at each release.
+"""
+
+from __future__ import annotations
+
+from runtime.capabilities import SETPCAP, SYS_ADMIN, SYS_CHROOT, SYS_PTRACE
+from runtime.config import find_binary
+from runtime.generation import probe
+from runtime.record import Record
+from runtime.settings import check_flags, read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Protocol
+
+    from runtime.config import RunscConfig
+    from runtime.generation import Generation
+    from runtime.process_spec import ProcessSpec
+    from runtime.settings import Settings
+    from runtime.spec import Spec
+
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
+
+_NOBODY = 65534
+_ALL_IDS = 0xFFFF_FFFF
+_FIRST_FD = 3
+
+#: What a mount or root file system is served by, and what is laid over it, in Go's numbers.
+_LOWER = {"none": 0, "lisafs": 1, "erofs": 2}
+_UPPER = {"none": 0, "memory": 1, "self": 2, "anon": 3}
+
+
+class MountConf(Record):
+    """How one gofer mount is made up: ``lower`` serves it, ``upper`` takes its changes."""
+
+    lower: str = "lisafs"
+    upper: str = "none"
+
+    def __str__(self) -> str:
+        return f"{self.lower}:{self.upper}"
+
+
+class Credentials(Record):
+    """As whom a gofer or a sentry runs, and in which user namespace."""
+
+    #: ``""`` for the shim's own, ``spec`` for the spec's, or a new one: ``identity``, ``nobody``.
+    user_namespace: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    ambient: int = 0
+    #: Whether the sentry narrows its capabilities by the spec, as it does unless it is nobody.
+    apply_caps: bool = False
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """The user and group that stdio must belong to."""
+        return self.uid or 0, self.gid or 0
+
+
+class Command(Record):
+    """A command line, and the descriptors that it names: the child's number to ours."""
+
+    argv: tuple[str, ...]
+    fds: Mapping[int, int]
+
+
+class GoferCommand(Record):
+    """What a gofer's command line is made of; descriptors are the shim's."""
+
+    container_id: str
+    bundle: str
+    spec_fd: int
+    mounts_fd: int
+    io_fds: tuple[int, ...]
+    confs: tuple[MountConf, ...]
+    rpc_fd: int = -1
+    #: Log files by the name of their flag.
+    logs: Mapping[str, int] = {}
+
+
+class BootCommand(Record):
+    """What a sentry's command line is made of; descriptors are the shim's."""
+
+    sandbox_id: str
+    bundle: str
+    credentials: Credentials
+    spec_fd: int
+    mounts_fd: int
+    controller_fd: int
+    start_sync_fd: int
+    io_fds: tuple[int, ...]
+    filestore_fds: tuple[int, ...]
+    stdio: tuple[int, int, int]
+    confs: tuple[MountConf, ...]
+    total_memory: int
+    host_memory: int
+    device_fd: int = -1
+    cpu_count: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    attached: bool = False
+    logs: Mapping[str, int] = {}
+
+
+if TYPE_CHECKING:
+
+    class Driver(Protocol):
+        """What depends on runsc's generation.  All methods are pure and thread-safe."""
+
+        generation: Generation
+
+        def credentials(self, spec: Spec, config: RunscConfig) -> tuple[int, int]:
+            """The user and group of the sandbox, to whom stdio is to belong."""
+
+        def settings(self, config: RunscConfig, spec: Spec | None) -> Settings:
+            """The flags by which the shim acts."""
+
+        def sandbox_credentials(self, settings: Settings, spec: Spec) -> Credentials: ...
+        def gofer_credentials(self, settings: Settings, spec: Spec) -> Credentials: ...
+        def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
+            """CLONE_NEW* of the namespaces that are always new, without the user namespace."""
+
+        def gofer_namespaces(self) -> int: ...
+        @property
+        def gofer_session(self) -> bool:
+            """Whether the gofer leads a session of its own."""
+
+        def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command: ...
+        def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command: ...
+        @property
+        def network_methods(self) -> Sequence[str]:
+            """The network call's names, to be tried in this order."""
+
+        @property
+        def pause_methods(self) -> Sequence[str]: ...
+        @property
+        def resume_methods(self) -> Sequence[str]: ...
+        def event_argument(self, container_id: str) -> object: ...
+        def execute_argument(
+            self, container_id: str, process: ProcessSpec, terminal: bool
+        ) -> dict[str, Any]: ...
+        def start_subcontainer_argument(
+            self,
+            container_id: str,
+            spec: Mapping[str, Any],
+            settings: Settings,
+            confs: Sequence[MountConf],
+            filestores: int,
+        ) -> dict[str, Any]: ...
+
+
+def find_driver(config: RunscConfig, cache_dir: str) -> Driver:
+    """The driver for the configured binary; asks an unknown binary what it can.
+
+    Raises Failed (no such binary), Unsupported (not a runsc that can be driven), InvalidRequest
+    (a configured flag that it doesn't know).
+    """
+    generation = probe(find_binary(config.binary), cache_dir)
+    check_flags(config, generation)
+    return DirectDriver(generation)
+
+
+class DirectDriver:
+    """Starts ``runsc gofer`` and ``runsc boot`` itself and speaks with the sentry itself."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+
+    def settings(self, config: RunscConfig, spec: Spec | None) -> Settings:
+        return read_settings(config, self.generation, spec)
+
+    # -- credentials and namespaces --------------------------------------------------------
+
+    def credentials(self, spec: Spec, config: RunscConfig) -> tuple[int, int]:
+        return self.sandbox_credentials(self.settings(config, spec), spec).owner
+
+    def sandbox_credentials(self, settings: Settings, spec: Spec) -> Credentials:
+        if settings.network == "host" or settings.directfs:
+            # It opens files, or sockets, itself: root, in a user namespace where possible.
+            kind = _own_user_namespace(settings, spec)
+            root = 0 if kind else None
+            return Credentials(user_namespace=kind, uid=root, gid=root, apply_caps=True)
+        ambient = SYS_ADMIN | SYS_CHROOT
+        if self.generation.directfs:
+            ambient |= SETPCAP
+        if self.generation.gofer_rpc and (
+            settings.platform or self.generation.default_platform
+        ) in ("ptrace", "systrap"):
+            ambient |= SYS_PTRACE
+        return Credentials(user_namespace="nobody", uid=_NOBODY, gid=_NOBODY, ambient=ambient)
+
+    def gofer_credentials(self, settings: Settings, spec: Spec) -> Credentials:
+        kind = _own_user_namespace(settings, spec)
+        root = 0 if kind else None
+        return Credentials(user_namespace=kind, uid=root, gid=root)
+
+    def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
+        # Always a PID namespace, although old releases make one for KVM only: when the sentry
+        # is gone, so is every process that it made.
+        flags = CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWPID
+        if settings.network == "none":
+            return flags | CLONE_NEWNET
+        if settings.network == "sandbox" and not spec.netns_path:
+            return flags | CLONE_NEWNET
+        if "network" in spec.namespaces and not spec.netns_path:
+            return flags | CLONE_NEWNET
+        return flags
+
+    def gofer_namespaces(self) -> int:
+        return CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS
+
+    @property
+    def gofer_session(self) -> bool:
+        return self.generation.directfs
+
+    # -- command lines ---------------------------------------------------------------------
+
+    def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command:
+        line = _CommandLine("runsc-gofer", root, settings)
+        for flag, fd in wanted.logs.items():
+            line.give(flag, fd)
+        line.add("gofer", f"--bundle={wanted.bundle}")
+        if self.generation.mount_confs:
+            line.add("--gofer-mount-confs=" + ",".join(map(str, wanted.confs)))
+        line.give("spec-fd", wanted.spec_fd)
+        line.give("mounts-fd", wanted.mounts_fd)
+        if self.generation.gofer_rpc:
+            line.give("rpc-fd", wanted.rpc_fd)
+        for fd in wanted.io_fds:
+            line.give("io-fds", fd)
+        if self.generation.gofer_takes_id:
+            # Never to older ones: flags that they add behind it for themselves aren't parsed.
+            line.add(wanted.container_id)
+        return line.command()
+
+    def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command:
+        line = _CommandLine("runsc-sandbox", root, settings)
+        for flag, fd in wanted.logs.items():
+            line.give(flag, fd)
+        line.add("boot", f"--bundle={wanted.bundle}")
+        for fd in wanted.io_fds:
+            line.give("io-fds", fd)
+        for fd in wanted.filestore_fds:
+            name = "gofer-filestore-fds" if self.generation.mount_confs else "overlay-filestore-fd"
+            line.give(name, fd)
+        line.give("mounts-fd", wanted.mounts_fd)
+        line.give("start-sync-fd", wanted.start_sync_fd)
+        if self.generation.mount_confs:
+            line.add("--gofer-mount-confs=" + ",".join(map(str, wanted.confs)))
+        line.give("controller-fd", wanted.controller_fd)
+        line.give("spec-fd", wanted.spec_fd)
+        if wanted.device_fd >= 0:
+            line.give("device-fd", wanted.device_fd)
+        if self.generation.pid_namespace_flag:
+            line.add("--pidns=true")
+        if wanted.credentials.apply_caps:
+            line.add("--apply-caps=true")
+        line.add("--setup-root")
+        for fd in wanted.stdio:
+            line.give("stdio-fds", fd)
+        if "total-host-memory" in self.generation.boot_flags:
+            line.add(f"--total-host-memory={wanted.host_memory}")
+        if wanted.cpu_count:
+            line.add(f"--cpu-num={wanted.cpu_count}")
+        if "cpu-quota" in self.generation.boot_flags and wanted.cpu_quota and wanted.cpu_period:
+            line.add(f"--cpu-quota={wanted.cpu_quota}", f"--cpu-period={wanted.cpu_period}")
+        line.add(f"--total-memory={wanted.total_memory}")
+        if wanted.attached:
+            line.add("--attached")
+        line.add(wanted.sandbox_id)
+        return line.command()
+
+    # -- calls -----------------------------------------------------------------------------
+
+    @property
+    def network_methods(self) -> Sequence[str]:
+        # A call that isn't registered costs one exchange and changes nothing.
+        new, old = "containerManager.SetNetworkArgs", "Network.CreateLinksAndRoutes"
+        return (new, old) if self.generation.gofer_takes_id else (old, new)
+
+    @property
+    def pause_methods(self) -> Sequence[str]:
+        new, old = "containerManager.Pause", "Lifecycle.Pause"
+        return (new, old) if self.generation.mount_confs else (old, new)
+
+    @property
+    def resume_methods(self) -> Sequence[str]:
+        new, old = "containerManager.Resume", "Lifecycle.Resume"
+        return (new, old) if self.generation.mount_confs else (old, new)
+
+    def event_argument(self, container_id: str) -> object:
+        return container_id if self.generation.mount_confs else None
+
+    def execute_argument(
+        self, container_id: str, process: ProcessSpec, terminal: bool
+    ) -> dict[str, Any]:
+        # Fields that a release doesn't know are ignored by it.
+        caps = process.capabilities
+        return {
+            "filename": "",
+            "argv": list(process.args),
+            "envv": list(process.env),
+            "wd": process.cwd,
+            "KUID": process.uid,
+            "KGID": process.gid,
+            "ExtraKGIDs": list(process.additional_gids),
+            "Capabilities": None
+            if caps is None
+            else {
+                "PermittedCaps": caps.permitted,
+                "InheritableCaps": caps.inheritable,
+                "EffectiveCaps": caps.effective,
+                "BoundingCaps": caps.bounding,
+                "AmbientCaps": caps.ambient,
+            },
+            "NoNewPrivileges": process.no_new_privileges,
+            "StdioIsPty": terminal,
+            "SupportTTYs": True,
+            "GuestFDs": [0, 1, 2],
+            "ContainerID": container_id,
+        }
+
+    def start_subcontainer_argument(
+        self,
+        container_id: str,
+        spec: Mapping[str, Any],
+        settings: Settings,
+        confs: Sequence[MountConf],
+        filestores: int,
+    ) -> dict[str, Any]:
+        argument: dict[str, Any] = {
+            "Spec": spec,
+            "Conf": _subcontainer_conf(settings),
+            "CID": container_id,
+        }
+        if self.generation.mount_confs:
+            argument["NumGoferFilestoreFDs"] = filestores
+            argument["IsDevIoFilePresent"] = False
+            argument["IsRootfsUpperTarFilePresent"] = False
+            argument["GoferMountConfs"] = [
+                {"lower": _LOWER[conf.lower], "upper": _UPPER[conf.upper]} for conf in confs
+            ]
+        return argument
+
+
+def _own_user_namespace(settings: Settings, spec: Spec) -> str:
+    if "user" in spec.namespaces:
+        return "spec"
+    return "identity" if settings.directfs and settings.network != "host" else ""
+
+
+def _subcontainer_conf(settings: Settings) -> dict[str, Any]:
+    """The part of runsc's configuration that the sentry reads for a subcontainer.
+
+    ``WatchdogAction`` changed its type between releases and must stay out.
+    """
+    flags = settings.effective
+    return {
+        "FileAccess": int(flags.get("file-access") == "shared"),
+        "FileAccessMounts": int(flags.get("file-access-mounts", "shared") == "shared"),
+        "DirectFS": settings.directfs,
+        "HostUDS": {"open": 1, "create": 2, "all": 3}.get(flags.get("host-uds", ""), 0),
+        "HostFifo": int(flags.get("host-fifo") == "open"),
+        "DCache": _integer(flags.get("dcache"), -1),
+        "FDLimit": _integer(flags.get("fdlimit"), -1),
+        "EnableRaw": settings.net_raw,
+        "OCISeccomp": settings.boolean("oci-seccomp"),
+        "Network": {"sandbox": 0, "host": 1, "none": 2}[settings.network],
+        "Platform": settings.platform,
+    }
+
+
+def _integer(text: str | None, default: int) -> int:
+    try:
+        return default if text is None else int(text)
+    except ValueError:
+        return default
+
+
+class _CommandLine:
+    """Arguments that number the descriptors given with them."""
+
+    def __init__(self, name: str, root: str, settings: Settings) -> None:
+        self._argv = [name, f"--root={root}"]
+        self._fds: dict[int, int] = {}
+        flags = settings.flags
+        self._argv += [f"--{k}={flags[k]}" for k in sorted(flags) if k != "root"]
+
+    def add(self, *arguments: str) -> None:
+        self._argv += arguments
+
+    def give(self, flag: str, fd: int) -> None:
+        number = _FIRST_FD + len(self._fds)
+        self._fds[number] = fd
+        self._argv.append(f"--{flag}={number}")
+
+    def command(self) -> Command:
+        return Command(argv=tuple(self._argv), fds=dict(self._fds))
+
+
+def user_maps(kind: str, spec: Spec) -> tuple[Sequence[tuple[int, int, int]], ...]:
+    """The uid and gid maps of a new user namespace, as (inside, outside, count)."""
+    if kind == "nobody":
+        one = ((_NOBODY, _NOBODY, 1),)
+        return one, one
+    if kind == "identity":
+        everyone = ((0, 0, _ALL_IDS),)
+        return everyone, everyone
+    return tuple(
+        tuple((m.container_id, m.host_id, m.size) for m in maps)
+        for maps in (spec.uid_mappings, spec.gid_mappings)
+    )

@@ -1,0 +1,292 @@
+"""What a given runsc binary can do, learnt from its own help texts.
+
+gVisor gives no promise about the interface between ``runsc create`` and its helper processes,
+and its version strings don't tell what a build contains.  Its help does: it names every flag.
+Owns asking for it, the cache of the answers, and reading them.  What follows from them for
+starting a sandbox is decided in ``driver.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+
+from runtime.errors import DeadlineExceeded, Failed, Unsupported
+from runtime.record import Record
+from runtime.spawn import SpawnSpec, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runtime.spawn import Child
+
+#: Seconds in which a help text must be there.
+PROBE_TIMEOUT = 10.0
+_FORMAT = 2  # of the cache; raised when the meaning of a field changes
+_MAX_OUTPUT = 1 << 20
+_MAX_CACHE = 1 << 20
+
+# Without these a binary isn't a runsc that can be driven at all.
+_REQUIRED_BOOT = frozenset(
+    (
+        "apply-caps",
+        "attached",
+        "bundle",
+        "controller-fd",
+        "io-fds",
+        "mounts-fd",
+        "setup-root",
+        "spec-fd",
+        "start-sync-fd",
+        "stdio-fds",
+        "total-memory",
+    )
+)
+_REQUIRED_GOFER = frozenset(("bundle", "io-fds", "mounts-fd", "spec-fd"))
+
+
+class Generation(Record):
+    """A binary's abilities.  Flags are named without dashes."""
+
+    binary: str
+    version: str
+    boot_flags: frozenset[str]
+    gofer_flags: frozenset[str]
+    #: Global flags with their defaults as printed; empty where help shows none.
+    global_flags: Mapping[str, str]
+    #: Whether ``gofer`` takes the container's id (since release-20260520).
+    gofer_takes_id: bool
+
+    @property
+    def mount_confs(self) -> bool:
+        """Whether each gofer mount is described by a flag (since release-20231016).
+
+        Also the mark of the generation whose Event call wants a container id (release-20230731).
+        """
+        return "gofer-mount-confs" in self.gofer_flags
+
+    @property
+    def gofer_rpc(self) -> bool:
+        """Whether the gofer insists on a socket to ask for mounts (since release-20241118)."""
+        return "rpc-fd" in self.gofer_flags
+
+    @property
+    def directfs(self) -> bool:
+        """Whether the sentry can open the container's files by itself (since release-20230306)."""
+        return "directfs" in self.global_flags
+
+    @property
+    def pid_namespace_flag(self) -> bool:
+        """Whether boot must be told of a PID namespace of its own (until release-20240916)."""
+        return "pidns" in self.boot_flags
+
+    @property
+    def default_platform(self) -> str:
+        """The platform that is used if the operator names none."""
+        return self.global_flags.get("platform", "")
+
+
+def parse_help(text: str) -> tuple[str, dict[str, str]]:
+    """The usage line and the flags with their defaults, from a help text of Go's ``flag``.
+
+    The first flag of a subcommand stands on the usage line itself, for want of a line break.
+    """
+    usage = ""
+    flags: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        start = line.find("  -")
+        if start >= 0 and not line.startswith("    "):
+            if start:
+                usage = usage or line[:start]
+            name = line[start + 3 :].split(None, 1)[0] if line[start + 3 :].strip() else ""
+            if name:
+                flags[name] = ""
+        elif not line.startswith((" ", "\t")):
+            usage = usage or line
+            name = ""
+        if name and line.endswith(")"):
+            at = line.rfind("(default ")
+            if at >= 0:
+                flags[name] = line[at + 9 : -1].strip('"')
+    return usage, flags
+
+
+def probe(binary: str, cache_dir: str) -> Generation:
+    """The generation of the binary at ``binary``, an absolute path.
+
+    Asked once and then remembered in ``cache_dir`` for as long as the file's identity (device,
+    inode, size, time of change) stays.  A cache that can't be read or written costs time only.
+    Blocks for up to PROBE_TIMEOUT.  Raises Unsupported if the binary isn't a usable runsc, Failed
+    if it can't be run, DeadlineExceeded.
+    """
+    info = os.stat(binary)
+    identity = [info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size]
+    path = os.path.join(cache_dir, "runsc-" + "-".join(map(str, identity)) + ".json")
+    known = _load(path, binary, identity)
+    if known is not None:
+        return known
+    generation = _ask(binary)
+    _store(path, cache_dir, generation, identity)
+    return generation
+
+
+# -- asking ------------------------------------------------------------------------------------
+
+
+def _ask(binary: str) -> Generation:
+    deadline = time.monotonic() + PROBE_TIMEOUT
+    questions = [_Question(binary, *words) for words in _QUESTIONS]
+    try:
+        for question in questions:
+            question.start()
+        boot, gofer, flags, version = (question.answer(deadline) for question in questions)
+    finally:
+        for question in questions:
+            question.close()
+    _, boot_flags = parse_help(boot)
+    gofer_usage, gofer_flags = parse_help(gofer)
+    _, global_flags = parse_help(flags)
+    missing = sorted(_REQUIRED_BOOT.difference(boot_flags)) + sorted(
+        _REQUIRED_GOFER.difference(gofer_flags)
+    )
+    if missing or "network" not in global_flags:
+        raise Unsupported(
+            f"runsc binary {binary} is of an unknown generation: its help doesn't name "
+            + ", ".join(f"--{name}" for name in missing or ["network"])
+        )
+    return Generation(
+        binary=binary,
+        version=_version(version),
+        boot_flags=frozenset(boot_flags),
+        gofer_flags=frozenset(gofer_flags),
+        global_flags=global_flags,
+        gofer_takes_id="<" in gofer_usage,
+    )
+
+
+_QUESTIONS = (("help", "boot"), ("help", "gofer"), ("flags",), ("--version",))
+
+
+def _version(text: str) -> str:
+    first = text.strip().partition("\n")[0]
+    return first.removeprefix("runsc version ").strip()[:100]
+
+
+class _Question:
+    """One short run of runsc, its output going to memory (``flags`` prints to stderr)."""
+
+    def __init__(self, binary: str, *words: str) -> None:
+        self._binary = binary
+        self._words = words
+        self._child: Child | None = None
+        self._output = os.memfd_create("runsc-help", os.MFD_CLOEXEC)
+
+    def start(self) -> None:
+        self._child = spawn(
+            SpawnSpec(
+                path=self._binary,
+                argv=("runsc", *self._words),
+                env={},
+                fds={1: self._output, 2: self._output},
+            )
+        )
+
+    def answer(self, deadline: float) -> str:
+        assert self._child is not None
+        what = f"{self._binary} {' '.join(self._words)}"
+        try:
+            raw = self._child.wait(max(deadline - time.monotonic(), 0.0))
+        except DeadlineExceeded:
+            raise DeadlineExceeded(what, PROBE_TIMEOUT) from None
+        text = os.pread(self._output, _MAX_OUTPUT, 0).decode("utf-8", "replace")
+        if raw:
+            status = os.waitstatus_to_exitcode(raw)
+            how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+            said = text.strip().partition("\n")[0][:300]
+            raise Unsupported(f"{what} failed ({how}): {said or 'no output'}")
+        return text
+
+    def close(self) -> None:
+        if self._child is not None:
+            if self._child.poll() is None:
+                self._child.kill(9)
+                try:
+                    self._child.wait(PROBE_TIMEOUT)
+                except DeadlineExceeded as error:
+                    raise Failed(f"{self._binary} survives SIGKILL") from error
+            self._child.close()
+            self._child = None
+        if self._output >= 0:
+            os.close(self._output)
+            self._output = -1
+
+
+# -- the cache ---------------------------------------------------------------------------------
+
+
+def _load(path: str, binary: str, identity: list[int]) -> Generation | None:
+    """The cached answer, if it is ours, intact and about this very file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        info = os.fstat(fd)
+        # What others may write decides what we run: don't believe it.
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022 or not stat.S_ISREG(info.st_mode):
+            return None
+        data = os.read(fd, _MAX_CACHE)
+    finally:
+        os.close(fd)
+    try:
+        return _decode(json.loads(data), binary, identity)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _decode(value: dict[str, Any], binary: str, identity: list[int]) -> Generation | None:
+    if value["format"] != _FORMAT or value["identity"] != identity:
+        return None
+    flags = {str(name): str(default) for name, default in value["global_flags"].items()}
+    generation = Generation(
+        binary=binary,
+        version=str(value["version"]),
+        boot_flags=frozenset(map(str, value["boot_flags"])),
+        gofer_flags=frozenset(map(str, value["gofer_flags"])),
+        global_flags=flags,
+        gofer_takes_id=value["gofer_takes_id"] is True,
+    )
+    intact = not (
+        _REQUIRED_BOOT - generation.boot_flags or _REQUIRED_GOFER - generation.gofer_flags
+    )
+    return generation if intact else None
+
+
+def _store(path: str, cache_dir: str, generation: Generation, identity: list[int]) -> None:
+    value = {
+        "format": _FORMAT,
+        "identity": identity,
+        "version": generation.version,
+        "boot_flags": sorted(generation.boot_flags),
+        "gofer_flags": sorted(generation.gofer_flags),
+        "global_flags": dict(generation.global_flags),
+        "gofer_takes_id": generation.gofer_takes_id,
+    }
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(cache_dir, mode=0o700, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                json.dump(value, file)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError:
+        return  # the next start asks again

@@ -1,0 +1,131 @@
+"""What was acquired for one container, and how it is given back.
+
+Owns the order of release, and the record on disk from which a later process can clean up after a
+shim that died.  Acquiring is ``creation.py``'s part.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from runtime import state
+from runtime.errors import Failed, RuntimeFault
+from runtime.log import get_logger
+from runtime.mounts import unmount_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.cgroups import Cgroup, OOMWatch
+    from runtime.children import Child
+    from runtime.network import PendingScrape
+    from runtime.sandbox import Sandbox
+
+#: Seconds that ending a sandbox and removing its cgroup may take.
+RELEASE_TIMEOUT = 8.0
+
+_log = get_logger("holdings")
+
+
+class Holdings:
+    """What was acquired for one container.  ``release`` is idempotent and does every step."""
+
+    def __init__(self, container_id: str, bundle: str, namespace: str, shim_address: str) -> None:
+        self.container_id = container_id
+        self.bundle = bundle
+        self.namespace = namespace
+        self.shim_address = shim_address
+        #: The directory of the records.
+        self.root = ""
+        self.rootfs = ""
+        #: Where the sentry runs; only the sandbox's first container holds it.
+        self.cgroup: Cgroup | None = None
+        #: That of the sandbox that this container is a guest in; not ours to remove.
+        self.sandbox_cgroup: Cgroup | None = None
+        #: Empty, and named after the container, for those who look for it there.
+        self.own_cgroup: Cgroup | None = None
+        self.oom_watch: OOMWatch | None = None
+        self.sandbox: Sandbox | None = None
+        #: Whether ``sandbox`` is this container's own, and not one that it is a guest in.
+        self.owns_sandbox = True
+        self.scrape: PendingScrape | None = None
+        self.recorded = False
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        """Free everything in reverse.  Continues past failures and raises one that names all."""
+        faults: list[str] = []
+
+        def attempt(what: str, step: Callable[[], object]) -> bool:
+            try:
+                step()
+            except (RuntimeFault, OSError) as fault:
+                faults.append(f"{what}: {fault}")
+                _log.warning("release.step_failed", container=self.container_id, step=what)
+                return False
+            return True
+
+        with self._lock:
+            watch, self.oom_watch = self.oom_watch, None
+            if watch is not None:
+                attempt("stop watching for oom", watch.cancel)
+            scrape, self.scrape = self.scrape, None
+            if scrape is not None:
+                attempt("end the network helper", scrape.cancel)
+            sandbox = self.sandbox
+            if sandbox is not None and self.owns_sandbox:
+                attempt("end the sandbox", lambda: sandbox.destroy(RELEASE_TIMEOUT))
+            elif sandbox is not None:
+                deadline = time.monotonic() + RELEASE_TIMEOUT
+                attempt(
+                    "end the container",
+                    lambda: sandbox.destroy_subcontainer(self.container_id, deadline),
+                )
+            if self.rootfs:
+                rootfs = self.rootfs
+                if attempt("unmount the rootfs", lambda: unmount_all(rootfs)):
+                    self.rootfs = ""
+            own, cgroup = self.own_cgroup, self.cgroup
+            if own is not None and attempt("remove its cgroup", lambda: own.remove(5.0)):
+                self.own_cgroup = None
+            if cgroup is not None and attempt("remove the cgroup", lambda: cgroup.remove(5.0)):
+                self.cgroup = None
+            if not faults and self.recorded:
+                attempt("remove the record", lambda: state.remove(self.root, self.container_id))
+                self.recorded = False
+        if faults:
+            raise Failed("; ".join(faults))
+
+    def record(self) -> None:
+        """Write down what a clean-up needs that can't ask us.  Raises Failed."""
+        sandbox = self.sandbox
+        boot = gofer = None
+        if sandbox is not None and self.owns_sandbox:
+            boot, gofer = _pinned(sandbox.child), _pinned(sandbox.gofer_child)
+        state.save(
+            self.root,
+            state.ContainerRecord(
+                id=self.container_id,
+                sandbox_id=sandbox.id if sandbox is not None else self.container_id,
+                is_root=self.owns_sandbox,
+                namespace=self.namespace,
+                bundle=self.bundle,
+                rootfs=self.rootfs,
+                boot=boot,
+                gofers=(gofer,) if gofer is not None else (),
+                cgroups=tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None),
+                control_socket=sandbox.control_address if sandbox is not None else "",
+                filestores=sandbox.filestores if boot is not None and sandbox is not None else (),
+                shim_address=self.shim_address,
+                shim_pid=os.getpid(),
+                pid=sandbox.pid if sandbox is not None else 0,
+            ),
+        )
+        self.recorded = True
+
+
+def _pinned(child: Child) -> state.Pinned:
+    return state.Pinned(pid=child.pid, start_time=child.start_time)

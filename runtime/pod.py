@@ -1,0 +1,164 @@
+"""A pod: the containers that one shim serves, by id.
+
+Owns the registry and what concerns several containers at once: ids reserved atomically, pause
+and resume of a whole sandbox, the end of the pod.  Usually all containers share the sandbox of
+the first; containers that are grouped by a label alone each have their own.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from runtime.container import Container
+from runtime.creation import create
+from runtime.errors import AlreadyExists, InvalidRequest, InvalidState, NotFound, SandboxGone
+from runtime.events import TaskPaused, TaskResumed
+from runtime.lifecycle import Op, State
+from runtime.log import get_logger
+from runtime.spec import validate_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.creation import Context, CreateRequest
+    from runtime.process import Exit
+    from runtime.sandbox import Sandbox
+    from runtime.spec import Spec
+
+
+class Pod:
+    """The registry.  Its lock is held for look-ups only, never while anything is done."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._log = get_logger("pod")
+        self._lock = threading.Lock()
+        self._containers: dict[str, Container] = {}  # guarded by _lock
+        self._closed = False  # guarded by _lock
+
+    def container(self, container_id: str) -> Container:
+        """The container of that id, also while it is being created.  Raises NotFound."""
+        with self._lock:
+            found = self._containers.get(container_id)
+        if found is None:
+            raise NotFound("container", container_id, f"container {container_id!r} not created")
+        return found
+
+    def create(self, request: CreateRequest) -> int:
+        """Create a container and its sandbox; returns the pid that stands for its init.
+
+        Raises AlreadyExists, InvalidRequest and whatever the steps raise; then the id is free.
+        """
+        validate_id("container", request.id)
+        container = Container(self.context, request.id, request.bundle, request.io)
+        with self._lock:
+            if self._closed:
+                raise SandboxGone(0, detail="the shim is shutting down")
+            if request.id in self._containers:
+                raise AlreadyExists("container", request.id)
+            self._containers[request.id] = container
+        try:
+            return create(container, request, self.context, self._root_for)
+        except BaseException:
+            self._forget(request.id)
+            raise
+
+    def _root_for(self, spec: Spec) -> Container | None:
+        """The container whose sandbox a new one joins; None if it gets a sandbox of its own.
+
+        The rule of gVisor's runsc/specutils (SpecContainerType): containers that CRI marks as
+        ``container`` go into the sandbox that they name, all others start one.
+        """
+        if spec.container_type != "container":
+            return None
+        if not spec.sandbox_id:
+            raise InvalidRequest("config.json: annotations", "a container names no sandbox id")
+        return self.container(spec.sandbox_id)
+
+    def delete(self, container_id: str) -> tuple[int, Exit]:
+        """Free a container that is created or stopped; returns init's pid and exit."""
+        container = self.container(container_id)
+        return container.delete(lambda: self._forget(container_id))
+
+    def _forget(self, container_id: str) -> None:
+        with self._lock:
+            self._containers.pop(container_id, None)
+
+    def close_if_empty(self) -> bool:
+        """Refuse creations from now on, unless there is a container left."""
+        with self._lock:
+            if self._containers:
+                return False
+            self._closed = True
+            return True
+
+    def all(self) -> list[Container]:
+        with self._lock:
+            return list(self._containers.values())
+
+    # -- pause and resume: the sentry freezes as a whole ------------------------------------
+
+    def _sharing(self, sandbox: Sandbox) -> list[Container]:
+        return [c for c in self.all() if c.holdings is not None and c.holdings.sandbox is sandbox]
+
+    def pause(self, container_id: str) -> None:
+        """Freeze the container's sandbox; siblings that run are reported as paused, too."""
+        container = self.container(container_id)
+        container.require_created()
+        sandbox = container.sandbox
+        container.init.reserve(Op.PAUSE)
+        others = self._reserve_others(container, sandbox, State.RUNNING, Op.PAUSE)
+        self._act(
+            [container, *others],
+            sandbox.pause,
+            Op.PAUSED,
+            Op.PAUSE_FAILED,
+            lambda c: TaskPaused(container_id=c.id),
+        )
+
+    def resume(self, container_id: str) -> None:
+        """Let the container's sandbox run again, and with it every sibling."""
+        container = self.container(container_id)
+        container.require_created()
+        sandbox = container.sandbox
+        container.init.reserve(Op.RESUME)
+        others = self._reserve_others(container, sandbox, State.PAUSED, Op.RESUME)
+        self._act(
+            [container, *others],
+            sandbox.resume,
+            Op.RESUMED,
+            Op.RESUME_FAILED,
+            lambda c: TaskResumed(container_id=c.id),
+        )
+
+    def _reserve_others(
+        self, first: Container, sandbox: Sandbox, state: State, op: Op
+    ) -> list[Container]:
+        reserved = []
+        for other in self._sharing(sandbox):
+            if other is first or other.init.state is not state:
+                continue
+            try:
+                other.init.reserve(op)
+            except InvalidState:
+                continue  # it ended in this very moment
+            reserved.append(other)
+        return reserved
+
+    def _act(
+        self,
+        containers: list[Container],
+        action: Callable[[], None],
+        done: Op,
+        failed: Op,
+        event: Callable[[Container], TaskPaused | TaskResumed],
+    ) -> None:
+        try:
+            action()
+        except BaseException:
+            for container in containers:
+                container.init.commit(failed)
+            raise
+        for container in containers:
+            container.init.commit(done, event(container))

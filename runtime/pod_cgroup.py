@@ -1,0 +1,88 @@
+"""Where in the cgroup hierarchy a sandbox belongs, and with which limits.  Pure.
+
+Knows the annotations of CRI and gVisor about a pod's cgroup; making it is ``cgroups.py``'s part.
+"""
+
+from __future__ import annotations
+
+from runtime.cgroup_path import derive_parent
+from runtime.errors import InvalidRequest
+from runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Final
+
+    from runtime.spec import Spec
+
+#: The sandbox's cgroup, where somebody names it (gVisor runsc/container/container.go).
+CGROUP_PARENT: Final = "dev.gvisor.spec.cgroup-parent"
+
+#: containerd's internal/cri/annotations: the sums over the pod's containers.
+_POD_LIMITS: Final = (
+    ("io.kubernetes.cri.sandbox-cpu-period", "cpu", "period"),
+    ("io.kubernetes.cri.sandbox-cpu-quota", "cpu", "quota"),
+    ("io.kubernetes.cri.sandbox-cpu-shares", "cpu", "shares"),
+    ("io.kubernetes.cri.sandbox-memory", "memory", "limit"),
+)
+
+
+class Placement(Record):
+    """``path`` is the cgroup of the sentry and all gofers; ``resources`` are its limits.
+
+    ``own`` is the cgroup that stands for the sandbox's container alone and stays empty, so that
+    cAdvisor finds the container by it; empty where ``path`` does that itself.
+    """
+
+    path: str
+    resources: Mapping[str, Any]
+    own: str = ""
+
+
+def place(spec: Spec, container_id: str, mode: str) -> Placement:
+    """The placement of a sandbox whose first container has this spec; ``mode`` is v1 or v2.
+
+    A pod's sandbox goes into the pod's cgroup, so that the pod's limits bind all of it.  On v2 a
+    cgroup with controllers enabled for its children can't have processes of its own: there the
+    sandbox goes into its own container's cgroup, a leaf below the pod's.
+
+    Raises InvalidRequest for paths and limits that are none.
+    """
+    own = spec.cgroups_path or f"/{container_id}"
+    resources = _resources(spec)
+    named = spec.annotations.get(CGROUP_PARENT)
+    if named:
+        return Placement(path=named, resources=resources, own=spec.cgroups_path)
+    if spec.container_type != "sandbox" or mode != "v1":
+        return Placement(path=own, resources=resources)
+    parent = derive_parent(own)
+    if parent is None:
+        return Placement(path=own, resources=resources)
+    return Placement(path=parent, resources=resources, own=own)
+
+
+def _resources(spec: Spec) -> Mapping[str, Any]:
+    """The limits in the spec; for a pod, its sums in place of the pause container's own.
+
+    The pause container gets the least of CPU shares, which must not hold for the whole pod.
+    """
+    if spec.container_type != "sandbox":
+        return spec.resources
+    result = {name: value for name, value in spec.resources.items() if name != "cpu"}
+    cpu = spec.resources.get("cpu")
+    if isinstance(cpu, dict):
+        result["cpu"] = {k: v for k, v in cpu.items() if k in ("cpus", "mems")}
+    for annotation, section, key in _POD_LIMITS:
+        text = spec.annotations.get(annotation, "")
+        if not text:
+            continue
+        try:
+            value = int(text)
+        except ValueError:
+            raise InvalidRequest(f"annotation {annotation}", f"{text!r} is no number") from None
+        if value > 0:
+            result[section] = {**result.get(section, {}), key: value}
+    if "quota" not in result.get("cpu", {}):
+        result.get("cpu", {}).pop("period", None)
+    return result

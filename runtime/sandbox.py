@@ -1,0 +1,579 @@
+"""A sandbox: a sentry, the gofers of its containers, and their common life.
+
+Owns starting them together, telling each exit exactly once, and taking everything down again.
+Knows nothing of the task API, nor of cgroups, networks and stdio but for what it hands on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import partial
+
+from runtime.capabilities import NET_RAW
+from runtime.control import ContainerState, Control, SandboxProcess, SignalMode
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Failed,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+)
+from runtime.exits import ExitInfo, Exits
+from runtime.gofer import Gofer, raw_spec
+from runtime.gofer_mounts import remove_filestores
+from runtime.network import NetworkSetup, loopback_argument
+from runtime.record import Record
+from runtime.sentry import Sentry, own_stdio
+from runtime.urpc import DEFAULT_TIMEOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.capabilities import Capabilities
+    from runtime.config import RunscConfig
+    from runtime.driver import Driver
+    from runtime.process_spec import ProcessSpec
+    from runtime.reactor import Reactor
+    from runtime.settings import Settings
+    from runtime.spawn import Child
+    from runtime.spec import Spec
+    from runtime.stats import SentryStats
+    from runtime.urpc import Connection
+
+__all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess", "SignalMode"]
+
+#: Seconds to learn why the sentry went away in the middle of a call.
+_AUTOPSY_TIMEOUT = 0.5
+
+
+class BootParams(Record):
+    """What a container's sandbox, or a container in one, is made of.
+
+    ``stdio`` stays the caller's.  ``cgroup_procs`` and ``cgroup_fd`` are as in SpawnSpec.
+    Limits are what the container is told to have.
+    """
+
+    id: str
+    bundle: str
+    spec: Spec
+    config: RunscConfig
+    driver: Driver
+    stdio: tuple[int, int, int]
+    tty: bool = False
+    cgroup_procs: tuple[str, ...] = ()
+    cgroup_fd: int | None = None
+    cpu_count: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    memory_limit: int | None = None
+    #: Whether sentry and gofers die with the shim.
+    attached: bool = False
+
+
+class _Subcontainer:
+    """A container besides the root one."""
+
+    def __init__(self, params: BootParams, settings: Settings, gofer: Gofer) -> None:
+        self.params = params
+        self.settings = settings
+        self.gofer = gofer
+        self.stdio = tuple(os.dup(fd) for fd in params.stdio)
+
+    def close_stdio(self) -> None:
+        stdio, self.stdio = self.stdio, ()
+        for fd in stdio:
+            os.close(fd)
+
+
+class Sandbox:
+    """A running sandbox.  Methods may be called by any thread; those that call the sentry block
+    for ``timeout`` seconds at most, or until ``deadline`` (``time.monotonic()``).
+
+    Callbacks are made by the reactor's thread, and must not block.
+    """
+
+    def __init__(
+        self,
+        params: BootParams,
+        settings: Settings,
+        sentry: Sentry,
+        gofer: Gofer,
+        reactor: Reactor,
+    ) -> None:
+        self.id = params.id
+        self._params = params
+        self._settings = settings
+        self._driver = params.driver
+        self._sentry = sentry
+        self._gofer = gofer
+        self._control = Control(sentry.address, params.driver, self._autopsy)
+        self._shared_filestores = list(gofer.plan.shared_filestores)  # guarded by _lock
+        self._network: Callable[[int], NetworkSetup | None] | None = None
+        #: What the sentry was told of its network, for a restore; None before the start.
+        self.network_argument: Mapping[str, Any] | None = None
+        self._exits = Exits(params.id, sentry, reactor)
+        self._lock = threading.Lock()
+        self._paused = False  # guarded by _lock
+        self._subs: dict[str, _Subcontainer] = {}  # guarded by _lock
+        self._destroying = threading.Lock()
+
+    # -- start -----------------------------------------------------------------------------
+
+    @classmethod
+    def boot(
+        cls,
+        params: BootParams,
+        *,
+        reactor: Reactor,
+        network: Callable[[int], NetworkSetup | None] | None = None,
+        deadline: float,
+    ) -> Sandbox:
+        """Start the gofer and the sentry and wait until the sentry answers.
+
+        ``network`` is asked at the start of init for the interfaces of a sandboxed network; it
+        gets the sentry's pid.  Without it, or if it returns None, there is only a loopback.
+
+        Raises Failed with the gofer's or the sentry's own words, InvalidRequest, Unsupported,
+        AlreadyExists, DeadlineExceeded; then nothing is left of it.
+        """
+        settings = params.driver.settings(params.config, params.spec)
+        gofer = Gofer.start(
+            params.id,
+            params.id,
+            params.spec,
+            params.config,
+            settings,
+            params.driver,
+            terminal=params.tty,
+            hints=params.spec.annotations,
+            cgroup_procs=params.cgroup_procs,
+            cgroup_fd=params.cgroup_fd,
+            attached=params.attached,
+        )
+        sentry = None
+        try:
+            sentry = Sentry.start(
+                params.id,
+                params.spec,
+                params.config,
+                settings,
+                params.driver,
+                gofer,
+                stdio=params.stdio,
+                terminal=params.tty,
+                deadline=deadline,
+                cgroup_procs=params.cgroup_procs,
+                cgroup_fd=params.cgroup_fd,
+                cpu_count=params.cpu_count,
+                cpu_quota=params.cpu_quota,
+                cpu_period=params.cpu_period,
+                memory_limit=params.memory_limit,
+                attached=params.attached,
+            )
+            sandbox = cls(params, settings, sentry, gofer, reactor)
+            sandbox._network = network
+            sandbox._exits.watch()
+        except BaseException:
+            _undo_boot(sentry, gofer)
+            raise
+        return sandbox
+
+    def start_root(self, deadline: float) -> None:
+        """Configure the network and run the root container's init.
+
+        Raises InvalidRequest if the program can't be run, SandboxGone with the reason, or what
+        the network's set-up raises.  After a failure the sandbox is good for ``destroy`` only.
+        """
+        self._set_network(deadline)
+        # Connected before, sent after: an init that ends at once still gives its own code, and
+        # a connection that is left idle would hold up the end of the sandbox.
+        connection = self._control.connect(_left(deadline))
+        # Before, as init may have ended before the call returns.
+        self._exits.starting(True)
+        args = self._params.spec.process.args
+        try:
+            self._control.start_root(self.id, _left(deadline), args)
+        except BaseException:
+            connection.close()
+            self._exits.starting(False)
+            raise
+        try:
+            self._control.send_wait(connection, self.id, _left(deadline))
+        except RuntimeFault:
+            # It is over already; the sentry's own exit status tells how it ended.
+            connection.close()
+            self._exits.pend_init(None)
+        else:
+            self._exits.pend_init(connection)
+
+    def _set_network(self, deadline: float) -> None:
+        settings = self._settings
+        if settings.network == "host":
+            return
+        setup = None
+        if settings.network == "sandbox" and self._network is not None:
+            setup = self._network(self.pid)
+        if setup is None:
+            setup = NetworkSetup(argument=loopback_argument())
+        try:
+            self._control.set_network(setup.argument, setup.fds, _left(deadline))
+        finally:
+            for fd in setup.fds:
+                os.close(fd)
+        self.network_argument = setup.argument
+
+    # -- what it is ------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The sentry's pid, which stands for the container's init on the host."""
+        return self._sentry.child.pid
+
+    @property
+    def child(self) -> Child:
+        """The sentry's process."""
+        return self._sentry.child
+
+    @property
+    def gofer_pid(self) -> int:
+        """The pid of the root container's gofer."""
+        return self._gofer.pid
+
+    @property
+    def gofer_child(self) -> Child:
+        """The root container's gofer."""
+        return self._gofer.child
+
+    @property
+    def uid(self) -> int:
+        """The user to whom stdio must belong."""
+        return self._sentry.credentials.owner[0]
+
+    @property
+    def gid(self) -> int:
+        """The group to whom stdio must belong."""
+        return self._sentry.credentials.owner[1]
+
+    @property
+    def control_address(self) -> str:
+        """The path of the control socket."""
+        return self._sentry.address
+
+    @property
+    def filestores(self) -> tuple[str, ...]:
+        """The named overlay files that ``destroy`` removes, of all containers."""
+        with self._lock:
+            subs = list(self._subs.values())
+            shared = tuple(self._shared_filestores)
+        own = self._gofer.plan.filestores
+        return own + tuple(p for sub in subs for p in sub.gofer.plan.filestores) + shared
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` was the last of pause and resume that succeeded."""
+        with self._lock:
+            return self._paused
+
+    def log_tail(self) -> str:
+        """What the sentry and the root container's gofer have printed; for diagnosis."""
+        parts = (("gofer", self._gofer.log_text()), ("sentry", self._sentry.log.text()))
+        return "\n".join(f"{name}: {text}" for name, text in parts if text)
+
+    # -- exits -----------------------------------------------------------------------------
+
+    def on_init_exit(self, callback: Callable[[ExitInfo], None]) -> None:
+        """Call back once when the root container's init has ended, or is known to have.
+
+        The sentry's own word counts; where it dies without one, its exit status is judged.
+        """
+        self._exits.on_init(callback)
+
+    def on_death(self, callback: Callable[[int], None]) -> None:
+        """Call back once, with its raw wait status, when the sentry has ended."""
+        self._exits.on_death(callback)
+
+    def wait_pid(self, cid: str, pid: int, callback: Callable[[ExitInfo], None]) -> None:
+        """Call back once when an exec has ended; to be asked once for each exec.
+
+        An exec that the sentry doesn't know of any more counts as killed.
+        """
+        self._wait(callback, lambda c: self._control.send_wait_pid(c, cid, pid, DEFAULT_TIMEOUT))
+
+    def wait_container(self, cid: str, callback: Callable[[ExitInfo], None]) -> None:
+        """Call back once when the init of a subcontainer has ended."""
+        self._wait(callback, lambda c: self._control.send_wait(c, cid, DEFAULT_TIMEOUT))
+
+    def _wait(
+        self, callback: Callable[[ExitInfo], None], send: Callable[[Connection], None]
+    ) -> None:
+        connection = None
+        try:
+            connection = self._control.connect(DEFAULT_TIMEOUT)
+            send(connection)
+        except RuntimeFault as fault:
+            if connection is not None:
+                connection.close()
+            self._exits.lost(callback, str(fault))
+        else:
+            self._exits.pend(connection, callback)
+
+    def _autopsy(self) -> SandboxGone:
+        """Why nobody answers any more."""
+        try:
+            raw: int | None = self._sentry.child.wait(_AUTOPSY_TIMEOUT)
+        except (DeadlineExceeded, ValueError):
+            raw = self._exits.raw
+        words = self._sentry.log.message() if raw else ""
+        detail = f"sandbox {self.id!r} is gone"
+        return SandboxGone(self.pid, raw, f"{detail}: {words}" if words else detail)
+
+    # -- calls -----------------------------------------------------------------------------
+
+    def execute(
+        self,
+        cid: str,
+        process: ProcessSpec,
+        fds: tuple[int, int, int],
+        tty: bool,
+        deadline: float,
+    ) -> int:
+        """Run another process; returns its pid inside the container.
+
+        ``fds`` stay the caller's; for a terminal, all three are the pty's slave.  Raises
+        InvalidRequest if the program or the working directory isn't there, InvalidState if the
+        container doesn't run, NotFound.
+        """
+        own_stdio(fds, self.uid, self.gid)
+        process = process.replace(capabilities=self._exec_capabilities(cid, process))
+        return self._control.execute(cid, process, fds, tty, _left(deadline))
+
+    def _exec_capabilities(self, cid: str, process: ProcessSpec) -> Capabilities | None:
+        caps = process.capabilities
+        if caps is None:
+            # Like runsc: what the container has, raw sockets included.
+            return self._params_of(cid).spec.process.capabilities
+        return caps if self._settings.net_raw else caps.without(NET_RAW)
+
+    def signal(
+        self,
+        cid: str,
+        signo: int,
+        *,
+        pid: int = 0,
+        mode: SignalMode = SignalMode.PROCESS,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Signal init, an exec by its pid, or several.  Raises NotFound if it has ended."""
+        self._control.signal(cid, signo, pid, mode, timeout)
+
+    def processes(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> list[SandboxProcess]:
+        """The processes of a container; of all if ``cid`` is empty."""
+        return self._control.processes(cid, timeout)
+
+    def event(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> SentryStats:
+        """Usage, as the sentry counts it."""
+        return self._control.event(cid, timeout)
+
+    def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
+        """What the sentry thinks of a container."""
+        found = self._control.state(cid, timeout)
+        # Old releases don't tell a container whose init is yet to come from one that has ended.
+        if found is ContainerState.STOPPED and not self._is_started(cid):
+            return ContainerState.CREATING
+        return found
+
+    def _is_started(self, cid: str) -> bool:
+        return self._exits.started if cid == self.id else self._sub(cid).gofer.mounts_fd < 0
+
+    def pause(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Freeze all containers.  Calls still work."""
+        self._control.pause(timeout)
+        with self._lock:
+            self._paused = True
+
+    def resume(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Let all containers run again."""
+        self._control.resume(timeout)
+        with self._lock:
+            self._paused = False
+
+    # -- subcontainers ---------------------------------------------------------------------
+
+    def create_subcontainer(self, params: BootParams) -> None:
+        """Register another container and start its gofer, which works until the start.
+
+        Stdio is duplicated.  Raises AlreadyExists, Failed, SandboxGone; then nothing is left.
+        """
+        settings = self._driver.settings(params.config, params.spec)
+        with self._lock:
+            if params.id in self._subs or params.id == self.id:
+                raise AlreadyExists("container", params.id)
+        own_stdio(params.stdio, self.uid, self.gid)
+        gofer = Gofer.start(
+            params.id,
+            self.id,
+            params.spec,
+            params.config,
+            settings,
+            params.driver,
+            terminal=params.tty,
+            hints=self._params.spec.annotations,
+            cgroup_procs=params.cgroup_procs,
+            cgroup_fd=params.cgroup_fd,
+            attached=params.attached,
+        )
+        sub = _Subcontainer(params, settings, gofer)
+        try:
+            terminal = (params.stdio[0],) if params.tty else ()
+            self._control.create_subcontainer(params.id, terminal)
+        except BaseException:
+            sub.close_stdio()
+            gofer.stop(DEFAULT_TIMEOUT)
+            raise
+        with self._lock:
+            self._subs[params.id] = sub
+            self._shared_filestores += gofer.plan.shared_filestores
+
+    def start_subcontainer(self, cid: str, deadline: float) -> None:
+        """Run a subcontainer's init.  Raises as ``start_root`` does, and the gofer's failure."""
+        sub = self._sub(cid)
+        gofer = sub.gofer
+        if gofer.mounts_fd < 0:
+            raise InvalidState("start", f"container {cid!r}", "started")
+        try:
+            mounts = gofer.read_mounts(deadline)
+            spec = _resolved_spec(sub.params, mounts, self.pid)
+            argument = self._driver.start_subcontainer_argument(
+                cid, spec, sub.settings, gofer.plan.confs, len(gofer.plan.filestore_fds)
+            )
+            stdio = () if sub.params.tty else sub.stdio
+            fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
+            self._control.start_subcontainer(argument, fds, _left(deadline))
+        finally:
+            sub.close_stdio()
+            gofer.release()
+
+    def destroy_subcontainer(self, cid: str, deadline: float) -> None:
+        """Kill everything in a subcontainer, forget it, and reap its gofer.  Idempotent.
+
+        Does every step; raises the first failure with all of them named.
+        """
+        with self._lock:
+            sub = self._subs.pop(cid, None)
+        if sub is None:
+            return
+        steps = _Steps()
+        steps.run("destroy container", lambda: self._forget(cid, deadline))
+        steps.run("close stdio", sub.close_stdio)
+        steps.run("stop gofer", lambda: sub.gofer.stop(_left(deadline)))
+        steps.finish()
+
+    def _forget(self, cid: str, deadline: float) -> None:
+        try:
+            self._control.destroy_subcontainer(cid, _left(deadline))
+        except (NotFound, SandboxGone):
+            return
+
+    def _sub(self, cid: str) -> _Subcontainer:
+        with self._lock:
+            sub = self._subs.get(cid)
+        if sub is None:
+            raise NotFound("container", cid)
+        return sub
+
+    def _params_of(self, cid: str) -> BootParams:
+        return self._params if cid == self.id else self._sub(cid).params
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """SIGKILL the sentry now, and with it everything inside.  No error if it is dead."""
+        self._exits.killing()
+        self._sentry.kill()
+
+    def destroy(self, timeout: float) -> None:
+        """End the sandbox and remove all that it has on the host; idempotent.
+
+        Does every step whatever fails, and raises the first failure with all of them named.
+        All exits are told when it returns, unless the reactor is stopped.
+        """
+        deadline = time.monotonic() + timeout
+        with self._destroying:
+            steps = _Steps()
+            steps.run("kill sentry", self.kill)
+            steps.run("reap sentry", lambda: self._reap(deadline))
+            with self._lock:
+                subs, self._subs = self._subs, {}
+                shared, self._shared_filestores = self._shared_filestores, []
+            for sub in subs.values():
+                steps.run("close stdio", sub.close_stdio)
+            for gofer in (*(sub.gofer for sub in subs.values()), self._gofer):
+                steps.run(f"stop gofer {gofer.pid}", partial(gofer.stop, _left(deadline)))
+            steps.run("remove control socket", self._sentry.remove_socket)
+            steps.run("remove filestores", lambda: remove_filestores(shared))
+            steps.finish()
+
+    def _reap(self, deadline: float) -> None:
+        self._sentry.child.wait(_left(deadline))
+        self._exits.settle(_left(deadline))
+        self._sentry.child.close()
+        self._sentry.log.close()
+
+
+class _Steps:
+    """Runs all steps of a clean-up and remembers which failed."""
+
+    def __init__(self) -> None:
+        self._faults: list[tuple[str, Exception]] = []
+
+    def run(self, what: str, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except (RuntimeFault, OSError, ValueError) as fault:
+            self._faults.append((what, fault))
+
+    def finish(self) -> None:
+        if self._faults:
+            text = "; ".join(f"{what}: {fault}" for what, fault in self._faults)
+            raise Failed(text) from self._faults[0][1]
+
+
+def _undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
+    steps = _Steps()
+    if sentry is not None:
+        steps.run("kill sentry", sentry.kill)
+        steps.run("reap sentry", lambda: sentry.child.wait(DEFAULT_TIMEOUT))
+        steps.run("close sentry", sentry.child.close)
+        steps.run("remove control socket", sentry.remove_socket)
+        steps.run("close log", sentry.log.close)
+    steps.run("stop gofer", lambda: gofer.stop(DEFAULT_TIMEOUT))
+    steps.run("remove filestores", lambda: remove_filestores(gofer.plan.shared_filestores))
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline; a little at least, so that the call fails and not this."""
+    return max(deadline - time.monotonic(), 0.001)
+
+
+def _resolved_spec(params: BootParams, mounts: list[Any], sentry_pid: int) -> dict[str, Any]:
+    """The spec as the sentry wants it for a subcontainer: the gofer's mounts, absolute paths.
+
+    A PID namespace that is the sentry's own means the sandbox's root one, which a container is
+    in if it names none (runsc/sandbox, fixPidns).
+    """
+    raw = raw_spec(params.spec, params.tty)
+    raw["mounts"] = mounts
+    raw["root"] = {**raw["root"], "path": params.spec.root_path}
+    linux = raw.get("linux")
+    if isinstance(linux, dict) and params.spec.namespaces.get("pid") == (
+        f"/proc/{sentry_pid}/ns/pid"
+    ):
+        others = [n for n in linux["namespaces"] if n.get("type") != "pid"]
+        raw["linux"] = {**linux, "namespaces": others}
+    return raw

@@ -1,0 +1,326 @@
+"""A sentry: the process that is a sandbox.
+
+Owns its start up to the moment when it answers calls, its control socket, and what it leaves
+behind.  What is said to it is ``control.py``'s matter, when it dies ``sandbox.py``'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+import time
+import zlib
+
+from runtime.child_log import ChildLog
+from runtime.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
+from runtime.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
+from runtime.fds import FdSet
+from runtime.gofer import describe_status, id_maps, open_namespace, spec_file
+from runtime.log_files import open_logs
+from runtime.spawn import IdMap, SpawnSpec, spawn
+from runtime.urpc import SocketPath
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.config import RunscConfig
+    from runtime.driver import Credentials, Driver
+    from runtime.gofer import Gofer
+    from runtime.settings import Settings
+    from runtime.spawn import Child
+    from runtime.spec import Spec
+
+_SIGKILL = 9
+_RLIMIT_MEMLOCK = 8
+_NAME_LIMIT = 80
+#: Seconds for a process that failed to be gone, so that its last words are complete.
+_DYING_TIMEOUT = 1.0
+#: The standard input's number, which is the terminal's if there is one.
+_TERMINAL_FLAGS_FD = "stdio-fds"
+
+
+class Sentry:
+    """A sentry process.  One thread at a time, but for ``kill``."""
+
+    def __init__(self, child: Child, address: str, credentials: Credentials, log: ChildLog) -> None:
+        self.child = child
+        self.address = address
+        self.credentials = credentials
+        self.log = log
+
+    @classmethod
+    def start(
+        cls,
+        sandbox_id: str,
+        spec: Spec,
+        config: RunscConfig,
+        settings: Settings,
+        driver: Driver,
+        gofer: Gofer,
+        *,
+        stdio: tuple[int, int, int],
+        terminal: bool,
+        deadline: float,
+        cgroup_procs: tuple[str, ...] = (),
+        cgroup_fd: int | None = None,
+        cpu_count: int | None = None,
+        cpu_quota: int | None = None,
+        cpu_period: int | None = None,
+        memory_limit: int | None = None,
+        attached: bool = False,
+    ) -> Sentry:
+        """Start a sentry and wait until it answers.
+
+        Raises Failed with the gofer's words, else the sentry's, if either dies; DeadlineExceeded;
+        AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
+        """
+        credentials = driver.sandbox_credentials(settings, spec)
+        address = control_address(config.state_dir, sandbox_id)
+        platform = settings.platform or driver.generation.default_platform
+        log = ChildLog("sentry-log")
+        child = None
+        try:
+            with FdSet() as ours:
+                listener = _bind(address, sandbox_id, ours)
+                try:
+                    ready, ready_write = ours.pipe()
+                    own_stdio(stdio, *credentials.owner)
+                    host_memory = _host_memory()
+                    command = driver.boot_command(
+                        config.state_dir,
+                        settings,
+                        BootCommand(
+                            sandbox_id=sandbox_id,
+                            bundle=spec.bundle,
+                            credentials=credentials,
+                            spec_fd=spec_file(spec, terminal, ours),
+                            mounts_fd=gofer.mounts_fd,
+                            controller_fd=listener,
+                            start_sync_fd=ready_write,
+                            io_fds=gofer.io_fds,
+                            filestore_fds=gofer.plan.filestore_fds,
+                            stdio=stdio,
+                            confs=gofer.plan.confs,
+                            total_memory=min(memory_limit or host_memory, host_memory),
+                            host_memory=host_memory,
+                            device_fd=_open_device(settings, ours),
+                            cpu_count=cpu_count,
+                            cpu_quota=cpu_quota,
+                            cpu_period=cpu_period,
+                            attached=attached,
+                            logs=open_logs(settings, "boot", sandbox_id, ours),
+                        ),
+                    )
+                    child = spawn(
+                        _spawn_spec(
+                            driver,
+                            settings,
+                            spec,
+                            credentials,
+                            command.argv,
+                            {1: log.fd, 2: log.fd, **command.fds},
+                            ours,
+                        ).replace(
+                            cgroup_procs=cgroup_procs,
+                            cgroup_fd=cgroup_fd,
+                            controlling_tty=_terminal_number(command.argv) if terminal else None,
+                            pdeathsig=_SIGKILL if attached else 0,
+                        )
+                    )
+                    ours.close_one(ready_write)
+                    gofer.release()
+                    sentry = cls(child, address, credentials, log)
+                    sentry._await_ready(ready, gofer, platform, deadline)
+                except BaseException:
+                    _unlink(address)
+                    raise
+        except BaseException:
+            if child is not None:
+                child.kill(_SIGKILL)
+                child.wait(_DYING_TIMEOUT)
+                child.close()
+            log.close()
+            raise
+        return sentry
+
+    def _await_ready(self, ready: int, gofer: Gofer, platform: str, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(ready, select.POLLIN)
+        started = time.monotonic()
+        if not poll.poll(max(deadline - started, 0.0) * 1000):
+            what = f"start of the sentry on platform {platform}"
+            raise DeadlineExceeded(what, round(time.monotonic() - started, 1))
+        if os.read(ready, 1):
+            return
+        limit = time.monotonic() + _DYING_TIMEOUT
+        # A gofer that fails takes the sentry with it, and knows why.
+        said = []
+        try:
+            raw = self.child.wait(_DYING_TIMEOUT)
+        except DeadlineExceeded:
+            raw = None
+        words = gofer.message(limit if raw is None else time.monotonic() + 0.2)
+        if words:
+            said.append(f"gofer: {words}")
+        ended = describe_status(raw) if raw is not None else "no readiness"
+        said.append(f"sentry: {self.log.message() or ended}")
+        raise Failed("start sandbox: " + "; ".join(said))
+
+    def kill(self) -> None:
+        """SIGKILL.  Thread-safe, no error if it is dead."""
+        self.child.kill(_SIGKILL)
+
+    def remove_socket(self) -> None:
+        """Remove the control socket.  Idempotent."""
+        _unlink(self.address)
+
+
+def _spawn_spec(
+    driver: Driver,
+    settings: Settings,
+    spec: Spec,
+    credentials: Credentials,
+    argv: tuple[str, ...],
+    fds: dict[int, int],
+    ours: FdSet,
+) -> SpawnSpec:
+    namespaces, join = driver.sandbox_namespaces(settings, spec), []
+    # Joined before the user namespace: entering the pod's network takes the shim's rights.
+    if spec.netns_path and settings.network != "none":
+        join.append((open_namespace(spec.netns_path, ours), CLONE_NEWNET))
+    kind = credentials.user_namespace
+    path = spec.namespaces.get("user", "")
+    maps: tuple[tuple[IdMap, ...], ...] = ((), ())
+    if kind == "spec" and path:
+        join.append((open_namespace(path, ours), CLONE_NEWUSER))
+    elif kind:
+        namespaces |= CLONE_NEWUSER
+        maps = id_maps(kind, spec)
+    return SpawnSpec(
+        path=driver.generation.binary,
+        argv=argv,
+        # Old releases inherit the environment; nothing of the shim's is the sandbox's business.
+        env={"GODEBUG": "asyncpreemptoff=1"} if settings.platform == "kvm" else {},
+        fds=fds,
+        namespaces=namespaces,
+        join=tuple(join),
+        uid_maps=maps[0],
+        gid_maps=maps[1],
+        uid=credentials.uid,
+        gid=credentials.gid,
+        ambient_caps=credentials.ambient,
+        setsid=True,
+        # The sentry locks memory for moments; it gets as much of this as we may give.
+        rlimits={_RLIMIT_MEMLOCK: (-1, -1)},
+    )
+
+
+def _terminal_number(argv: tuple[str, ...]) -> int:
+    """The child's number of the standard input."""
+    prefix = f"--{_TERMINAL_FLAGS_FD}="
+    return next(int(word[len(prefix) :]) for word in argv if word.startswith(prefix))
+
+
+# -- the control socket --------------------------------------------------------------------------
+
+
+def control_address(directory: str, sandbox_id: str) -> str:
+    """Where a sandbox's control socket is: ``runsc-<id>.sock``, as runsc itself names it.
+
+    A path for every generation, although runsc before 20230920 used an abstract name: those can
+    be reached by everybody in the network namespace.  Of an overlong id the end is a checksum.
+    """
+    name = sandbox_id
+    if len(name) > _NAME_LIMIT - 12:
+        name = f"{name[: _NAME_LIMIT - 21]}-{zlib.crc32(name.encode()):08x}"
+    return os.path.join(directory, f"runsc-{name}.sock")
+
+
+def _bind(address: str, sandbox_id: str, fds: FdSet) -> int:
+    """A bound socket, not listening: that is the sentry's part."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        os.makedirs(os.path.dirname(address), mode=0o711, exist_ok=True)
+        os.fchmod(sock.fileno(), 0o600)  # the mode that bind gives the file
+        with SocketPath(address) as path:
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if _lives(path):
+                    raise AlreadyExists("sandbox", sandbox_id) from None
+                _unlink(address)
+                sock.bind(path)
+    except OSError as error:
+        sock.close()
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"bind control socket {address}: {why}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return fds.add(sock.detach())
+
+
+def _lives(path: str) -> bool:
+    """Whether anything but a leftover socket is at ``path``."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"remove control socket {path}: {why}") from None
+
+
+# -- what a sentry is given ------------------------------------------------------------------------
+
+
+def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:
+    """Give stdio to the sandbox's user, so that the container can change modes and owners.
+
+    As runsc's configureStdios, but devices that everybody shares, such as /dev/null, are left
+    alone.  File systems that can't are ignored.
+    """
+    for fd in set(fds):
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISCHR(mode) and not os.isatty(fd):
+            continue
+        try:
+            os.fchown(fd, uid, gid)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
+                raise
+
+
+def _open_device(settings: Settings, fds: FdSet) -> int:
+    """The device of the KVM platform, or -1.  Raises Unsupported if the host has none."""
+    if settings.platform != "kvm":
+        return -1
+    path = settings.platform_device or "/dev/kvm"
+    try:
+        return fds.add(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Unsupported(f"platform kvm: open {path}: {why}") from None
+
+
+def _host_memory() -> int:
+    """Bytes of memory that the host has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,336 @@
+"""The wire of gVisor's control server: one JSON object per request and per reply.
+
+Owns the codec, which is pure and incremental, and connections that carry one call each with file
+descriptors beside the first byte.  Knows no method names and no meaning of errors: that is
+``control.py``'s part.
+
+The format is that of ``pkg/urpc/urpc.go``.  A connection is closed as soon as its reply is
+there: a sentry that wants to exit waits up to 15 s for idle ones.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import json
+import os
+import re
+import socket
+import struct
+import time
+
+from runtime.errors import DeadlineExceeded, Failed, ResourceExhausted
+from runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Self
+
+#: What the sentry's buffer holds; it silently drops the rest (``pkg/urpc``, maxFiles).
+MAX_FDS = 128
+#: Bytes of a reply, far beyond any honest one.
+MAX_REPLY = 64 << 20
+#: Seconds that a call may take unless it says otherwise.
+DEFAULT_TIMEOUT = 10.0
+_MAX_PATH = 107  # of sun_path, less the terminating NUL
+_CHUNK = 64 << 10
+
+_STRUCTURE = re.compile(rb'["{}\[\]]')
+_STRING_STOP = re.compile(rb'["\\]')
+_BLANK = b" \t\r\n"
+
+
+class RemoteError(Exception):
+    """The sentry's answer is an error: its text, as sent."""
+
+
+class Disconnected(Exception):
+    """There is no sentry at the other end, or it went away before it answered."""
+
+
+class ProtocolError(Exception):
+    """What came isn't a reply."""
+
+
+class Reply(Record):
+    """A reply: ``result`` is meaningful if ``success``, else ``error`` is the sentry's text."""
+
+    success: bool
+    error: str
+    result: Any
+
+    def value(self) -> Any:
+        """The result.  Raises RemoteError."""
+        if not self.success:
+            raise RemoteError(self.error)
+        return self.result
+
+
+def encode_request(method: str, argument: object) -> bytes:
+    """The bytes of a request."""
+    return json.dumps({"method": method, "arg": argument}, separators=(",", ":")).encode("ascii")
+
+
+class ReplyDecoder:
+    """Bytes in, one reply out, however they are cut.
+
+    The end of the object is found by its brackets, looking at each byte once, and only then is it
+    parsed: a peer that sends in small pieces costs no more than one that doesn't.
+    """
+
+    def __init__(self, limit: int = MAX_REPLY) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._position = 0  # all before it is looked at
+        self._depth = 0
+        self._in_string = False
+
+    def feed(self, data: bytes) -> Reply | None:
+        """Take bytes; returns the reply once it is complete.  Raises ProtocolError."""
+        self._buffer += data
+        if len(self._buffer) > self._limit:
+            raise ProtocolError(f"reply of more than {self._limit} bytes")
+        end = self._find_end()
+        if end < 0:
+            return None
+        if self._buffer[end:].strip(_BLANK):
+            raise ProtocolError("bytes after the reply")
+        return self._parse(bytes(self._buffer[:end]))
+
+    def _find_end(self) -> int:
+        buffer, position = self._buffer, self._position
+        if not self._depth:
+            while position < len(buffer) and buffer[position] in _BLANK:
+                position += 1
+            if position < len(buffer) and buffer[position] != ord("{"):
+                raise ProtocolError("not a JSON object")
+        while True:
+            found = (_STRING_STOP if self._in_string else _STRUCTURE).search(buffer, position)
+            if found is None:
+                # A backslash may have moved the position past what has come so far.
+                self._position = max(position, len(buffer))
+                return -1
+            position = found.end()
+            byte = buffer[position - 1]
+            if byte == ord('"'):
+                self._in_string = not self._in_string
+            elif byte == ord("\\"):
+                position += 1
+            elif byte in b"{[":
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if not self._depth:
+                    return position
+
+    @staticmethod
+    def _parse(data: bytes) -> Reply:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"malformed reply: {type(error).__name__}") from None
+        success, text = value.get("success"), value.get("err") or ""
+        if not isinstance(success, bool) or not isinstance(text, str):
+            raise ProtocolError("malformed reply: success or err")
+        return Reply(success=success, error=text, result=value.get("result"))
+
+
+class Connection:
+    """A connection to a control server, for one call.  One thread at a time.
+
+    ``connect`` and ``send`` and ``receive`` block, up to a deadline (``time.monotonic()``);
+    ``feed`` doesn't, and ``fileno`` is for who watches for it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._decoder = ReplyDecoder()
+        self._method = ""
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._socket.close()
+
+    def send(
+        self,
+        method: str,
+        argument: object = None,
+        fds: Sequence[int] = (),
+        deadline: float | None = None,
+    ) -> None:
+        """Send the request; ``fds`` stay the caller's and are passed as duplicates.
+
+        Raises ResourceExhausted if there are too many, Disconnected, DeadlineExceeded.
+        """
+        if len(fds) > MAX_FDS:
+            raise ResourceExhausted(
+                f"{method}: {len(fds)} file descriptors, the sentry takes {MAX_FDS}"
+            )
+        self._method = method
+        self._since = time.monotonic()
+        data = memoryview(encode_request(method, argument))
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._arm(deadline)
+            # The sentry looks for descriptors beside the first byte only.
+            sent = self._socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            while sent < len(data):
+                self._arm(deadline)
+                sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+        except TimeoutError:
+            raise self._late() from None
+        except OSError as error:
+            raise _broken(method, error) from None
+
+    def receive(self, deadline: float | None = None) -> Reply:
+        """Wait for the reply.  Raises Disconnected, ProtocolError, DeadlineExceeded."""
+        while True:
+            try:
+                self._arm(deadline)
+                data = self._socket.recv(_CHUNK)
+            except TimeoutError:
+                raise self._late() from None
+            except OSError as error:
+                raise _broken(self._method, error) from None
+            reply = self._take(data)
+            if reply is not None:
+                return reply
+
+    def feed(self) -> Reply | None:
+        """Take a bounded part of what has come; None if the reply isn't complete.
+
+        Raises Disconnected, ProtocolError.
+        """
+        # MSG_DONTWAIT isn't enough: a socket with a time-out is polled first.
+        self._socket.setblocking(False)
+        try:
+            data = self._socket.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise _broken(self._method, error) from None
+        return self._take(data)
+
+    def _take(self, data: bytes) -> Reply | None:
+        if not data:
+            raise Disconnected(f"{self._method}: connection closed by the sentry")
+        return self._decoder.feed(data)
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(self._method, round(time.monotonic() - self._since, 3))
+
+    def _arm(self, deadline: float | None) -> None:
+        if deadline is None:
+            deadline = time.monotonic() + DEFAULT_TIMEOUT
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+def _broken(method: str, error: OSError) -> Exception:
+    code = error.errno or 0
+    if code in (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOENT, errno.ENOTCONN):
+        return Disconnected(f"{method}: {os.strerror(code).lower()}")
+    if code == errno.ETOOMANYREFS:
+        return ResourceExhausted(f"{method}: too many file descriptors in flight")
+    return Failed(f"{method}: {os.strerror(code).lower()}")
+
+
+def connect(
+    address: str | Callable[[], socket.socket], deadline: float | None = None
+) -> Connection:
+    """Connect to a control server.
+
+    ``address`` is a path, an abstract name (which begins with NUL and is taken as it is), or a
+    function that gives a connected socket.  Raises Disconnected, DeadlineExceeded, Failed.
+    """
+    if not isinstance(address, str):
+        return Connection(address())
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        left = DEFAULT_TIMEOUT if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("connect", DEFAULT_TIMEOUT)
+        # A non-blocking connect doesn't wait for room in the backlog (of 16), it fails.  A
+        # blocking one does, for as long as the send time-out says.
+        seconds = int(left)
+        sock.setsockopt(
+            socket.SOL_SOCKET,
+            socket.SO_SNDTIMEO,
+            struct.pack("ll", seconds, max(int((left - seconds) * 1e6), 1)),
+        )
+        with SocketPath(address) as usable:
+            sock.connect(usable)
+    except BlockingIOError:
+        sock.close()
+        raise DeadlineExceeded("connect", DEFAULT_TIMEOUT) from None
+    except OSError as error:
+        sock.close()
+        raise _broken("connect", error) from None
+    except BaseException:
+        sock.close()
+        raise
+    return Connection(sock)
+
+
+def call(
+    address: str | Callable[[], socket.socket],
+    method: str,
+    argument: object = None,
+    fds: Sequence[int] = (),
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Any:
+    """One call on a connection of its own; returns the result.
+
+    Raises RemoteError with the sentry's text; Disconnected, ProtocolError, DeadlineExceeded and
+    ResourceExhausted as the connection does.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        with connect(address, deadline) as connection:
+            connection.send(method, argument, fds, deadline)
+            reply = connection.receive(deadline)
+    except DeadlineExceeded:
+        raise DeadlineExceeded(method, timeout) from None
+    return reply.value()
+
+
+class SocketPath:
+    """A context in which a socket's path is short enough to bind or connect to.
+
+    A path that doesn't fit in ``sun_path`` is reached by way of a descriptor of its directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> str:
+        path = self._path
+        if path.startswith("\0") or len(os.fsencode(path)) <= _MAX_PATH:
+            return path
+        directory, name = os.path.split(path)
+        self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        short = f"/proc/self/fd/{self._fd}/{name}"
+        if len(os.fsencode(short)) > _MAX_PATH:
+            os.close(self._fd)
+            self._fd = -1
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        return short
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,214 @@
+"""The daemon: builds every object of a shim process and owns the order of its shutdown.
+
+The only module that knows all concrete classes.  Runs on the main thread, which afterwards only
+reads the signal pipe: an idle shim is never woken.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from runtime import children, linux, log
+from runtime.creation import Context
+from runtime.errors import RuntimeFault
+from runtime.pod import Pod
+from runtime.reactor import Reactor
+from runtime.workers import Workers
+from shim import bootstrap, events, options, service
+from shim.ttrpc.server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.config import RunscConfig
+    from runtime.process import IO, IORequest
+    from runtime.stats import Metrics
+    from shim.bootstrap import DaemonArgs
+    from shim.ttrpc.call import Call
+
+#: Where the probed features of runsc binaries are kept between shims.
+CACHE_DIR = "/run/containerd-shim-gvisor"
+#: Seconds that a shutdown gives the event queue, and open replies.
+FLUSH_TIMEOUT = 5.0
+STOP_TIMEOUT = 2.0
+#: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
+#: and overcommit where a host has hundreds of pods.
+STACK_SIZE = 256 * 1024
+
+
+class Daemon:
+    """One shim process, from the listening socket to the removal of that socket."""
+
+    def __init__(self, args: DaemonArgs) -> None:
+        self.args = args
+        self._log = log.get_logger("daemon", pod=args.id, namespace=args.namespace)
+        self._signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(self._signals[0], True)
+        self.reactor = Reactor()
+        self.workers = Workers()
+        self.publisher = events.Publisher(
+            events.transport_for(
+                args.ttrpc_address, args.address, args.publish_binary, args.namespace
+            )
+        )
+        self.pod = Pod(
+            Context(
+                namespace=args.namespace,
+                reactor=self.reactor,
+                workers=self.workers,
+                emit=self.publisher.publish,
+                open_io=self._open_io,
+                cache_dir=CACHE_DIR,
+                shim_address=args.socket_address,
+            )
+        )
+        self.service = service.TaskService(
+            self.pod,
+            options=self._options,
+            metrics=_metrics,
+            shutdown=self.stop,
+        )
+        self.server = Server(
+            socket.socket(fileno=args.listener_fd),
+            self.service.handle,
+            submit=self.workers.submit,
+            on_error=self._rpc_failed,
+        )
+
+    # -- what the objects need of each other ------------------------------------------------
+
+    def _options(self, type_url: str, value: bytes, container_id: str) -> RunscConfig:
+        given = (type_url, value) if type_url else self.args.options
+        return options.decode(*given, self.args.namespace, container_id=container_id)
+
+    def _open_io(
+        self,
+        request: IORequest,
+        container_id: str,
+        uid: int,
+        gid: int,
+        emulate_signals: bool,
+        deadline: float,
+    ) -> IO:
+        from shim.stdio import ProcessIO
+
+        return ProcessIO.open(
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            terminal=request.terminal,
+            container_id=container_id,
+            namespace=self.args.namespace,
+            uid=uid,
+            gid=gid,
+            reactor=self.reactor,
+            emulate_signals=emulate_signals,
+            deadline=deadline,
+        )
+
+    def _rpc_failed(self, call: Call, error: BaseException) -> None:
+        self._log.error("rpc.crashed", method=call.method, error=repr(error))
+
+    # -- life -------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until Shutdown or a signal; returns the exit status."""
+        self.reactor.start()
+        self.server.start()
+        self._handle_signals()
+        gc.collect()
+        gc.freeze()
+        self.workers.submit(self._learn_version)
+        self._log.debug("daemon.started", pid=os.getpid(), address=self.args.socket_address)
+        self._serve()
+        self._close()
+        return 0
+
+    def _learn_version(self) -> None:
+        """Find out, for the next ``start``, whether containerd takes version 3 replies."""
+        from shim.daemon_version import learn_daemon_version
+
+        try:
+            learn_daemon_version(self.args.publish_binary)
+        except (RuntimeFault, OSError) as fault:
+            self._log.debug("version.unknown", error=str(fault))
+
+    def stop(self) -> None:
+        """Make :meth:`run` return; from any thread."""
+        os.write(self._signals[1], b"\0")
+
+    def _handle_signals(self) -> None:
+        def ignore(*_: object) -> None:
+            """The number travels through the wake-up pipe."""
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, ignore)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
+
+    def _serve(self) -> None:
+        while True:
+            for number in os.read(self._signals[0], 64):
+                if number == signal.SIGCHLD:
+                    children.reap_orphans()
+                elif number == signal.SIGUSR1:
+                    self._dump_stacks()
+                elif number == 0 or self.pod.close_if_empty():
+                    return
+                else:
+                    # Containers outlive a stray signal: only Shutdown ends their shim.
+                    self._log.warning("signal.ignored", signal=number)
+
+    def _dump_stacks(self) -> None:
+        import traceback
+
+        names = {t.ident: t.name for t in threading.enumerate()}
+        for ident, frame in sys._current_frames().items():
+            stack = "".join(traceback.format_stack(frame, limit=12))[-3000:]
+            self._log.error("thread.dumped", thread=names.get(ident, ident), stack=stack)
+
+    def _close(self) -> None:
+        bootstrap.remove_socket(self.args.socket_address)
+        self.server.stop(STOP_TIMEOUT)
+        self.publisher.flush(FLUSH_TIMEOUT)
+        self.publisher.close()
+        self.workers.drain(STOP_TIMEOUT)
+        self.reactor.stop()
+
+
+def _metrics(figures: Metrics) -> tuple[str, bytes]:
+    from runtime.cgroups import host_mode
+    from shim import metrics
+
+    return metrics.to_any(host_mode(), figures)
+
+
+def _open_log(debug: bool) -> None:
+    """Log to the FIFO that containerd made in the bundle, without ever blocking on it."""
+    fd = -1
+    for flags in (os.O_WRONLY, os.O_RDWR):
+        try:
+            fd = os.open("log", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            break
+        except OSError:
+            continue  # no reader yet, or no such file (CRI-O): try the other way, or go without
+    log.configure(fd, log.DEBUG if debug else log.INFO)
+
+
+def main(args: DaemonArgs) -> int:
+    """Run a shim daemon on ``args.listener_fd``; returns the process's exit status."""
+    linux.limit_malloc_arenas(1)
+    threading.stack_size(STACK_SIZE)
+    linux.set_child_subreaper()
+    _open_log(args.debug)
+    started = time.monotonic()
+    daemon = Daemon(args)
+    try:
+        return daemon.run()
+    finally:
+        log.get_logger("daemon").debug("daemon.ended", s=round(time.monotonic() - started, 1))

@@ -1,0 +1,256 @@
+"""The Task service: decode a request, make one call on the pod, encode the answer.
+
+Served as ``containerd.task.v2.Task`` and ``containerd.task.v3.Task``, whose messages are the same
+(containerd's api/runtime/task).  Holds no lifecycle rules and maps no errors.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from protos import task_pb2 as pb
+from protos.wkt_pb2 import Any
+from runtime import log
+from runtime.creation import CreateRequest
+from runtime.errors import NotFound, Unsupported
+from runtime.process_spec import parse_process
+from shim import convert, status
+from shim.ttrpc.errors import StatusError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from runtime.config import RunscConfig
+    from runtime.container import Container
+    from runtime.pod import Pod
+    from runtime.process import Exit
+    from runtime.stats import Metrics
+    from shim.ttrpc.call import Call
+
+SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+
+#: Seconds for a start or exec whose caller set no deadline.
+START_TIMEOUT: Final = 60.0
+
+
+class TaskService:
+    """Dispatches calls; :meth:`handle` runs on a worker thread per call."""
+
+    def __init__(
+        self,
+        pod: Pod,
+        *,
+        options: Callable[[str, bytes, str], RunscConfig],
+        metrics: Callable[[Metrics], tuple[str, bytes]],
+        shutdown: Callable[[], None],
+    ) -> None:
+        self._pod = pod
+        self._options = options
+        self._metrics = metrics
+        self._shutdown = shutdown
+        self._log = log.get_logger("service")
+        self._methods: dict[str, Callable[[Call], bytes | None]] = {
+            "State": self._state,
+            "Create": self._create,
+            "Start": self._start,
+            "Delete": self._delete,
+            "Pids": self._pids,
+            "Pause": self._pause,
+            "Resume": self._resume,
+            "Checkpoint": self._checkpoint,
+            "Kill": self._kill,
+            "Exec": self._exec,
+            "ResizePty": self._resize_pty,
+            "CloseIO": self._close_io,
+            "Update": self._update,
+            "Wait": self._wait,
+            "Stats": self._stats,
+            "Connect": self._connect,
+            "Shutdown": self._stop,
+        }
+
+    def handle(self, call: Call) -> bytes | None:
+        """Answer a call, or raise StatusError.  None: the reply comes later."""
+        if call.service not in SERVICES:
+            raise StatusError(status.UNIMPLEMENTED, f"service {call.service}")
+        method = self._methods.get(call.method)
+        if method is None:
+            raise StatusError(status.UNIMPLEMENTED, f"method {call.method}")
+        started = time.monotonic()
+        code = status.OK
+        try:
+            return method(call)
+        except StatusError:
+            raise
+        except Exception as fault:
+            code, message, expected = status.of(fault)
+            if type(fault).__name__ == "DecodeError":
+                code, expected = status.INVALID_ARGUMENT, True
+                message = f"{call.method}: malformed request"
+            if not expected:
+                self._log.exception("rpc.failed", method=call.method)
+            raise StatusError(code, message) from None
+        finally:
+            if log.enabled(log.DEBUG):
+                self._log.debug(
+                    "rpc.handled",
+                    method=call.method,
+                    code=code,
+                    ms=round((time.monotonic() - started) * 1000, 2),
+                )
+
+    def _deadline(self, call: Call) -> float:
+        return call.deadline if call.deadline is not None else time.monotonic() + START_TIMEOUT
+
+    # -- life -----------------------------------------------------------------------------
+
+    def _create(self, call: Call) -> bytes:
+        request = pb.CreateTaskRequest.FromString(call.payload)
+        if request.checkpoint:
+            raise Unsupported("restoring from a checkpoint is not supported by this version")
+        options = request.options
+        pid = self._pod.create(
+            CreateRequest(
+                id=request.id,
+                bundle=request.bundle,
+                io=convert.io_request(request),
+                config=self._options(options.type_url, options.value, request.id),
+                rootfs=convert.rootfs(request),
+                checkpoint=request.checkpoint,
+            )
+        )
+        return pb.CreateTaskResponse(pid=pid).SerializeToString()
+
+    def _start(self, call: Call) -> bytes:
+        request = pb.StartRequest.FromString(call.payload)
+        container = self._pod.container(request.id)
+        deadline = self._deadline(call)
+        if request.exec_id:
+            pid = container.start_exec(request.exec_id, deadline)
+        else:
+            pid = container.start(deadline)
+        return pb.StartResponse(pid=pid).SerializeToString()
+
+    def _delete(self, call: Call) -> bytes:
+        request = pb.DeleteRequest.FromString(call.payload)
+        pid: int
+        exit: Exit
+        if request.exec_id:
+            pid, exit = self._pod.container(request.id).delete_exec(request.exec_id)
+        else:
+            pid, exit = self._pod.delete(request.id)
+        return pb.DeleteResponse(
+            pid=pid, exit_status=exit.status, exited_at=convert.timestamp(exit.at)
+        ).SerializeToString()
+
+    def _exec(self, call: Call) -> bytes:
+        request = pb.ExecProcessRequest.FromString(call.payload)
+        container = self._pod.container(request.id)
+        spec = parse_process(request.spec.value, "exec spec")
+        io = convert.io_request(request)
+        container.add_exec(request.exec_id, spec, io, self._deadline(call))
+        return b""
+
+    def _kill(self, call: Call) -> bytes:
+        request = pb.KillRequest.FromString(call.payload)
+        self._pod.container(request.id).kill(request.exec_id, request.signal, request.all)
+        return b""
+
+    def _wait(self, call: Call) -> None:
+        request = pb.WaitRequest.FromString(call.payload)
+        process = self._pod.container(request.id).process(request.exec_id)
+
+        def answer(exit: Exit) -> None:
+            reply = pb.WaitResponse(
+                exit_status=exit.status, exited_at=convert.timestamp(exit.at)
+            ).SerializeToString()
+            call.reply(reply)  # never blocks, so the reactor may do it
+
+        call.on_cancel(lambda: process.forget_waiter(answer))
+        process.wait(answer)
+
+    def _pause(self, call: Call) -> bytes:
+        self._pod.pause(pb.PauseRequest.FromString(call.payload).id)
+        return b""
+
+    def _resume(self, call: Call) -> bytes:
+        self._pod.resume(pb.ResumeRequest.FromString(call.payload).id)
+        return b""
+
+    def _checkpoint(self, call: Call) -> bytes:
+        request = pb.CheckpointTaskRequest.FromString(call.payload)
+        self._pod.container(request.id)
+        raise Unsupported("checkpoint is not supported by this version")
+
+    def _stop(self, call: Call) -> bytes | None:
+        if not self._pod.close_if_empty():
+            return b""
+        call.reply(b"")
+        self._shutdown()
+        return None
+
+    # -- looking --------------------------------------------------------------------------
+
+    def _state(self, call: Call) -> bytes:
+        request = pb.StateRequest.FromString(call.payload)
+        container = self._pod.container(request.id)
+        container.require_created()
+        snapshot = container.process(request.exec_id).snapshot()
+        return convert.state_response(snapshot, request.id, request.exec_id, container.bundle)
+
+    def _pids(self, call: Call) -> bytes:
+        container = self._pod.container(pb.PidsRequest.FromString(call.payload).id)
+        processes = []
+        for found in container.pids():
+            info = None
+            if found.exec_id:
+                from protos import runc_pb2
+
+                details = runc_pb2.ProcessDetails(exec_id=found.exec_id)
+                info = Any(
+                    type_url="containerd.runc.v1.ProcessDetails",
+                    value=details.SerializeToString(),
+                )
+            processes.append(pb.ProcessInfo(pid=found.pid, info=info))
+        return pb.PidsResponse(processes=processes).SerializeToString()
+
+    def _stats(self, call: Call) -> bytes:
+        container = self._pod.container(pb.StatsRequest.FromString(call.payload).id)
+        type_url, value = self._metrics(container.metrics())
+        return pb.StatsResponse(stats=Any(type_url=type_url, value=value)).SerializeToString()
+
+    def _connect(self, call: Call) -> bytes:
+        # Never fails: it is containerd's health check after its own restart.
+        request = pb.ConnectRequest.FromString(call.payload)
+        container: Container | None
+        try:
+            container = self._pod.container(request.id)
+        except NotFound:
+            container = None
+        pid = container.init.pid if container is not None else 0
+        return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=pid).SerializeToString()
+
+    # -- changing -------------------------------------------------------------------------
+
+    def _update(self, call: Call) -> bytes:
+        request = pb.UpdateTaskRequest.FromString(call.payload)
+        container = self._pod.container(request.id)
+        resources = request.resources if request.HasField("resources") else None
+        container.update(convert.resources(resources))
+        return b""
+
+    def _resize_pty(self, call: Call) -> bytes:
+        request = pb.ResizePtyRequest.FromString(call.payload)
+        container = self._pod.container(request.id)
+        container.resize(request.exec_id, request.width, request.height)
+        return b""
+
+    def _close_io(self, call: Call) -> bytes:
+        request = pb.CloseIORequest.FromString(call.payload)
+        process = self._pod.container(request.id).process(request.exec_id)
+        if request.stdin:
+            process.close_stdin()
+        return b""

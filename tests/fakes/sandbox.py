@@ -1,0 +1,187 @@
+"""A sandbox without a sentry, whose ends and answers a test decides."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from runtime.container import Container
+from runtime.creation import Context
+from runtime.errors import NotFound
+from runtime.events import Event, TaskCreated
+from runtime.lifecycle import Op
+from runtime.process import IORequest
+from runtime.process_spec import ProcessSpec, parse_process
+from runtime.sandbox import ExitInfo, SignalMode
+from runtime.stats import SentryStats
+from runtime.workers import Workers
+
+TRUE = parse_process(b'{"args":["/bin/true"],"cwd":"/","user":{"uid":0,"gid":0}}', "spec")
+
+
+class FakeIO:
+    terminal = False
+    on_signal: Callable[[int], None] | None = None
+
+    def __init__(self) -> None:
+        self.released = self.closed = False
+
+    @property
+    def sentry_fds(self) -> tuple[int, int, int]:
+        return (0, 1, 2)
+
+    def release_sentry_fds(self) -> None:
+        self.released = True
+
+    def resize(self, width: int, height: int) -> None: ...
+    def close_stdin(self) -> None: ...
+
+    def drain(self, timeout: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeSandbox:
+    """Runs nothing.  ``start`` and ``execute`` may be replaced by a test to fail or to wait."""
+
+    uid = gid = 0
+    pid = 4711
+    gofer_pid = 4712
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.killed = threading.Event()
+        self.destroyed = 0
+        self.signals: list[tuple[str, int, int, SignalMode]] = []
+        self.on_exit: Callable[[ExitInfo], None] | None = None
+        self.exec_waits: dict[int, Callable[[ExitInfo], None]] = {}
+        self.start: Callable[[], None] = lambda: None
+        self.deliver: Callable[[], None] = lambda: None
+        self.next_pid = 2
+        self.inside: list[Any] = []
+
+    def start_root(self, deadline: float) -> None:
+        self.start()
+
+    def execute(
+        self, cid: str, spec: ProcessSpec, fds: tuple[int, int, int], tty: bool, deadline: float
+    ) -> int:
+        self.start()
+        self.next_pid += 1
+        return self.next_pid
+
+    def wait_pid(self, cid: str, pid: int, callback: Callable[[ExitInfo], None]) -> None:
+        self.exec_waits[pid] = callback
+
+    def end_exec(self, pid: int, status: int = 0) -> None:
+        self.exec_waits.pop(pid)(ExitInfo(status=status))
+
+    def end(self, status: int = 0, sentry_died: bool = False) -> None:
+        assert self.on_exit is not None
+        callback, self.on_exit = self.on_exit, None
+        callback(ExitInfo(status=status, sentry_died=sentry_died))
+
+    def signal(
+        self, cid: str, signo: int, *, pid: int = 0, mode: SignalMode, timeout: float = 10
+    ) -> None:
+        self.deliver()
+        self.signals.append((cid, signo, pid, mode))
+
+    def kill(self) -> None:
+        self.killed.set()
+        if self.on_exit is not None:
+            self.end(137, sentry_died=True)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def processes(self, cid: str) -> list[Any]:
+        return self.inside
+
+    def event(self, cid: str) -> SentryStats:
+        return SentryStats(cpu_ns={cid: 5_000_000}, memory_usage=4096, pids=1)
+
+
+class FakeCgroup:
+    """Counts OOM kills as a test says; has no files."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+        self.updates: list[Any] = []
+
+    def oom_kills(self) -> int:
+        return self.kills
+
+    def stats(self) -> None:
+        return None
+
+    def update(self, resources: Any) -> None:
+        self.updates.append(resources)
+
+
+class FakeHoldings:
+    def __init__(self) -> None:
+        self.sandbox = FakeSandbox()
+        self.cgroup = FakeCgroup()
+        self.own_cgroup = self.sandbox_cgroup = None
+        self.releases = 0
+        self.refuse: Callable[[], None] = lambda: None
+
+    def release(self) -> None:
+        self.refuse()
+        self.releases += 1
+        self.sandbox.kill()
+
+
+class Bench:
+    """A container in state CREATED, and everything that came out of it."""
+
+    def __init__(self, container_id: str = "c") -> None:
+        self.events: list[Event] = []
+        self.io: list[FakeIO] = []
+        self.refuse_io: Callable[[], None] = lambda: None
+        self.workers = Workers()
+        self.context: Any = Context(
+            namespace="ns",
+            reactor=None,  # type: ignore[arg-type]  # nothing here waits for a descriptor
+            workers=self.workers,
+            emit=self.events.append,
+            open_io=self._open_io,
+            cache_dir="/nonexistent",
+        )
+        self.container = Container(self.context, container_id, "/bundle", IORequest())
+        self.holdings = FakeHoldings()
+        self.sandbox = self.holdings.sandbox
+        holdings: Any = self.holdings
+        self.container.holdings = holdings
+        self.sandbox.on_exit = self.container.init_exited
+        self.container.init.commit(
+            Op.CREATED,
+            TaskCreated(container_id=container_id, bundle="/bundle", pid=self.sandbox.pid),
+            self.sandbox.pid,
+        )
+
+    def _open_io(self, *_: object) -> FakeIO:
+        self.refuse_io()
+        self.io.append(FakeIO())
+        return self.io[-1]
+
+    def run(self) -> None:
+        self.container.start(0)
+
+    def exec(self, exec_id: str) -> int:
+        self.container.add_exec(exec_id, TRUE, IORequest(), 0)
+        return self.container.start_exec(exec_id, 0)
+
+    def names(self) -> list[str]:
+        return [type(event).__name__ for event in self.events]
+
+
+def not_found() -> None:
+    raise NotFound("process", "c")

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import children, exits
+from runtime.config import RunscConfig
+from runtime.driver import Credentials, DirectDriver
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Failed,
+    InvalidRequest,
+    SandboxGone,
+)
+from runtime.exits import ExitInfo
+from runtime.network import NetworkSetup
+from runtime.process_spec import ProcessSpec
+from runtime.reactor import Reactor
+from runtime.sandbox import BootParams, Sandbox
+from runtime.sentry import control_address, own_stdio
+from runtime.settings import Settings
+from runtime.spec import Spec, load_spec
+from tests.fakes import runsc
+from tests.fakes.generations import GENERATIONS
+
+TIMEOUT = 10.0
+
+
+class Unprivileged(DirectDriver):
+    """Without the namespaces and credentials that take root."""
+
+    def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
+        return 0
+
+    def gofer_namespaces(self) -> int:
+        return 0
+
+    def sandbox_credentials(self, settings: Settings, spec: Spec) -> Credentials:
+        return Credentials()
+
+    def gofer_credentials(self, settings: Settings, spec: Spec) -> Credentials:
+        return Credentials()
+
+
+class Exit:
+    def __init__(self) -> None:
+        self._queue: queue.Queue[tuple[ExitInfo, str]] = queue.Queue()
+        self.calls = 0
+
+    def __call__(self, info: ExitInfo) -> None:
+        self.calls += 1
+        self._queue.put((info, threading.current_thread().name))
+
+    def get(self) -> ExitInfo:
+        info, thread = self._queue.get(timeout=TIMEOUT)
+        assert thread == "reactor"
+        return info
+
+
+class Lab:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.binary = runsc.install(str(folder))
+        self.reactor = Reactor()
+        self.reactor.start()
+        self.config = RunscConfig(root=str(self.state), flags={"network": "none"})
+        self.sandboxes: list[Sandbox] = []
+        (folder / "root").mkdir()
+
+    def boot(
+        self, *args: str, timeout: float = TIMEOUT, network: Any = None, config: Any = None
+    ) -> tuple[Sandbox, Exit]:
+        spec = {"process": {"args": args, "env": ["SECRET=1"]}, "root": {"path": "root"}}
+        (self.folder / "config.json").write_text(json.dumps(spec))
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            sandbox = Sandbox.boot(
+                BootParams(
+                    id="one",
+                    bundle=str(self.folder),
+                    spec=load_spec(str(self.folder)),
+                    config=config or self.config,
+                    driver=Unprivileged(GENERATIONS[2022].replace(binary=self.binary)),
+                    stdio=(null,) * 3,
+                ),
+                reactor=self.reactor,
+                network=network,
+                deadline=time.monotonic() + timeout,
+            )
+        finally:
+            os.close(null)
+        self.sandboxes.append(sandbox)
+        ended = Exit()
+        sandbox.on_init_exit(ended)
+        return sandbox, ended
+
+    def start(self, *args: str, **more: Any) -> tuple[Sandbox, Exit]:
+        sandbox, ended = self.boot(*args, **more)
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+        return sandbox, ended
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    before = len(os.listdir("/proc/self/fd"))
+    lab = Lab(tmp_path)
+    yield lab
+    for sandbox in lab.sandboxes:
+        sandbox.destroy(TIMEOUT)
+    lab.reactor.stop()
+    assert not children._children, "a process is left"
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor is left"
+    assert not lab.state.exists() or not list(lab.state.iterdir()), "a socket is left"
+
+
+# -- start ---------------------------------------------------------------------------------------
+
+
+def test_start_and_exit(lab: Lab) -> None:
+    sandbox, ended = lab.start("exit", "7")
+    assert ended.get() == ExitInfo(status=7, raw=0x700)
+    sandbox.destroy(TIMEOUT)
+    assert ended.calls == 1
+
+
+def test_gofer_that_fails_is_quoted_first(lab: Lab) -> None:
+    with pytest.raises(Failed) as caught:
+        lab.boot("gofer-fails")
+    assert str(caught.value) == (
+        "start sandbox: gofer: error setting up FS: no such file; "
+        "sentry: Error reading mounts file: unexpected end of JSON input"
+    )
+
+
+def test_sentry_that_fails(lab: Lab) -> None:
+    with pytest.raises(Failed, match=r"^start sandbox: sentry: unknown platform: zork$"):
+        lab.boot("boot-fails")
+
+
+def test_sentry_that_is_never_ready(lab: Lab) -> None:
+    with pytest.raises(DeadlineExceeded, match="start of the sentry on platform ptrace"):
+        lab.boot("boot-hangs", timeout=0.5)
+
+
+def test_binary_that_can_not_be_executed(lab: Lab) -> None:
+    Path(lab.binary).write_text("nonsense")
+    with pytest.raises(Failed, match=r"spawn .*runsc"):
+        lab.boot("exit", "0")
+
+
+def test_state_directory_that_can_not_be_made(lab: Lab) -> None:
+    lab.state.write_text("a file")
+    with pytest.raises(Failed, match="bind control socket"):
+        lab.boot("exit", "0")
+    lab.state.unlink()
+
+
+def test_start_that_fails(lab: Lab) -> None:
+    sandbox, ended = lab.boot("start-fails", "/x: no such file or directory")
+    with pytest.raises(InvalidRequest, match="failed to load /x: no such file"):
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+    sandbox.kill()
+    assert ended.get() == ExitInfo(status=137, sentry_died=True)
+
+
+def test_sentry_that_ends_after_a_start_that_failed(lab: Lab) -> None:
+    sandbox, ended = lab.boot("start-fails", "/x: no such file or directory", "128")
+    with pytest.raises(InvalidRequest):
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+    info = ended.get()
+    assert (info.status, info.sentry_died) == (137, True)
+    assert info.detail == "sentry ended with status 128"
+
+
+def test_panic_during_the_start(lab: Lab) -> None:
+    sandbox, ended = lab.boot("panics")
+    with pytest.raises(SandboxGone, match="'one' is gone: panic: index out of range"):
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+    info = ended.get()
+    assert (info.status, info.sentry_died) == (137, True)
+    assert "sentry panicked: panic: index out of range" in info.detail
+
+
+def test_control_socket(lab: Lab) -> None:
+    sandbox, _ = lab.boot("wait")
+    address = sandbox.control_address
+    assert address == str(lab.state / "runsc-one.sock")
+    assert stat.S_IMODE(os.stat(address).st_mode) == 0o600
+    with pytest.raises(AlreadyExists):
+        lab.boot("wait")
+    assert os.path.exists(address), "the living one's socket was removed"
+    sandbox.destroy(TIMEOUT)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(address)
+    lab.start("exit", "0")
+
+
+def test_socket_path_that_is_something_else(lab: Lab) -> None:
+    lab.state.mkdir()
+    path = lab.state / "runsc-one.sock"
+    path.write_text("precious")
+    with pytest.raises(AlreadyExists):
+        lab.boot("wait")
+    assert path.read_text() == "precious"
+    path.unlink()
+
+
+def test_control_addresses() -> None:
+    assert control_address("/r", "a" * 68) == f"/r/runsc-{'a' * 68}.sock"
+    long = {os.path.basename(control_address("/r", "a" * 199 + end)) for end in "xy"}
+    assert len(long) == 2
+    assert all(len(name) <= 80 for name in long)
+
+
+def test_environment_and_log_stay_private(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHIM_SECRET", "1")
+    sandbox, _ = lab.boot("wait")
+    assert Path(f"/proc/{sandbox.pid}/environ").read_bytes() == b""
+    assert sandbox.log_tail() == ""
+
+
+def test_log_files(lab: Lab) -> None:
+    flags = {
+        "network": "none",
+        "debug-log": str(lab.folder / "logs") + "/",
+        "debug-command": "boot",
+    }
+    lab.boot("wait", config=lab.config.replace(flags=flags))
+    (found,) = (lab.folder / "logs").iterdir()
+    assert found.name.startswith("runsc.log.") and found.name.endswith(".boot.txt")
+
+
+# -- exits ---------------------------------------------------------------------------------------
+
+
+def test_status_of_the_sentry_fills_in_for_a_lost_reply(lab: Lab) -> None:
+    _, ended = lab.start("ends-silently", "9")
+    assert ended.get() == ExitInfo(status=9)
+
+
+def test_sentry_that_closes_its_connections_and_stays(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "_EXIT_TIMEOUT", 0.2)
+    _, ended = lab.start("forgets")
+    info = ended.get()
+    assert (info.status, info.sentry_died) == (137, True)
+
+
+def test_death_by_a_signal_from_outside(lab: Lab) -> None:
+    sandbox, ended = lab.start("wait")
+    deaths: queue.Queue[int] = queue.Queue()
+    sandbox.on_death(deaths.put)
+    exec_ended, late = Exit(), Exit()
+    sandbox.wait_pid("one", 5, exec_ended)
+    os.kill(sandbox.pid, signal.SIGTERM)
+    assert deaths.get(timeout=TIMEOUT) == signal.SIGTERM
+    info = ended.get()
+    assert (info.status, info.sentry_died, info.detail) == (137, True, "sentry killed by signal 15")
+    assert exec_ended.get() == ExitInfo(status=137, sentry_died=True)
+    sandbox.wait_pid("one", 5, late)
+    assert late.get().sentry_died
+    sandbox.on_init_exit(late)
+    assert late.get() == info
+    with pytest.raises(SandboxGone) as caught:
+        sandbox.processes("one")
+    assert caught.value.status == signal.SIGTERM
+
+
+def test_signal_and_exec(lab: Lab) -> None:
+    sandbox, ended = lab.start("wait")
+    null = os.open(os.devnull, os.O_RDWR)
+    owner = os.stat(os.devnull)
+    spec = ProcessSpec(args=("x",))
+    assert sandbox.execute("one", spec, (null,) * 3, False, time.monotonic() + TIMEOUT) == 5
+    os.close(null)
+    assert os.stat(os.devnull).st_uid == owner.st_uid
+    exec_ended = Exit()
+    sandbox.wait_pid("one", 5, exec_ended)
+    sandbox.signal("one", 15)
+    assert ended.get() == ExitInfo(status=143, raw=15)
+    assert exec_ended.get().status == 143
+
+
+def test_kill_before_start(lab: Lab) -> None:
+    sandbox, ended = lab.boot("wait")
+    sandbox.kill()
+    assert ended.get() == ExitInfo(status=137, sentry_died=True)
+    with pytest.raises(SandboxGone):
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+
+
+def test_destroy_tells_the_exit_and_may_be_repeated(lab: Lab) -> None:
+    sandbox, ended = lab.start("wait")
+    sandbox.destroy(TIMEOUT)
+    assert ended.calls == 1
+    sandbox.destroy(TIMEOUT)
+    sandbox.kill()
+    assert ended.calls == 1
+
+
+def test_destroy_without_a_reactor(lab: Lab) -> None:
+    sandbox, ended = lab.start("wait")
+    lab.reactor.stop()
+    sandbox.destroy(0.5)
+    assert ended.calls == 1
+
+
+def test_destroy_goes_on_past_failures(lab: Lab) -> None:
+    sandbox, _ = lab.start("wait")
+    os.unlink(sandbox.control_address)
+    os.mkdir(sandbox.control_address)
+    with pytest.raises(Failed, match="remove control socket"):
+        sandbox.destroy(TIMEOUT)
+    assert sandbox.child.poll() is not None
+    assert sandbox.gofer_child.poll() is not None
+    os.rmdir(sandbox.control_address)
+
+
+@pytest.mark.parametrize(
+    ("raw", "facts", "status", "died"),
+    [
+        (0x700, {}, 7, False),
+        (0x8900, {}, 137, False),
+        (0x200, {}, 2, False),
+        (0x200, {"panic": "panic: x"}, 137, True),
+        (0x8000, {}, 128, False),
+        (0x8000, {"words": "error"}, 137, True),
+        (9, {}, 137, True),
+        (9, {"killed": True}, 137, True),
+        (0x700, {"killed": True}, 7, False),
+        (0x8B, {}, 137, True),
+        (0, {"started": False}, 137, True),
+    ],
+)
+def test_judging_the_sentrys_status(
+    raw: int, facts: dict[str, Any], status: int, died: bool
+) -> None:
+    defaults: dict[str, Any] = {"started": True, "killed": False, "panic": "", "words": ""}
+    info = exits.exit_of_sentry(raw, **{**defaults, **facts})
+    assert (info.status, info.sentry_died) == (status, died)
+
+
+# -- network and stdio ---------------------------------------------------------------------------
+
+
+def test_network_set_up_is_handed_on_and_its_descriptors_closed(lab: Lab) -> None:
+    reader, writer = os.pipe()
+    asked = []
+
+    def network(pid: int) -> NetworkSetup:
+        asked.append(pid)
+        return NetworkSetup(argument={"PCAP": False}, fds=(writer,))
+
+    config = lab.config.replace(flags={"network": "sandbox"})
+    sandbox, _ = lab.boot("wait", network=network, config=config)
+    assert sandbox.network_argument is None
+    sandbox.start_root(time.monotonic() + TIMEOUT)
+    assert asked == [sandbox.pid]
+    assert sandbox.network_argument == {"PCAP": False}
+    os.set_blocking(reader, False)
+    assert os.read(reader, 1) == b"", "the descriptor is still open"
+    os.close(reader)
+
+
+def test_network_that_fails(lab: Lab) -> None:
+    def network(_: int) -> NetworkSetup:
+        raise Failed("no link")
+
+    config = lab.config.replace(flags={"network": "sandbox"})
+    sandbox, _ = lab.boot("wait", network=network, config=config)
+    with pytest.raises(Failed, match="no link"):
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+
+
+def test_stdio_is_owned_except_shared_devices(tmp_path: Path) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    before = os.fstat(null).st_ctime_ns
+    reader, writer = os.pipe()
+    own_stdio((null, reader, writer), os.getuid(), os.getgid())
+    assert os.fstat(writer).st_uid == os.getuid()
+    assert os.fstat(null).st_ctime_ns == before, "it was given away"
+    for fd in (null, reader, writer):
+        os.close(fd)
