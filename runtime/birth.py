@@ -7,9 +7,9 @@ is started: ``runtime/spawn.py`` has checked it.
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-import socket
 import threading
 import time
 
@@ -76,7 +76,7 @@ class Birth:
         if self.slot == ffi.NULL:
             raise self.failed("share memory", ffi.errno)
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
             self._sock, self._theirs = ours.detach(), theirs.detach()
             self._fds += (self._sock, self._theirs)
             fds = dict(spec.fds)

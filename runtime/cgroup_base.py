@@ -6,7 +6,6 @@ It must not know the names of limits or statistics, which differ between the ver
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 
@@ -14,6 +13,7 @@ from runtime import cgroup_remove
 from runtime.cgroup_root import CgroupRoot
 from runtime.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault, Unsupported
 from runtime.log import get_logger
+from runtime.signals import SIGKILL, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Cgroup:
         try:
             # The number may have gone to another process before it was pinned.
             if pid in self.pids():
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                pidfd_send_signal(descriptor, SIGKILL)
         except OSError:
             pass
         finally:

@@ -8,12 +8,12 @@ is started: ``runtime/spawn.py`` does that.
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 
 from runtime.errors import DeadlineExceeded
 from runtime.pids import wait_exit
+from runtime.signals import SIGKILL, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Child:
                 pid, status = os.waitpid(self.pid, os.WNOHANG | WAIT_ALL)
             except ChildProcessError:
                 # Somebody else reaped it, so how it ended can't be known any more.
-                pid, status = self.pid, signal.SIGKILL
+                pid, status = self.pid, SIGKILL
             if pid:
                 self._status = status
                 _children.pop(self.pid, None)
@@ -95,7 +95,7 @@ class Child:
                 return
             try:
                 if self.pidfd >= 0:
-                    signal.pidfd_send_signal(self.pidfd, signo)
+                    pidfd_send_signal(self.pidfd, signo)
                 else:
                     os.kill(self.pid, signo)  # not reaped, so the number is still its own
             except ProcessLookupError:
@@ -189,7 +189,7 @@ def destroy(pid: int, timeout: float) -> None:
     except OSError:
         pidfd = -1
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         if pidfd >= 0:
             wait_exit(pidfd, deadline - time.monotonic())
         os.waitpid(pid, os.WNOHANG | WAIT_ALL)

@@ -83,6 +83,10 @@ class Container:
         self.holdings: Holdings | None = None
         self.is_root = True
         self.io_owner = (0, 0)
+        #: Set by a delete that comes while the container is being created.
+        self.abandoned = threading.Event()
+        #: Set once creation has come to its end, either way.
+        self.settled = threading.Event()
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
         self._execs: dict[str, Process] = {}  # guarded by _lock
@@ -373,12 +377,14 @@ class Container:
         process.resize(width, height)
 
     def pids(self) -> list[Pid]:
-        """The processes; init under the pid that Create reported.  Never empty while alive."""
+        """The processes; init under the pid that Create reported.
+
+        Never empty: a task without processes is what containerd takes for a leak when it starts
+        (core/runtime/v2/shim_load.go), so a stopped one has its init until it is deleted.
+        """
         self.require_created()
-        if not self.init.alive:
-            raise InvalidState("list processes of", self.init.subject, self.init.state.value)
         main = Pid(pid=self.init.pid)
-        if self.init.state is State.CREATED:
+        if not self.init.alive or self.init.state is State.CREATED:
             return [main]
         try:
             inside = self.sandbox.processes(self.id)

@@ -8,9 +8,9 @@ results come from a process that runs hostile code, so their types are checked.
 from __future__ import annotations
 
 import time
-from enum import IntEnum
 
 from runtime import urpc
+from runtime.constant import Constant, member
 from runtime.errors import (
     AlreadyExists,
     Failed,
@@ -27,7 +27,7 @@ from runtime.stats import NetworkStats, SentryStats
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, ClassVar
 
     from runtime.driver import Driver
     from runtime.process_spec import ProcessSpec
@@ -38,22 +38,22 @@ _MAX_INT = (1 << 63) - 1
 _MAX_PROCESSES = 1 << 20
 
 
-class SignalMode(IntEnum):
+class SignalMode(Constant):
     """Whom a signal is for; the numbers are the sentry's (runsc/boot/loader.go)."""
 
-    PROCESS = 0
-    ALL = 1
-    FOREGROUND = 2
-    GROUP = 3
+    PROCESS: ClassVar[SignalMode] = member(0)
+    ALL: ClassVar[SignalMode] = member(1)
+    FOREGROUND: ClassVar[SignalMode] = member(2)
+    GROUP: ClassVar[SignalMode] = member(3)
 
 
-class ContainerState(IntEnum):
+class ContainerState(Constant):
     """What the sentry says of a container; the numbers are its own."""
 
-    UNKNOWN = 0
-    CREATING = 1
-    RUNNING = 2
-    STOPPED = 3
+    UNKNOWN: ClassVar[ContainerState] = member(0)
+    CREATING: ClassVar[ContainerState] = member(1)
+    RUNNING: ClassVar[ContainerState] = member(2)
+    STOPPED: ClassVar[ContainerState] = member(3)
 
 
 class SandboxProcess(Record):
@@ -192,10 +192,7 @@ class Control:
             )
         except Unsupported:
             return self._state_by_signal(container_id, timeout)
-        try:
-            return ContainerState(number)
-        except ValueError:
-            return ContainerState.UNKNOWN
+        return ContainerState.of(number) or ContainerState.UNKNOWN
 
     def _state_by_signal(self, container_id: str, timeout: float) -> ContainerState:
         try:
@@ -212,7 +209,7 @@ class Control:
         """Signal init (``pid`` 0), an exec by the pid that it was given, or several."""
         self.call(
             _PREFIX + "Signal",
-            {"CID": container_id, "Signo": signo, "PID": pid, "Mode": int(mode)},
+            {"CID": container_id, "Signo": signo, "PID": pid, "Mode": mode.value},
             (),
             timeout,
             operation="signal",

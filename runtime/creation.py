@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import cgroups, lookup, network, pod_cgroup
+from runtime import cgroups, lookup, network, pod_cgroup, restrictions, volumes
 from runtime.driver import find_driver
-from runtime.errors import InvalidRequest, InvalidState, RuntimeFault, Unsupported
+from runtime.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.events import TaskCreated
 from runtime.holdings import Holdings
 from runtime.lifecycle import Op
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from runtime.config import RunscConfig
     from runtime.container import Container
+    from runtime.driver import Driver
     from runtime.events import Event, RootfsMount
     from runtime.network import NetworkSetup
     from runtime.process import IO
@@ -144,6 +145,7 @@ def _acquire(
     if not os.path.isdir(spec.root_path):
         raise InvalidRequest("config.json: root.path", f"no directory {spec.root_path}")
     lookup.find_executable(spec.root_path, spec)
+    spec, config = _prepare(container, spec, config, driver, root)
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
     io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
     # Whoever cleans up after a failure closes it.
@@ -157,10 +159,12 @@ def _acquire(
         stdio=io.sentry_fds,
         tty=request.io.terminal,
     )
+    _go_on(container)
     if root is None:
         sandbox = _boot(container, params, context, holdings, deadline)
     else:
         sandbox = _join(container, params, holdings, root)
+    _go_on(container)
     io.release_sentry_fds()
     holdings.record()
     container.set_oom_scores(spec.process.oom_score_adj)
@@ -172,6 +176,31 @@ def _acquire(
         ms=round((time.monotonic() - started) * 1000, 1),
     )
     return sandbox
+
+
+def _go_on(container: Container) -> None:
+    """Give the creation up if a delete waits for its end."""
+    if container.abandoned.is_set():
+        raise Failed(f"container {container.id!r} was deleted while it was being created")
+
+
+def _prepare(
+    container: Container,
+    spec: Spec,
+    config: RunscConfig,
+    driver: Driver,
+    root: Container | None,
+) -> tuple[Spec, RunscConfig]:
+    """Spec and configuration in which what the sentry doesn't do by itself is spelled out."""
+    host = root.holdings.sandbox if root is not None and root.holdings is not None else None
+    hints = root.spec.annotations if root is not None and root.spec is not None else None
+    spec = volumes.prepare(spec, driver.generation, hints)
+    network = host.network if host is not None else None
+    prepared = restrictions.prepare(spec, config, driver.generation, network)
+    if prepared.notes:
+        _log.warning("spec.partly_honoured", container=container.id, missing=prepared.notes)
+    container.spec = prepared.spec
+    return prepared.spec, prepared.config
 
 
 def _boot(

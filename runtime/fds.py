@@ -6,8 +6,8 @@ descriptors made here are close-on-exec.  Knows nothing of what the descriptors 
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FdSet:
 
     def socketpair(self) -> tuple[int, int]:
         """A pair of connected stream sockets."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         return self.add(ours.detach()), self.add(theirs.detach())
 
     def __contains__(self, fd: int) -> bool:

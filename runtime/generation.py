@@ -8,11 +8,11 @@ starting a sandbox is decided in ``driver.py``.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
 
+from runtime import fastjson
 from runtime.errors import DeadlineExceeded, Failed, Unsupported
 from runtime.record import Record
 from runtime.spawn import SpawnSpec, spawn
@@ -244,8 +244,8 @@ def _load(path: str, binary: str, identity: list[int]) -> Generation | None:
     finally:
         os.close(fd)
     try:
-        return _decode(json.loads(data), binary, identity)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return _decode(fastjson.loads(data), binary, identity)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -283,7 +283,7 @@ def _store(path: str, cache_dir: str, generation: Generation, identity: list[int
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(fd, "w", encoding="utf-8") as file:
-                json.dump(value, file)
+                file.write(fastjson.dumps(value))
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

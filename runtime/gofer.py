@@ -6,12 +6,12 @@ itself once the sentry has closed all connections, and still has to be reaped.
 
 from __future__ import annotations
 
-import json
+import _socket
 import os
 import select
-import socket
 import time
 
+from runtime import fastjson
 from runtime.child_log import ChildLog
 from runtime.driver import CLONE_NEWUSER, GoferCommand, user_maps
 from runtime.errors import DeadlineExceeded, Failed
@@ -164,8 +164,8 @@ class Gofer:
             if len(data) > _MAX_MOUNTS:
                 raise Failed(f"gofer: list of mounts is larger than {_MAX_MOUNTS} bytes")
         try:
-            mounts = json.loads(data)
-        except (ValueError, RecursionError):
+            mounts = fastjson.loads(data)
+        except ValueError:
             mounts = None
         if not isinstance(mounts, list):
             raise Failed(f"gofer: {self.message(deadline) or 'no list of mounts'}")
@@ -202,7 +202,7 @@ class Gofer:
 
 
 def _pair(sentrys: FdSet, gofers: FdSet) -> tuple[int, int]:
-    one, other = socket.socketpair()
+    one, other = _socket.socketpair()
     return sentrys.add(one.detach()), gofers.add(other.detach())
 
 
@@ -218,7 +218,7 @@ def spec_file(spec: Spec, terminal: bool, fds: FdSet) -> int:
     What was validated is what runs, whatever happens to config.json meanwhile.
     """
     fd = fds.add(os.memfd_create("config.json", os.MFD_CLOEXEC))
-    text = json.dumps(raw_spec(spec, terminal), separators=(",", ":"))
+    text = fastjson.dumps(raw_spec(spec, terminal))
     data = memoryview(text.encode("ascii"))
     while data:
         data = data[os.write(fd, data) :]

@@ -88,7 +88,8 @@ def plan_mounts(
             medium = "none" if mount.read_only else settings.mount_overlay
             lower, shared = "lisafs", False
             hint = hints.get(mount.source)
-            if hint is not None:
+            if hint is not None and hint.share != "shared":
+                # One that the host uses, too, must not be overlaid (release-20240729 does).
                 # Also for a read-only mount: another container may mount it writable.
                 medium, shared = "self", hint.shared
                 lower = "none" if hint.type == "tmpfs" else "lisafs"

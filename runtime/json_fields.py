@@ -5,8 +5,7 @@ Owns the wording of "this member is wrong".  Knows nothing of what the members m
 
 from __future__ import annotations
 
-import json
-
+from runtime import fastjson
 from runtime.errors import InvalidRequest
 
 TYPE_CHECKING = False
@@ -30,9 +29,7 @@ def parse_object(data: bytes, where: str, limit: int) -> dict[str, Any]:
     if len(data) > limit:
         raise InvalidRequest(where, f"is larger than {limit} bytes")
     try:
-        value = json.loads(data.decode("utf-8"))
-    except RecursionError:
-        raise InvalidRequest(where, "is nested too deeply") from None
+        value = fastjson.loads(data)
     except ValueError as error:
         # The message of a UnicodeDecodeError carries the input; that of a JSON error doesn't.
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)

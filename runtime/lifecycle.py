@@ -7,49 +7,48 @@ An exit that is seen while a start is under way is held back by the caller until
 
 from __future__ import annotations
 
-from enum import Enum
-
+from runtime.constant import Constant, member
 from runtime.errors import InvalidState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
+    from typing import ClassVar, Final
 
 
-class State(Enum):
+class State(Constant):
     """Where a process (a container's init, or an exec) stands."""
 
-    CREATING = "creating"
-    CREATED = "created"
-    STARTING = "starting"
-    RUNNING = "running"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    RESUMING = "resuming"
-    STOPPED = "stopped"
-    DELETING = "deleting"
-    DELETED = "deleted"
+    CREATING: ClassVar[State] = member("creating")
+    CREATED: ClassVar[State] = member("created")
+    STARTING: ClassVar[State] = member("starting")
+    RUNNING: ClassVar[State] = member("running")
+    PAUSING: ClassVar[State] = member("pausing")
+    PAUSED: ClassVar[State] = member("paused")
+    RESUMING: ClassVar[State] = member("resuming")
+    STOPPED: ClassVar[State] = member("stopped")
+    DELETING: ClassVar[State] = member("deleting")
+    DELETED: ClassVar[State] = member("deleted")
 
 
-class Op(Enum):
+class Op(Constant):
     """What can be done to a process, or happen to it.  The value is the verb used in errors."""
 
-    CREATED = "finish creating"
-    CREATE_FAILED = "give up creating"
-    START = "start"
-    STARTED = "finish starting"
-    START_FAILED = "give up starting"
-    EXIT = "exit"
-    PAUSE = "pause"
-    PAUSED = "finish pausing"
-    PAUSE_FAILED = "give up pausing"
-    RESUME = "resume"
-    RESUMED = "finish resuming"
-    RESUME_FAILED = "give up resuming"
-    DELETE = "delete"
-    DELETED = "finish deleting"
-    DELETE_FAILED = "give up deleting"
+    CREATED: ClassVar[Op] = member("finish creating")
+    CREATE_FAILED: ClassVar[Op] = member("give up creating")
+    START: ClassVar[Op] = member("start")
+    STARTED: ClassVar[Op] = member("finish starting")
+    START_FAILED: ClassVar[Op] = member("give up starting")
+    EXIT: ClassVar[Op] = member("exit")
+    PAUSE: ClassVar[Op] = member("pause")
+    PAUSED: ClassVar[Op] = member("finish pausing")
+    PAUSE_FAILED: ClassVar[Op] = member("give up pausing")
+    RESUME: ClassVar[Op] = member("resume")
+    RESUMED: ClassVar[Op] = member("finish resuming")
+    RESUME_FAILED: ClassVar[Op] = member("give up resuming")
+    DELETE: ClassVar[Op] = member("delete")
+    DELETED: ClassVar[Op] = member("finish deleting")
+    DELETE_FAILED: ClassVar[Op] = member("give up deleting")
 
 
 TRANSITIONS: Final[Mapping[tuple[State, Op], State]] = {

@@ -52,6 +52,25 @@ def find_executable(rootfs: str, spec: Spec) -> None:
         os.close(root)
 
 
+def resolve(root: str, path: str) -> tuple[str, int]:
+    """Where ``path`` is with directory ``root`` as the root of all links, and its st_mode.
+
+    The place is an absolute path inside ``root``, without links as far as it exists.  The mode is
+    0 if there is nothing, or if it can't be told.
+    """
+    try:
+        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return path, 0
+    try:
+        parts, mode = _walk(fd, path)
+    except _Absent as absent:
+        parts, mode = absent.reached, 0
+    finally:
+        os.close(fd)
+    return "/" + "/".join(parts), mode
+
+
 def _check(tree: _Tree, spec: Spec) -> None:
     process = spec.process
     name = process.args[0]
@@ -94,7 +113,7 @@ class _Tree:
     def mode(self, path: str) -> int | None:
         """The st_mode of ``path``; negative errno if it isn't there; None if that is open."""
         try:
-            where, mode = self._walk(path)
+            where, mode = _walk(self._root, path)
         except _Absent as absent:
             if absent.code not in (errno.ENOENT, errno.ENOTDIR) or self._is_covered(absent.reached):
                 return None
@@ -110,53 +129,54 @@ class _Tree:
     def _settle(self, path: str) -> tuple[str, ...]:
         """Where ``path`` is inside the root, as far as it exists."""
         try:
-            return self._walk(path)[0]
+            return _walk(self._root, path)[0]
         except _Absent as absent:
             return absent.reached
 
-    def _walk(self, path: str) -> tuple[tuple[str, ...], int]:
-        """Resolve ``path`` with the root file system as root; returns where it is and its mode.
 
-        Raises _Absent, whose ``reached`` ends with all the parts that were still to come.
-        """
-        todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
-        names: list[str] = []
-        fds: list[int] = []
-        links = 0
-        mode = stat.S_IFDIR
-        try:
-            while todo:
-                part = todo.pop()
-                if part == "..":
-                    if names:
-                        names.pop()
-                        os.close(fds.pop())
-                    mode = stat.S_IFDIR
-                    continue
-                where = (*names, part, *reversed(todo))
-                if not stat.S_ISDIR(mode):
-                    raise _Absent(errno.ENOTDIR, where)
-                try:
-                    fd = os.open(part, _O_DIR, dir_fd=fds[-1] if fds else self._root)
-                except OSError as error:
-                    raise _Absent(error.errno or errno.EIO, where) from None
-                fds.append(fd)
-                names.append(part)
-                mode = os.fstat(fd).st_mode
-                if stat.S_ISLNK(mode):
-                    links += 1
-                    target = os.readlink("", dir_fd=fd)
-                    os.close(fds.pop())
+def _walk(root: int, path: str) -> tuple[tuple[str, ...], int]:
+    """Resolve ``path`` with directory ``root`` as the root; returns where it is and its mode.
+
+    Raises _Absent, whose ``reached`` ends with all the parts that were still to come.
+    """
+    todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    names: list[str] = []
+    fds: list[int] = []
+    links = 0
+    mode = stat.S_IFDIR
+    try:
+        while todo:
+            part = todo.pop()
+            if part == "..":
+                if names:
                     names.pop()
-                    mode = stat.S_IFDIR
-                    if target.startswith("/"):
-                        while fds:
-                            os.close(fds.pop())
-                        names.clear()
-                    todo += [p for p in reversed(target.split("/")) if p not in ("", ".")]
-                    if links > _MAX_LINKS or len(todo) > _MAX_PARTS:
-                        raise _Absent(errno.ELOOP, where)
-            return tuple(names), mode
-        finally:
-            for fd in fds:
-                os.close(fd)
+                    os.close(fds.pop())
+                mode = stat.S_IFDIR
+                continue
+            where = (*names, part, *reversed(todo))
+            if not stat.S_ISDIR(mode):
+                raise _Absent(errno.ENOTDIR, where)
+            try:
+                fd = os.open(part, _O_DIR, dir_fd=fds[-1] if fds else root)
+            except OSError as error:
+                raise _Absent(error.errno or errno.EIO, where) from None
+            fds.append(fd)
+            names.append(part)
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISLNK(mode):
+                links += 1
+                target = os.readlink("", dir_fd=fd)
+                os.close(fds.pop())
+                names.pop()
+                mode = stat.S_IFDIR
+                if target.startswith("/"):
+                    while fds:
+                        os.close(fds.pop())
+                    names.clear()
+                todo += [p for p in reversed(target.split("/")) if p not in ("", ".")]
+                if links > _MAX_LINKS or len(todo) > _MAX_PARTS:
+                    raise _Absent(errno.ELOOP, where)
+        return tuple(names), mode
+    finally:
+        for fd in fds:
+            os.close(fd)

@@ -7,10 +7,10 @@ Must not import pyroute2, which costs more than the rest of the shim: that is th
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
-import socket
 import sys
 import threading
 import time
@@ -90,24 +90,25 @@ class PendingScrape:
         self._options = options
         self._lock = threading.Lock()
         self._child: Child | None = None  # guarded by _lock
-        self._channel, theirs = socket.socketpair()
+        self._channel, theirs = _socket.socketpair()
         self._errors = os.memfd_create("network-helper-stderr", os.MFD_CLOEXEC)
         try:
-            with theirs:
-                self._child = spawn(
-                    SpawnSpec(
-                        path=sys.executable,
-                        argv=(sys.executable, "-I", "-S", "-c", _START, *_module_paths()),
-                        env={},
-                        cwd="/",
-                        fds={2: self._errors, 3: theirs.fileno()},
-                        join=((namespace, CLONE_NEWNET),),
-                    )
+            self._child = spawn(
+                SpawnSpec(
+                    path=sys.executable,
+                    argv=(sys.executable, "-I", "-S", "-c", _START, *_module_paths()),
+                    env={},
+                    cwd="/",
+                    fds={2: self._errors, 3: theirs.fileno()},
+                    join=((namespace, CLONE_NEWNET),),
                 )
+            )
         except BaseException:
             self._channel.close()
             os.close(self._errors)
             raise
+        finally:
+            theirs.close()
 
     def result(self, deadline: float) -> NetworkSetup:
         """Take the addresses off the host's links and return what the sentry needs.
@@ -184,9 +185,9 @@ class PendingScrape:
         return lines[-1] if lines else ""
 
 
-def _hang_up(channel: socket.socket) -> None:
+def _hang_up(channel: _socket.socket) -> None:
     try:
-        channel.shutdown(socket.SHUT_RDWR)
+        channel.shutdown(_socket.SHUT_RDWR)
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             raise
@@ -211,7 +212,7 @@ def _link(found: Mapping[str, Any]) -> Link:
     )
 
 
-def _limit(channel: socket.socket, deadline: float) -> None:
+def _limit(channel: _socket.socket, deadline: float) -> None:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -219,8 +220,12 @@ def _limit(channel: socket.socket, deadline: float) -> None:
 
 
 def _module_paths() -> list[str]:
-    """Where this process finds its modules; relative entries would depend on the bundle."""
-    return [path for path in sys.path if path.startswith("/")]
+    """Where this process finds its modules; relative entries would depend on the bundle.
+
+    Our own come first: an editable install has them in a place that the path doesn't name.
+    """
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [ours, *(path for path in sys.path if path.startswith("/") and path != ours)]
 
 
 def _has_only_loopback(pid: int) -> bool:

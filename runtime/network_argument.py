@@ -8,7 +8,7 @@ are named where they are made.
 
 from __future__ import annotations
 
-import socket
+import _socket
 from binascii import b2a_base64, unhexlify
 
 from runtime.config import parse_bool
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NAMESPACE = "network namespace"
 _FLAGS = "runsc_config"
-_FAMILIES = {4: ("IPv4", socket.AF_INET, 32), 6: ("IPv6", socket.AF_INET6, 128)}
+_FAMILIES = {4: ("IPv4", _socket.AF_INET, 32), 6: ("IPv6", _socket.AF_INET6, 128)}
 _QDISCS = {"none": 0, "fifo": 1, "tbf": 2}
 # netstack's segments must fit an IP packet, whatever the device offers (BIG TCP).
 _GSO_MAX = 65536
@@ -287,9 +287,9 @@ def _route(family: int, destination: str, prefix: int, route: Route) -> dict[str
 
 def _network(family: int, address: str, prefix: int) -> str:
     _, number, bits = _FAMILIES[family]
-    value = int.from_bytes(socket.inet_pton(number, address), "big")
+    value = int.from_bytes(_socket.inet_pton(number, address), "big")
     value = value >> (bits - prefix) << (bits - prefix)
-    return socket.inet_ntop(number, value.to_bytes(bits // 8, "big"))
+    return _socket.inet_ntop(number, value.to_bytes(bits // 8, "big"))
 
 
 def _base64(data: bytes) -> str:

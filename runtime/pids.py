@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
+
+from runtime.signals import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Foreign:
     def kill(self, signo: int) -> None:
         """Send a signal.  No error if the process is gone; PermissionError if it's not ours."""
         try:
-            signal.pidfd_send_signal(self.pidfd, signo)
+            pidfd_send_signal(self.pidfd, signo)
         except ProcessLookupError:
             return
 

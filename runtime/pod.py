@@ -11,7 +11,14 @@ import threading
 
 from runtime.container import Container
 from runtime.creation import create
-from runtime.errors import AlreadyExists, InvalidRequest, InvalidState, NotFound, SandboxGone
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    SandboxGone,
+)
 from runtime.events import TaskPaused, TaskResumed
 from runtime.lifecycle import Op, State
 from runtime.log import get_logger
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
     from runtime.process import Exit
     from runtime.sandbox import Sandbox
     from runtime.spec import Spec
+
+#: Seconds that a delete waits for a creation to be given up.
+SETTLE_TIMEOUT = 30.0
 
 
 class Pod:
@@ -63,6 +73,8 @@ class Pod:
         except BaseException:
             self._forget(request.id)
             raise
+        finally:
+            container.settled.set()
 
     def _root_for(self, spec: Spec) -> Container | None:
         """The container whose sandbox a new one joins; None if it gets a sandbox of its own.
@@ -77,8 +89,16 @@ class Pod:
         return self.container(spec.sandbox_id)
 
     def delete(self, container_id: str) -> tuple[int, Exit]:
-        """Free a container that is created or stopped; returns init's pid and exit."""
+        """Free a container that is created or stopped; returns init's pid and exit.
+
+        One that is being created is given up: containerd deletes it when the client that wanted
+        it has gone, and comes only once.
+        """
         container = self.container(container_id)
+        container.abandoned.set()
+        if not container.settled.wait(SETTLE_TIMEOUT):
+            raise DeadlineExceeded(f"creation of {container_id!r}", SETTLE_TIMEOUT)
+        self.container(container_id)
         return container.delete(lambda: self._forget(container_id))
 
     def _forget(self, container_id: str) -> None:

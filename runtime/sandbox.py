@@ -275,6 +275,11 @@ class Sandbox:
         return own + tuple(p for sub in subs for p in sub.gofer.plan.filestores) + shared
 
     @property
+    def network(self) -> str:
+        """``sandbox``, ``host`` or ``none``: the same for all its containers."""
+        return self._settings.network
+
+    @property
     def paused(self) -> bool:
         """Whether ``pause`` was the last of pause and resume that succeeded."""
         with self._lock:
@@ -358,7 +363,9 @@ class Sandbox:
         if caps is None:
             # Like runsc: what the container has, raw sockets included.
             return self._params_of(cid).spec.process.capabilities
-        return caps if self._settings.net_raw else caps.without(NET_RAW)
+        # Each container's own: raw sockets are switched on where a spec asks for them.
+        settings = self._settings if cid == self.id else self._sub(cid).settings
+        return caps if settings.net_raw else caps.without(NET_RAW)
 
     def signal(
         self,

@@ -6,13 +6,13 @@ behind.  What is said to it is ``control.py``'s matter, when it dies ``sandbox.p
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
-import socket
 import stat
 import time
-import zlib
+from binascii import crc32
 
 from runtime.child_log import ChildLog
 from runtime.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
@@ -234,13 +234,13 @@ def control_address(directory: str, sandbox_id: str) -> str:
     """
     name = sandbox_id
     if len(name) > _NAME_LIMIT - 12:
-        name = f"{name[: _NAME_LIMIT - 21]}-{zlib.crc32(name.encode()):08x}"
+        name = f"{name[: _NAME_LIMIT - 21]}-{crc32(name.encode()):08x}"
     return os.path.join(directory, f"runsc-{name}.sock")
 
 
 def _bind(address: str, sandbox_id: str, fds: FdSet) -> int:
     """A bound socket, not listening: that is the sentry's part."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         os.makedirs(os.path.dirname(address), mode=0o711, exist_ok=True)
         os.fchmod(sock.fileno(), 0o600)  # the mode that bind gives the file
@@ -268,14 +268,16 @@ def _lives(path: str) -> bool:
     """Whether anything but a leftover socket is at ``path``."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return True
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
         sock.setblocking(False)
-        try:
-            sock.connect(path)
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
+        sock.connect(path)
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
+    finally:
+        sock.close()
     return True
 
 

@@ -17,7 +17,7 @@ from runtime.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 _CONFIG = "config.json"
@@ -165,6 +165,16 @@ def parse_spec(data: bytes, bundle: str) -> Spec:
         gid_mappings=_mappings(linux, "gidMappings"),
         hooks=hooks.value if hooks else {},
     )
+
+
+def with_mounts(spec: Spec, mounts: Sequence[Mapping[str, Any]]) -> Spec:
+    """The same with other mounts, given in the form that they have in ``config.json``.
+
+    Raises InvalidRequest.
+    """
+    raw = {**spec.raw, "mounts": [dict(mount) for mount in mounts]}
+    read = Fields(raw, _CONFIG).all_fields("mounts")
+    return spec.replace(raw=raw, mounts=tuple(_mount(each, spec.bundle) for each in read))
 
 
 def _read(bundle: str) -> bytes:

@@ -82,8 +82,6 @@ def boot_id() -> str:
 
 
 def _encode(record: ContainerRecord) -> bytes:
-    import json
-
     body: dict[str, object] = {"schema": SCHEMA}
     for name in ContainerRecord._fields:
         value = getattr(record, name)
@@ -94,7 +92,7 @@ def _encode(record: ContainerRecord) -> bytes:
         elif isinstance(value, tuple):
             value = list(value)
         body[name] = value
-    return json.dumps(body, separators=(",", ":")).encode("ascii")
+    return fastjson.dumps(body).encode("ascii")
 
 
 def _pinned(value: object) -> Pinned:

@@ -10,8 +10,8 @@ import os
 import time
 
 from runtime import cgroup_remove, files, mounts, state
-from runtime.errors import RuntimeFault
-from runtime.pids import Foreign
+from runtime.errors import InvalidRequest, RuntimeFault
+from runtime.pids import Foreign, start_time
 from runtime.record import Record
 
 TYPE_CHECKING = False
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from runtime.state import ContainerRecord, Pinned
 
 _SIGKILL = 9
-_SIGTERM = 15
 #: Of the time there is, the part that processes may take to die; the rest is for cgroups.
 _KILL_SHARE = 0.7
+#: Seconds for those that are found by a second look.
+_LAST_KILL = 0.3
+_OUR_NAMES = (b"runsc-sandbox", b"runsc-gofer")
+_MAX_COMMAND = 1 << 17
 #: The only files that are unlinked by a recorded path outside our own directories.
 _FILESTORE_PREFIX = ".gvisor.filestore."
 
@@ -70,12 +73,13 @@ def kill(processes: Iterable[Pinned], timeout: float, signo: int = _SIGKILL) -> 
 
 
 def stop_shim(record: ContainerRecord, timeout: float) -> None:
-    """End the shim of a sandbox that is gone: no one will ever ask it to shut down."""
+    """End the shim of a sandbox that is to go: no one will ever ask it to shut down.
+
+    At once and for good.  It would hold on to its containers if it were asked to end.
+    """
     if not record.shim_pid or record.boot_id != state.boot_id():
         return
-    process = state.Pinned(pid=record.shim_pid, start_time=record.shim_start_time)
-    if kill((process,), timeout / 2, _SIGTERM):
-        kill((process,), timeout / 2)
+    kill((state.Pinned(pid=record.shim_pid, start_time=record.shim_start_time),), timeout)
 
 
 def destroy(
@@ -95,7 +99,12 @@ def destroy(
         # After a reboot the numbers are other processes'.
         if record.boot_id == this_boot:
             processes += [p for p in (record.boot, *record.gofers) if p is not None]
+    bundles = {record.bundle for record in records if record.boot_id == this_boot}
+    processes += _strays(bundles)
     for process in kill(processes, timeout * _KILL_SHARE):
+        failures.append(f"process {process.pid} survived SIGKILL")
+    # Once more: the command line of a process that is just being started can't be read.
+    for process in kill(_strays(bundles), _LAST_KILL):
         failures.append(f"process {process.pid} survived SIGKILL")
     # Members first: the root's cgroup may be the parent of theirs.
     for record in sorted(records, key=lambda r: r.is_root):
@@ -104,6 +113,28 @@ def destroy(
         for record in records:
             _attempt(leftovers, f"record of {record.id}", state.remove, root, record.id)
     return Outcome(failures=tuple(failures), leftovers=tuple(leftovers))
+
+
+def _strays(bundles: set[str]) -> list[Pinned]:
+    """Sentries and gofers of these bundles that no record names.
+
+    A shim that dies between a start and its record leaves such.  The names and the argument are
+    those that the shim gives them; no container can start a process on the host.
+    """
+    wanted = {b"--bundle=" + os.fsencode(bundle) for bundle in bundles if bundle}
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            arguments = (files.read_bounded(f"/proc/{name}/cmdline", _MAX_COMMAND) or b"").split(
+                b"\0"
+            )
+            if arguments[0] in _OUR_NAMES and not wanted.isdisjoint(arguments):
+                found.append(state.Pinned(pid=int(name), start_time=start_time(int(name))))
+        except (OSError, InvalidRequest):
+            continue  # it has ended, or its command line is longer than any of ours
+    return found
 
 
 def _attempt(faults: list[str], what: str, step: Callable[..., object], *args: object) -> None:

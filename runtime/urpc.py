@@ -10,15 +10,13 @@ there: a sentry that wants to exit waits up to 15 s for idle ones.
 
 from __future__ import annotations
 
-import array
+import _socket
 import errno
-import json
 import os
-import re
-import socket
 import struct
 import time
 
+from runtime import fastjson
 from runtime.errors import DeadlineExceeded, Failed, ResourceExhausted
 from runtime.record import Record
 
@@ -36,9 +34,8 @@ DEFAULT_TIMEOUT = 10.0
 _MAX_PATH = 107  # of sun_path, less the terminating NUL
 _CHUNK = 64 << 10
 
-_STRUCTURE = re.compile(rb'["{}\[\]]')
-_STRING_STOP = re.compile(rb'["\\]')
 _BLANK = b" \t\r\n"
+_NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"{[]}")
 
 
 class RemoteError(Exception):
@@ -69,7 +66,7 @@ class Reply(Record):
 
 def encode_request(method: str, argument: object) -> bytes:
     """The bytes of a request."""
-    return json.dumps({"method": method, "arg": argument}, separators=(",", ":")).encode("ascii")
+    return fastjson.dumps({"method": method, "arg": argument}).encode("ascii")
 
 
 class ReplyDecoder:
@@ -82,53 +79,43 @@ class ReplyDecoder:
     def __init__(self, limit: int = MAX_REPLY) -> None:
         self._limit = limit
         self._buffer = bytearray()
-        self._position = 0  # all before it is looked at
+        self._begun = False  # there was something but blanks
         self._depth = 0
         self._in_string = False
+        self._escape = b""  # a backslash at the end of what has come, or nothing
 
     def feed(self, data: bytes) -> Reply | None:
         """Take bytes; returns the reply once it is complete.  Raises ProtocolError."""
         self._buffer += data
         if len(self._buffer) > self._limit:
             raise ProtocolError(f"reply of more than {self._limit} bytes")
-        end = self._find_end()
-        if end < 0:
-            return None
-        if self._buffer[end:].strip(_BLANK):
-            raise ProtocolError("bytes after the reply")
-        return self._parse(bytes(self._buffer[:end]))
-
-    def _find_end(self) -> int:
-        buffer, position = self._buffer, self._position
-        if not self._depth:
-            while position < len(buffer) and buffer[position] in _BLANK:
-                position += 1
-            if position < len(buffer) and buffer[position] != ord("{"):
+        if not self._begun:
+            start = data.lstrip(_BLANK)
+            if start and not start.startswith(b"{"):
                 raise ProtocolError("not a JSON object")
-        while True:
-            found = (_STRING_STOP if self._in_string else _STRUCTURE).search(buffer, position)
-            if found is None:
-                # A backslash may have moved the position past what has come so far.
-                self._position = max(position, len(buffer))
-                return -1
-            position = found.end()
-            byte = buffer[position - 1]
-            if byte == ord('"'):
-                self._in_string = not self._in_string
-            elif byte == ord("\\"):
-                position += 1
-            elif byte in b"{[":
-                self._depth += 1
-            else:
-                self._depth -= 1
-                if not self._depth:
-                    return position
+            self._begun = bool(start)
+        return self._parse(self._buffer) if self._ends_in(data) else None
+
+    def _ends_in(self, data: bytes) -> bool:
+        """Whether the bracket that closes the object is in ``data``, the bytes that come next."""
+        # Without the escaped characters, each quote begins or ends a string.
+        data = (self._escape + data).replace(rb"\\", b"").replace(rb'\"', b"")
+        self._escape = b"\\" if data.endswith(b"\\") else b""
+        parts = data.removesuffix(b"\\").split(b'"')
+        outside = b"".join(parts[self._in_string :: 2])
+        if not len(parts) % 2:
+            self._in_string = not self._in_string
+        for bracket in outside.translate(None, _NO_BRACKET):
+            self._depth += 1 if bracket in b"{[" else -1
+            if not self._depth:
+                return True
+        return False
 
     @staticmethod
-    def _parse(data: bytes) -> Reply:
+    def _parse(data: bytearray) -> Reply:
         try:
-            value = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            value = fastjson.loads(data)
+        except ValueError as error:
             raise ProtocolError(f"malformed reply: {type(error).__name__}") from None
         success, text = value.get("success"), value.get("err") or ""
         if not isinstance(success, bool) or not isinstance(text, str):
@@ -143,7 +130,7 @@ class Connection:
     ``feed`` doesn't, and ``fileno`` is for who watches for it.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self._socket = sock
         self._decoder = ReplyDecoder()
         self._method = ""
@@ -180,14 +167,15 @@ class Connection:
         self._method = method
         self._since = time.monotonic()
         data = memoryview(encode_request(method, argument))
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        rights = struct.pack(f"={len(fds)}i", *fds)
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
         try:
             self._arm(deadline)
             # The sentry looks for descriptors beside the first byte only.
-            sent = self._socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            sent = self._socket.sendmsg([data], ancillary, _socket.MSG_NOSIGNAL)
             while sent < len(data):
                 self._arm(deadline)
-                sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+                sent += self._socket.send(data[sent:], _socket.MSG_NOSIGNAL)
         except TimeoutError:
             raise self._late() from None
         except OSError as error:
@@ -249,7 +237,7 @@ def _broken(method: str, error: OSError) -> Exception:
 
 
 def connect(
-    address: str | Callable[[], socket.socket], deadline: float | None = None
+    address: str | Callable[[], _socket.socket], deadline: float | None = None
 ) -> Connection:
     """Connect to a control server.
 
@@ -258,7 +246,7 @@ def connect(
     """
     if not isinstance(address, str):
         return Connection(address())
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         left = DEFAULT_TIMEOUT if deadline is None else deadline - time.monotonic()
         if left <= 0:
@@ -267,8 +255,8 @@ def connect(
         # blocking one does, for as long as the send time-out says.
         seconds = int(left)
         sock.setsockopt(
-            socket.SOL_SOCKET,
-            socket.SO_SNDTIMEO,
+            _socket.SOL_SOCKET,
+            _socket.SO_SNDTIMEO,
             struct.pack("ll", seconds, max(int((left - seconds) * 1e6), 1)),
         )
         with SocketPath(address) as usable:
@@ -286,7 +274,7 @@ def connect(
 
 
 def call(
-    address: str | Callable[[], socket.socket],
+    address: str | Callable[[], _socket.socket],
     method: str,
     argument: object = None,
     fds: Sequence[int] = (),

@@ -84,11 +84,14 @@ def _unmount_ready() -> None:
 def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> None:
     from runtime import teardown
 
+    if record.is_root and not _serves_another(root, record):
+        # containerd has given it up.  It goes first, as it may be starting something just now.
+        teardown.stop_shim(record, _SHIM_TIMEOUT)
     family = state.load_sandbox(root, record.sandbox_id)
     sentry: tuple[Pinned, ...] = ()
     if record.is_root:
         # The end of the first container is the end of the sandbox, whoever else is in it.
-        doomed = family
+        doomed = family or [record]
     elif _shim_lives(record):
         # It only lost a connection.  The container is its to end, and the pod is alive.
         return
@@ -98,9 +101,7 @@ def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> None:
         doomed = [record]
         sentry = tuple(r.boot for r in family if r.boot and r.boot_id == state.boot_id())
     _unmount_ready()
-    outcome = teardown.destroy(root, doomed, _TIMEOUT, sentry)
-    if record.is_root and not _serves_another(root, record):
-        teardown.stop_shim(record, _SHIM_TIMEOUT)
+    outcome = teardown.destroy(root, doomed, _TIMEOUT - _SHIM_TIMEOUT, sentry)
     warnings.extend(outcome.leftovers)
     if outcome.failures:
         raise Failed(f"clean up after {record.id}: " + "; ".join(outcome.failures))

@@ -5,10 +5,9 @@ No protobuf object passes below this module, no domain object leaves the shim bu
 
 from __future__ import annotations
 
-import json
-
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any, Timestamp
+from runtime import fastjson
 from runtime.errors import InvalidRequest
 from runtime.events import RootfsMount
 from runtime.lifecycle import State
@@ -97,7 +96,7 @@ def resources(value: Any | None) -> dict[str, object]:
     if name != "LinuxResources":
         raise InvalidRequest("resources", f"type {value.type_url!r} is not LinuxResources")
     try:
-        decoded = json.loads(value.value)
+        decoded = fastjson.loads(value.value)
     except ValueError as error:
         raise InvalidRequest("resources", f"not JSON: {error}") from None
     if not isinstance(decoded, dict):

@@ -6,15 +6,14 @@ reads the signal pipe: an idle shim is never woken.
 
 from __future__ import annotations
 
+import _socket
 import gc
 import os
-import signal
-import socket
 import sys
 import threading
 import time
 
-from runtime import children, linux, log
+from runtime import children, linux, log, signals
 from runtime.creation import Context
 from runtime.errors import RuntimeFault
 from runtime.pod import Pod
@@ -74,7 +73,7 @@ class Daemon:
             shutdown=self.stop,
         )
         self.server = Server(
-            socket.socket(fileno=args.listener_fd),
+            _socket.socket(fileno=args.listener_fd),
             self.service.handle,
             submit=self.workers.submit,
             on_error=self._rpc_failed,
@@ -146,17 +145,17 @@ class Daemon:
         def ignore(*_: object) -> None:
             """The number travels through the wake-up pipe."""
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD):
-            signal.signal(number, ignore)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
+        for number in (signals.SIGTERM, signals.SIGINT, signals.SIGUSR1, signals.SIGCHLD):
+            signals.signal(number, ignore)
+        signals.signal(signals.SIGPIPE, signals.SIG_IGN)
+        signals.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
 
     def _serve(self) -> None:
         while True:
             for number in os.read(self._signals[0], 64):
-                if number == signal.SIGCHLD:
+                if number == signals.SIGCHLD:
                     children.reap_orphans()
-                elif number == signal.SIGUSR1:
+                elif number == signals.SIGUSR1:
                     self._dump_stacks()
                 elif number == 0 or self.pod.close_if_empty():
                     return

@@ -28,8 +28,8 @@ CLAIMS: Mapping[str, object] = {
     "mountOptions": [
         "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime",
         "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "private",
-        "rbind", "relatime", "ro", "rprivate", "rslave", "rw", "slave", "strictatime", "suid",
-        "sync",
+        "ratime", "rbind", "relatime", "rexec", "rnoatime", "rnoexec", "ro", "rprivate", "rro",
+        "rrw", "rslave", "rw", "slave", "strictatime", "suid", "sync",
     ],
     "linux": {
         "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
@@ -40,12 +40,12 @@ CLAIMS: Mapping[str, object] = {
             "systemdUser": False,
             "rdma": False,
         },
-        # A profile takes effect only with runsc's flag oci-seccomp.
+        # Unless the operator has set runsc's flag oci-seccomp to false.
         "seccomp": {
-            "enabled": False,
+            "enabled": True,
             "actions": [
-                "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_TRACE",
-                "SCMP_ACT_TRAP",
+                "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD",
+                "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
             ],
             "operators": [
                 "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
@@ -70,7 +70,7 @@ def features(flags: Mapping[str, str]) -> dict[str, object]:
     linux = body["linux"]
     assert isinstance(linux, dict)
     linux["capabilities"] = list(NAMES)
-    linux["seccomp"]["enabled"] = bool(parse_bool(flags.get("oci-seccomp", "")))
+    linux["seccomp"]["enabled"] = parse_bool(flags.get("oci-seccomp", "")) is not False
     return body
 
 

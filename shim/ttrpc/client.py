@@ -7,8 +7,8 @@ closed connection only with its next call.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 from select import POLLIN, POLLOUT, poll
 from struct import Struct
 from threading import Condition, Lock
@@ -36,19 +36,19 @@ _LONGEST_CALL: Final = 1e9  # seconds; locks and the wire's nanoseconds take no 
 _TIMEVAL = Struct("@ll")
 
 
-def connect(address: str, timeout: float | None = CONNECT_TIMEOUT) -> socket.socket:
+def connect(address: str, timeout: float | None = CONNECT_TIMEOUT) -> _socket.socket:
     """A stream socket connected to ``unix:///path``, ``/path`` or ``\\0abstract``.
 
     Raises TimeoutError if the server's backlog stays full, FileNotFoundError,
     ConnectionRefusedError and other OSErrors of connect(2).
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         if timeout is not None:
             # A non-blocking connect would fail at once, not wait, on a full backlog.
             seconds, micros = divmod(max(1, int(timeout * 1e6)), 1_000_000)
             limit = _TIMEVAL.pack(seconds, micros)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
         try:
             sock.connect(address.removeprefix("unix://"))
         except BlockingIOError:
@@ -68,7 +68,7 @@ class Client:
     """
 
     def __init__(
-        self, target: socket.socket | str, timeout: float | None = CONNECT_TIMEOUT
+        self, target: _socket.socket | str, timeout: float | None = CONNECT_TIMEOUT
     ) -> None:
         if isinstance(target, str):
             target = connect(target, timeout)
@@ -224,7 +224,7 @@ class Client:
         view = memoryview(data)
         while view:
             try:
-                view = view[self._socket.send(view, socket.MSG_NOSIGNAL) :]
+                view = view[self._socket.send(view, _socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
                 try:
                     self._poll(POLLOUT, deadline)

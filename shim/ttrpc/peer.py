@@ -7,7 +7,7 @@ a stuck one delays nobody else.  Knows no handlers and no epoll.
 
 from __future__ import annotations
 
-import socket
+import _socket
 from threading import Condition, Lock
 from time import monotonic
 
@@ -36,7 +36,7 @@ class Peer:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: _socket.socket,
         max_streams: int,
         send_timeout: float,
         attention: Callable[[Peer], None],
@@ -98,7 +98,7 @@ class Peer:
     def read(self) -> list[RequestReceived | DataReceived | FrameRejected] | None:
         """Read once without waiting; None at the end.  Raises RemoteProtocolError, OSError."""
         try:
-            data = self.socket.recv(_READ_SIZE, socket.MSG_DONTWAIT)
+            data = self.socket.recv(_READ_SIZE, _socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return []
         with self._lock:
@@ -203,7 +203,7 @@ class Peer:
 
     def _send_locked(self, data: memoryview) -> int:
         try:
-            return self.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return self.socket.send(data, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:

@@ -7,8 +7,8 @@ Knows no services; the handler sees every call.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 from errno import ECONNABORTED, EINTR
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
 from struct import Struct
@@ -57,7 +57,7 @@ class Server:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listener: _socket.socket,
         handler: Handler,
         *,
         submit: Callable[[Callable[[], None]], None] | None = None,
@@ -69,7 +69,7 @@ class Server:
         max_in_flight: int = MAX_OPEN_STREAMS,
         send_timeout: float = SEND_TIMEOUT,
     ) -> None:
-        self._listener: socket.socket | None = listener  # I/O thread's, once that runs
+        self._listener: _socket.socket | None = listener  # I/O thread's, once that runs
         self._handler = handler
         self._submit = submit or _in_new_thread
         self._uid = os.geteuid() if uid is None else uid
@@ -202,7 +202,7 @@ class Server:
             if self._listener is None or self._closing:
                 return
             try:
-                sock, _address = self._listener.accept()
+                fd, _address = self._listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -214,11 +214,11 @@ class Server:
                 self._poller.modify(self._listener, 0)
                 self._accept_at = monotonic() + _ACCEPT_PAUSE
                 return
-            self._admit(sock)
+            self._admit(_socket.socket(fileno=fd))
 
-    def _admit(self, sock: socket.socket) -> None:
+    def _admit(self, sock: _socket.socket) -> None:
         try:
-            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            raw = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size)
             pid, uid, gid = _CREDENTIALS.unpack(raw)
             if (uid, gid) != (self._uid, self._gid):
                 self._log("peer.refused", pid=pid, uid=uid, gid=gid)

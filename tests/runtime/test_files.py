@@ -1,6 +1,8 @@
 import json
+import math
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,38 @@ def test_fastjson_refuses_what_json_refuses(text: str) -> None:
 def test_fastjson_errors(text: bytes) -> None:
     with pytest.raises(ValueError):
         fastjson.loads(text)
+
+
+@settings(max_examples=40)
+@given(_JSON)
+def test_fastjson_writes_what_json_writes(value: object) -> None:
+    assert fastjson.dumps(value) == json.dumps(value, separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(math.nan, ValueError), ([-math.inf], ValueError), (b"", TypeError), ({(): 1}, TypeError)],
+)
+def test_fastjson_writes_nothing_else(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        fastjson.dumps(value)
+    with pytest.raises(error):
+        json.dumps(value, allow_nan=False)
+
+
+def test_fastjson_without_the_parts_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"a": [1, 2.5, None, True], "\u00e9": "\n"}
+    quick = fastjson.dumps(value)
+    monkeypatch.setitem(sys.modules, "_json", None)
+    assert fastjson.dumps(value) == quick
+    assert fastjson.loads(quick.encode()) == value
+    assert fastjson.quote("\u00e9") == '"\\u00e9"'
+    for text in (b"NaN", b"[" * 100_000, b"\xff", b"{} {}", b""):
+        with pytest.raises(ValueError):
+            fastjson.loads(text)
+    for wrong in (math.nan, [b""]):
+        with pytest.raises((ValueError, TypeError)):
+            fastjson.dumps(wrong)
 
 
 @given(st.text())

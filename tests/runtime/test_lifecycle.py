@@ -7,7 +7,7 @@ import pytest
 from runtime.errors import InvalidState
 from runtime.lifecycle import ALIVE, TRANSITIONS, Op, State, step
 
-PAIRS = [(state, op) for state in State for op in Op]
+PAIRS = [(state, op) for state in State.members for op in Op.members]
 
 
 @pytest.mark.parametrize(("state", "op"), PAIRS)

@@ -126,15 +126,43 @@ def test_leftovers_are_told_and_do_not_stop_the_rest(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "root") == []
 
 
-def test_stop_shim(tmp_path: Path, sleepers: Sleepers) -> None:
-    polite = sleepers.spawn()
+def test_a_shim_that_would_hold_on_to_its_containers_is_ended(
+    tmp_path: Path, sleepers: Sleepers
+) -> None:
     stubborn = sleepers.spawn("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
-    for process, signo in ((polite, signal.SIGTERM), (stubborn, signal.SIGKILL)):
-        record = make(tmp_path, "c1", shim_pid=process.pid, shim_start_time=process.start_time)
-        teardown.stop_shim(record.replace(boot_id="another"), 0.1)
-        assert sleepers.status(process) is None
-        teardown.stop_shim(record, 2.0 if signo == signal.SIGTERM else 0.1)
-        assert sleepers.children[-1 if process is stubborn else 0].wait() == -signo
+    record = make(tmp_path, "c1", shim_pid=stubborn.pid, shim_start_time=stubborn.start_time)
+    teardown.stop_shim(record.replace(boot_id="another"), 0.1)
+    assert sleepers.status(stubborn) is None
+    teardown.stop_shim(record, 5.0)
+    assert sleepers.children[0].wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("name", "bundle", "ended"),
+    [
+        ("runsc-sandbox", "bundle", True),
+        ("runsc-gofer", "bundle", True),
+        ("runsc-sandbox", "bundle2", False),
+        ("vi", "bundle", False),
+    ],
+)
+def test_a_sentry_that_no_record_names_is_found_by_its_bundle(
+    tmp_path: Path, name: str, bundle: str, ended: bool
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    record = make(tmp_path, "c1", bundle=str(tmp_path / "bundle"))
+    argv = [name, "-c", "echo ready; read line", "boot", f"--bundle={tmp_path / bundle}"]
+    with subprocess.Popen(
+        argv, executable="/bin/sh", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as stray:
+        try:
+            # Its command line can be read only some time after the exec has succeeded.
+            assert stray.stdout is not None and stray.stdout.readline() == b"ready\n"
+            outcome = teardown.destroy(str(tmp_path / "root"), [record], 5.0)
+            assert outcome.failures == ()
+            assert stray.poll() == (-signal.SIGKILL if ended else None)
+        finally:
+            stray.kill()
 
 
 def test_is_running(sleepers: Sleepers) -> None:

@@ -27,7 +27,7 @@ def test_times_split_into_seconds_and_nanoseconds(
     assert (stamp.seconds, stamp.nanos) == expected
 
 
-@pytest.mark.parametrize("state", [s for s in State if s is not State.CREATING])
+@pytest.mark.parametrize("state", [s for s in State.members if s is not State.CREATING])
 def test_every_state_that_can_be_seen_has_a_status(state: State) -> None:
     assert convert.STATUS[state] in range(1, 6)
 

@@ -33,17 +33,18 @@ def test_never_fails(shim: Shim, stdin: bytes) -> None:
     type_url = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
     assert message.features.type_url == type_url
     features = json.loads(message.features.value)
-    assert features["linux"]["seccomp"]["enabled"] is False
+    assert features["linux"]["seccomp"]["enabled"] is True
+    assert "rro" in features["mountOptions"]
     assert "CAP_SYS_ADMIN" in features["linux"]["capabilities"]
 
 
 def test_options_are_echoed_and_count(shim: Shim) -> None:
-    body = b'[runsc_config]\noci-seccomp = "true"\n'
+    body = b'[runsc_config]\noci-seccomp = "false"\n'
     stdin = wire.any_message("runtimeoptions.v1.Options", wire.bytes_field(3, body))
     result = shim.run(["-info"], shim.directory, stdin)
     message = introspection_pb2.RuntimeInfo.FromString(result.stdout)
     assert message.options.SerializeToString() == stdin
-    assert json.loads(message.features.value)["linux"]["seccomp"]["enabled"] is True
+    assert json.loads(message.features.value)["linux"]["seccomp"]["enabled"] is False
     assert options.is_known(message.options.type_url)
 
 
