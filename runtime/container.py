@@ -240,13 +240,28 @@ class Container:
             busy = any(p.started for p in self._execs.values())
         if info.detail:
             self._log.info("container.init_exited", status=status, detail=info.detail)
-        if busy:
-            self._context.workers.submit(self._finish_init)
+        orphans = self._leaves_processes() and not info.sentry_died
+        if busy or orphans:
+            self._context.workers.submit(lambda: self._finish_init(orphans))
         else:
             self._publish_init_exit()
 
-    def _finish_init(self) -> None:
-        """Wait for the execs' own exits, which the sentry reports since it killed them."""
+    def _leaves_processes(self) -> bool:
+        """Whether init's end is not everybody's: in a pid namespace that is the pod's."""
+        spec = self.spec
+        if self.is_root or spec is None or not self.init.started:
+            return False
+        return spec.namespaces.get("pid") != ""
+
+    def _finish_init(self, orphans: bool) -> None:
+        """End what init left, which would keep the output open; containerd's runc shim does so,
+        too (ShouldKillAllOnExit).  Then wait for the execs' own exits, which the sentry reports
+        since they were killed."""
+        if orphans:
+            try:
+                self._signal(_SIGKILL, 0, SignalMode.ALL)
+            except RuntimeFault as fault:
+                self._log.warning("container.orphans_left", error=str(fault))
         limit = time.monotonic() + EXEC_END_TIMEOUT
         with self._quiet:
             while live := [p for p in self._execs.values() if p.started]:

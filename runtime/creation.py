@@ -199,6 +199,8 @@ def _prepare(
     prepared = restrictions.prepare(spec, config, driver.generation, network)
     if prepared.notes:
         _log.warning("spec.partly_honoured", container=container.id, missing=prepared.notes)
+    if prepared.left_writable:
+        _log.debug("paths.left_writable", container=container.id, paths=prepared.left_writable)
     container.spec = prepared.spec
     return prepared.spec, prepared.config
 

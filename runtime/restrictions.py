@@ -16,6 +16,7 @@ from runtime.masking import restrict
 from runtime.record import Record
 from runtime.seccomp import translate
 from runtime.spec import with_mounts
+from runtime.submounts import separate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Prepared(Record):
     config: RunscConfig
     #: What the spec asked for and does not get, in words; for the log.
     notes: tuple[str, ...] = ()
+    #: Paths that should be read-only.  Callers ask for /proc/sys in every container.
+    left_writable: tuple[str, ...] = ()
 
 
 def prepare(
@@ -92,6 +95,7 @@ def prepare(
             flags["network"] = network
     elif on_host_network(spec) and not switch_on("network", "host"):
         _check_network(config)
+    spec, left_readonly = separate(spec)
     spec, left_writable = restrict(_plain_options(spec), generation)
     profile = linux.fields("seccomp")
     if profile is not None:
@@ -103,7 +107,8 @@ def prepare(
     return Prepared(
         spec=spec,
         config=config.replace(flags=flags),
-        notes=(*notes, *left_writable),
+        notes=(*notes, *left_readonly),
+        left_writable=left_writable,
     )
 
 

@@ -99,7 +99,7 @@ class ReplyDecoder:
     def _ends_in(self, data: bytes) -> bool:
         """Whether the bracket that closes the object is in ``data``, the bytes that come next."""
         # Without the escaped characters, each quote begins or ends a string.
-        data = (self._escape + data).replace(rb"\\", b"").replace(rb'\"', b"")
+        data = (self._escape + data).replace(rb"\\", b"").replace(rb"\"", b"")
         self._escape = b"\\" if data.endswith(b"\\") else b""
         parts = data.removesuffix(b"\\").split(b'"')
         outside = b"".join(parts[self._in_string :: 2])

@@ -303,6 +303,11 @@ def run_daemon(args: DaemonArgs) -> NoReturn:
         from shim import paths
 
         paths.complete(*paths.DEPENDENCIES)
+        import gc
+
+        # Imports leave next to no garbage: looking for it would take a fifth of their time.  The
+        # daemon turns the collector on again.
+        gc.disable()
         from shim import daemon
 
         status = daemon.main(args)

@@ -120,8 +120,8 @@ class Daemon:
         self.reactor.start()
         self.server.start()
         self._handle_signals()
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what is there now is there to stay
+        gc.enable()
         self.workers.submit(self._learn_version)
         self._log.debug("daemon.started", pid=os.getpid(), address=self.args.socket_address)
         self._serve()

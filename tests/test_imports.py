@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +24,13 @@ SOLE_IMPORTERS = {
 }
 #: Never at a module's top level: each costs every pod memory or time.
 LAZY = {
-    "argparse", "asyncio", "collections.abc", "dataclasses", "datetime", "inspect", "ipaddress",
-    "logging", "pathlib", "pyroute2", "random", "shutil", "ssl", "structlog", "subprocess",
-    "tempfile", "tomllib", "typing", "urllib", "uuid",
+    "argparse", "array", "asyncio", "collections.abc", "contextlib", "dataclasses", "datetime",
+    "enum", "inspect", "ipaddress", "json", "logging", "pathlib", "pyroute2", "random", "re",
+    "selectors", "shutil", "signal", "socket", "ssl", "structlog", "subprocess", "tempfile",
+    "tomllib", "traceback", "typing", "urllib", "uuid", "zlib",
 }  # fmt: skip
 #: Builders and short-lived helpers, which no daemon loads.
-TOOLS = {"runtime/_native_build.py", "runtime/nethelper.py"}
+TOOLS = {"runtime/_native_build.py", "runtime/nethelper.py", "shim/info.py"}
 
 
 def modules() -> list[Path]:
@@ -160,11 +162,49 @@ def test_budget_of_delete_with_nothing_to_do(shim: Shim) -> None:
     assert loaded(bundle) - DELETE == set()
 
 
-def test_the_interpreter_itself_loads_none_of_it() -> None:
-    # Or else the budgets above would prove nothing.
-    program = "import sys; print(*sys.modules)"
+#: Everything that a daemon may ever load of ours, and what its containers have it do.
+_DAEMON = """
+import importlib, sys
+sys.path[:0] = {path!r}
+for name in {names!r}:
+    importlib.import_module(name)
+
+from protos import events_pb2, task_pb2
+from runtime import urpc
+from runtime.spawn import SpawnSpec, spawn
+
+task_pb2.CreateTaskRequest(id="c").SerializeToString()
+events_pb2.TaskExit.FromString(b"")
+decoder = urpc.ReplyDecoder()
+assert decoder.feed(b'{{"success":true,"err":"","result":[1.5]}}').value() == [1.5]
+urpc.encode_request("A.B", {{"CID": "c"}})
+child = spawn(SpawnSpec(path="/bin/true", argv=("true",), fds={{}}))
+child.wait(10)
+child.close()
+print(*sys.modules)
+"""
+
+
+def loaded_by(program: str) -> set[str]:
     result = subprocess.run(
         [sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True
     )
-    heavy = {"json", "re", "enum", "typing", "google", "structlog", "socket", "subprocess"}
-    assert not heavy & set(result.stdout.split())
+    return set(result.stdout.split())
+
+
+def test_budget_of_the_daemon() -> None:
+    names = [
+        name_of(p).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for p in modules()
+        if name_of(p) not in TOOLS
+    ]
+    path = [str(ROOT), sysconfig.get_path("platlib")]
+    found = loaded_by(_DAEMON.format(path=path, names=names))
+    assert "runtime.creation" in found and "shim.stdio" in found
+    assert found & LAZY <= {"collections.abc"}  # a name that threading's imports give it
+    assert not {name for name in found if within(name, "structlog") or within(name, "pyroute2")}
+
+
+def test_the_interpreter_itself_loads_none_of_it() -> None:
+    # Or else the budgets above would prove nothing.
+    assert not loaded_by("import sys; print(*sys.modules)") & (LAZY | {"google", "threading"})
