@@ -253,8 +253,24 @@ class Control:
             raise Failed("Processes: malformed result")
         return [_process(each) for each in found]
 
-    def event(self, container_id: str, timeout: float) -> SentryStats:
-        """Usage of a container, as the sentry counts it."""
+    def event(self, container_id: str, timeout: float, others: Sequence[str] = ()) -> SentryStats:
+        """Usage of a container, as the sentry counts it; ``others`` share its sandbox.
+
+        Where a container has cgroups mounted, as CRI's have, the sentry tells no CPU time but
+        that of the one it is asked for (runsc/boot/events.go): then the others are asked as well.
+        """
+        found = self._event(container_id, timeout)
+        if found.own_cpu_ns is None:
+            return found
+        cpu_ns = {container_id: found.own_cpu_ns}
+        for other in others:
+            try:
+                cpu_ns[other] = self._event(other, timeout).own_cpu_ns or 0
+            except RuntimeFault:
+                continue  # not started yet, or gone
+        return found.replace(cpu_ns=cpu_ns)
+
+    def _event(self, container_id: str, timeout: float) -> SentryStats:
         result = self.call(
             _PREFIX + "Event",
             self._driver.event_argument(container_id),
@@ -419,6 +435,7 @@ def _stats(result: object) -> SentryStats:
         raise Failed("Event: malformed result")
     return SentryStats(
         cpu_ns={str(cid): _integer(ns, "Event") for cid, ns in usage.items()},
+        own_cpu_ns=None if usage else _counter(data, "cpu", "usage", "total"),
         memory_usage=_counter(data, "memory", "usage", "usage"),
         pids=_counter(data, "pids", "current"),
         networks=tuple(_interface(each) for each in interfaces or ()),

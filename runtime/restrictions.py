@@ -14,9 +14,7 @@ from runtime.errors import InvalidRequest, Unsupported
 from runtime.json_fields import Fields
 from runtime.masking import restrict
 from runtime.record import Record
-from runtime.seccomp import translate
 from runtime.spec import with_mounts
-from runtime.submounts import separate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,10 +93,16 @@ def prepare(
             flags["network"] = network
     elif on_host_network(spec) and not switch_on("network", "host"):
         _check_network(config)
-    spec, left_readonly = separate(spec)
+    left_readonly: tuple[str, ...] = ()
+    if any(mount.is_bind and mount.read_only for mount in spec.mounts):
+        from runtime.submounts import separate
+
+        spec, left_readonly = separate(spec)
     spec, left_writable = restrict(_plain_options(spec), generation)
     profile = linux.fields("seccomp")
     if profile is not None:
+        from runtime.seccomp import translate  # seldom needed, and memory counts
+
         translated = translate(profile)
         if switch_on("oci-seccomp"):
             spec = spec.replace(raw=_with_linux(spec, "seccomp", translated))

@@ -385,7 +385,9 @@ class Sandbox:
 
     def event(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> SentryStats:
         """Usage, as the sentry counts it."""
-        return self._control.event(cid, timeout)
+        with self._lock:
+            others = [other for other in (self.id, *self._subs) if other != cid]
+        return self._control.event(cid, timeout, others)
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""

@@ -34,9 +34,13 @@ class SentryStats(Record):
     ``cpu_ns`` maps every container of the sandbox to the CPU time that the sentry saw it use,
     in nanoseconds.  ``memory_usage`` (bytes) and ``pids`` are the container's where the sentry
     counts per container, the sandbox's where it doesn't.
+
+    ``own_cpu_ns`` is the asked container's alone, from a cgroup inside the sandbox; a sentry that
+    has that leaves ``cpu_ns`` empty.
     """
 
     cpu_ns: Mapping[str, int]
+    own_cpu_ns: int | None = None
     memory_usage: int = 0
     pids: int = 0
     networks: tuple[NetworkStats, ...] = ()

@@ -18,7 +18,7 @@ from runtime.reactor import Reactor
 from shim import stdio
 from shim.stdio import ProcessIO
 
-WAIT = 5.0
+WAIT = 20.0
 
 
 @pytest.fixture
