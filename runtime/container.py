@@ -357,6 +357,10 @@ class Container:
             self._kill_sentry(signo)
         else:
             self.init_exited(ExitInfo(status=128 + signo))
+            if self.init.state is State.STOPPED:
+                # containerd's client deletes it only once its output has come to an end; without
+                # one, a daemon that finds it at its start waits for ever.
+                self.sandbox.abandon(self.id)
 
     def _kill_sentry(self, signo: int) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from runtime.mounts import mount_rootfs
 from runtime.process import IORequest
 from runtime.record import Record
 from runtime.sandbox import BootParams, Sandbox
+from runtime.sentry import control_address
 from runtime.spec import load_spec
 
 TYPE_CHECKING = False
@@ -219,6 +220,7 @@ def _boot(
     holdings.cgroup = cgroup
     if wanted.own:
         holdings.own_cgroup = cgroups.create(wanted.own, {}, systemd=config.systemd_cgroup)
+    holdings.control_socket = control_address(config.state_dir, params.id)
     holdings.record()
     settings = params.driver.settings(config, spec)
     if settings.network == "sandbox" and spec.netns_path:

@@ -51,6 +51,8 @@ class Holdings:
         self.sandbox: Sandbox | None = None
         #: Whether ``sandbox`` is this container's own, and not one that it is a guest in.
         self.owns_sandbox = True
+        #: Where the control socket of a sandbox that is yet to boot will be.
+        self.control_socket = ""
         self.scrape: PendingScrape | None = None
         self.recorded = False
         self._lock = threading.Lock()
@@ -117,7 +119,9 @@ class Holdings:
                 boot=boot,
                 gofers=(gofer,) if gofer is not None else (),
                 cgroups=tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None),
-                control_socket=sandbox.control_address if sandbox is not None else "",
+                control_socket=(
+                    sandbox.control_address if sandbox is not None else self.control_socket
+                ),
                 filestores=sandbox.filestores if boot is not None and sandbox is not None else (),
                 shim_address=self.shim_address,
                 shim_pid=os.getpid(),

@@ -27,7 +27,9 @@ class Record:
     _required: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
-        own = tuple(n for n in cls.__dict__.get("__annotations__", {}) if not n.startswith("_"))
+        # inspect.get_annotations would import inspect.
+        annotations = cls.__dict__.get("__annotations__", {})  # noqa: RUF063
+        own = tuple(n for n in annotations if not n.startswith("_"))
         cls._fields = tuple(n for n in cls._fields if n not in own) + own
         cls._required = frozenset(n for n in cls._fields if not hasattr(cls, n))
 

@@ -468,6 +468,10 @@ class Sandbox:
             sub.close_stdio()
             gofer.release()
 
+    def abandon(self, cid: str) -> None:
+        """Close the stdio of a subcontainer that will never be started, as its end would."""
+        self._sub(cid).close_stdio()
+
     def destroy_subcontainer(self, cid: str, deadline: float) -> None:
         """Kill everything in a subcontainer, forget it, and reap its gofer.  Idempotent.
 

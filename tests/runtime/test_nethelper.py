@@ -137,7 +137,12 @@ def kernel() -> Iterator[Kernel]:
     kernel = Kernel()
     yield kernel
     kernel.close()
-    # A bare package stands in for pyroute2 now; nobody else should meet it.
+
+
+@pytest.fixture(autouse=True)
+def stand_in_goes() -> Iterator[None]:
+    """A bare package stands in for pyroute2 after a decoding; nobody else should meet it."""
+    yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
         del sys.modules[name]
 

@@ -21,9 +21,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("fault", "code"), EXAMPLES)
-def test_each_fault_has_its_code_and_keeps_its_words(
-    fault: errors.RuntimeFault, code: int
-) -> None:
+def test_each_fault_has_its_code_and_keeps_its_words(fault: errors.RuntimeFault, code: int) -> None:
     assert status.of(fault) == (code, str(fault), True)
 
 
