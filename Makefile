@@ -1,0 +1,35 @@
+PYTHON := .venv/bin/python
+
+.PHONY: help setup check format test integration bench demo protos
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## install what the tests need (as root): packages, .venv, peers
+	integration/setup
+
+check:  ## formatting, lint, types and the unit tests
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest tests
+
+format:  ## put the code into the project's format
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+test:  ## the unit tests: no root, seconds
+	$(PYTHON) -m pytest tests
+
+integration:  ## everything, against real containerd and runsc (as root)
+	integration/test
+
+bench:  ## compare with containerd-shim-runc-v2 (as root)
+	integration/setup -q
+	integration/bench
+
+demo:  ## show a container under gVisor, from creation to exit (as root)
+	integration/demo
+
+protos:  ## regenerate protos/*_pb2.py from protos/*.proto
+	$(PYTHON) protos/generate.py

@@ -1,0 +1,135 @@
+"""Options, the matrix of versions, and the nodes that the tests work with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness import footprint, peers
+from integration.harness.containerd import Containerd
+from integration.harness.node import Node
+
+RUNTIMES = {"gvisor": peers.GVISOR, "runc": peers.RUNC}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("integration")
+    group.addoption(
+        "--runtime",
+        default=os.environ.get("GVISOR_SHIM_RUNTIME", "gvisor"),
+        help="gvisor (default), runc to prove the suite, a runtime's full name or a shim's path",
+    )
+    group.addoption("--containerd", help="only this version of containerd, e.g. 1.7")
+    group.addoption("--runsc", help="only this generation of runsc, e.g. 20240729")
+    group.addoption("--all", action="store_true", help="every test on every combination")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: run on every containerd and every runsc")
+    config.addinivalue_line("markers", "gvisor: about gVisor; skipped with any other runtime")
+
+
+def _runtime(config: pytest.Config) -> str:
+    name = str(config.getoption("--runtime"))
+    return RUNTIMES.get(name, name)
+
+
+def _combinations(config: pytest.Config) -> list[tuple[str, str]]:
+    generations = peers.RUNSCS if "runc" not in _runtime(config) else ("",)
+    primary = (peers.PRIMARY[0], peers.PRIMARY[1] if generations[0] else "")
+    every = [(version, made) for version in peers.CONTAINERDS for made in generations]
+    every.sort(key=lambda pair: pair != primary)
+    version, generation = config.getoption("--containerd"), config.getoption("--runsc")
+    return [
+        pair
+        for pair in every
+        if version in (None, pair[0]) and (generation in (None, pair[1]) or not pair[1])
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "node" not in metafunc.fixturenames:
+        return
+    pairs = _combinations(metafunc.config)
+    core = metafunc.definition.get_closest_marker("core")
+    if not core and not metafunc.config.getoption("--all"):
+        pairs = pairs[:1]
+    names = ["-".join(filter(None, pair)) for pair in pairs]
+    metafunc.parametrize("machine", pairs, ids=names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "runc" not in _runtime(config):
+        return
+    skip = pytest.mark.skip(reason="about gVisor")
+    for item in items:
+        if item.get_closest_marker("gvisor"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def able() -> None:
+    """The tests need root and the fetched peers."""
+    if os.geteuid() != 0:
+        pytest.exit("the integration tests need root", returncode=2)
+    missing = peers.missing()
+    if missing:
+        pytest.exit(f"missing, run integration/setup: {', '.join(missing)}", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path, for sockets; gone at the end of the session."""
+    folder = Path("/run/gvisor-shim-test", str(os.getpid()))
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.parent.rmdir()
+    except OSError:
+        return  # another session is under way
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Node]:
+    """A running daemon for one combination of containerd and runsc."""
+    version, generation = request.param
+    name = "-".join(filter(None, (version, generation[:4])))
+    namespace = f"t{os.getpid()}-{name.replace('.', '')}"
+    node = Node(
+        Containerd(version, generation, short_folder / name, namespace), _runtime(request.config)
+    )
+    node.daemon.start()
+    node.daemon.import_image()
+    yield node
+    try:
+        node.clean()
+        node.assert_clean()
+    finally:
+        node.close()
+        node.daemon.remove()
+        footprint.remove_cgroups(node.daemon)
+
+
+@pytest.fixture
+def node(machine: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """The daemon of this combination; whatever a test leaves there makes the test fail."""
+    yield machine
+    machine.clean()
+    machine.assert_clean()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of containerd's log with a failure."""
+    report = yield
+    machine = getattr(item, "funcargs", {}).get("node")
+    if report.failed and isinstance(machine, Node):
+        report.sections.append(("containerd's log", machine.daemon.log_tail(25)))
+    return report

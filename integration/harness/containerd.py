@@ -1,0 +1,177 @@
+"""A private containerd: own root, state, sockets and log; the system's own is never touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from integration.harness import peers
+from integration.harness.image import Image
+from integration.harness.waiting import until
+
+_CONFIG = """\
+version = {config_version}
+root = "{root}"
+state = "{state}"
+disabled_plugins = [{disabled}]
+{imports}
+[grpc]
+  address = "{address}"
+[ttrpc]
+  address = "{address}.ttrpc"
+[debug]
+  level = "debug"
+"""
+_CRI = {
+    2: ("io.containerd.grpc.v1.cri",),
+    3: ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"),
+}
+_NEEDLESS = ("io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.erofs")
+
+
+class Containerd:
+    """One containerd of `version`, with runc and one generation of runsc on its PATH.
+
+    `folder` has to be short (the sockets lie in it); it is made by `start` and outlives `stop`,
+    so that a restart finds all state again.  `remove` takes it away.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        generation: str,
+        folder: Path,
+        namespace: str,
+        *,
+        cri: str = "",
+        path_first: Path | None = None,
+    ) -> None:
+        self.version, self.generation, self.folder = version, generation, folder
+        self.namespace = namespace
+        self.bin = peers.containerd_bin(version)
+        self.release = peers.daemon_generation(version)
+        self.address = folder / "c.sock"
+        self.root, self.state, self.log = folder / "root", folder / "state", folder / "log"
+        self.fifos = folder / "fifo"
+        self.image: Image | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._cri = cri
+        self._path_first = path_first
+        self._prepared = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def bundle(self, container: str) -> Path:
+        return self.state / "io.containerd.runtime.v2.task" / self.namespace / container
+
+    def start(self, timeout: float = 20) -> None:
+        """Start the daemon and wait until it answers."""
+        self._prepare()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.bin / "containerd", "--config", self.folder / "config.toml"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        until(self._answers, timeout, f"containerd {self.version} answers, see {self.log}")
+
+    def stop(self) -> None:
+        """Ask the daemon to end; containers keep running."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """Stop and delete everything of this daemon that is on disk."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def import_image(self) -> Image:
+        if self.image is None:
+            self.image = Image(self.folder / "image.tar")
+            command = ["images", "import", str(self.image.path)]
+            subprocess.run(self.ctr_command(*command), capture_output=True, timeout=60, check=True)
+        return self.image
+
+    def ctr_command(self, *arguments: str) -> list[str]:
+        return [
+            str(self.bin / "ctr"),
+            "--address",
+            str(self.address),
+            "--namespace",
+            self.namespace,
+            *arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """What the daemon, and through it the shim, finds in its environment."""
+        keep = {k: v for k, v in os.environ.items() if k in ("LANG", "LC_ALL", "HOME", "TMPDIR")}
+        folders = [self.folder / "bin", peers.shim_bin(), self.bin, peers.runc_bin()]
+        if self._path_first is not None:
+            folders.insert(0, self._path_first)
+        path = ":".join([*map(str, folders), "/usr/sbin:/usr/bin:/sbin:/bin"])
+        return {**keep, "PATH": path}
+
+    def log_tail(self, lines: int = 60) -> str:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            return
+        for part in (self.folder, self.folder / "bin", self.fifos):
+            part.mkdir(parents=True, exist_ok=True)
+        runsc = self.folder / "bin" / "runsc"
+        if self.generation and not runsc.is_symlink():
+            runsc.symlink_to(peers.runsc(self.generation))
+        config_version = 3 if self.release >= (2, 0) else 2
+        disabled = () if self._cri else _CRI[config_version]
+        if config_version == 3:
+            disabled += _NEEDLESS
+        elif self.release >= (1, 7):
+            disabled += _NEEDLESS[:1]
+        text = _CONFIG.format(
+            config_version=config_version,
+            root=self.root,
+            state=self.state,
+            address=self.address,
+            disabled=", ".join(f'"{name}"' for name in disabled),
+            imports="",
+        )
+        (self.folder / "config.toml").write_text(text + self._cri)
+        self._prepared = True
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"containerd {self.version} ended:\n{self.log_tail(20)}")
+        if not self.address.exists():
+            return False
+        done = subprocess.run(self.ctr_command("version"), capture_output=True, timeout=10)
+        return done.returncode == 0
+
+    def _end(self, signo: int) -> None:
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(signo)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(15)
+        self.process = None

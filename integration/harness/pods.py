@@ -1,0 +1,544 @@
+"""A containerd with its CRI plugin, and pods on it, made as the kubelet makes them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from integration.harness import cri, footprint, peers
+from integration.harness.containerd import Containerd
+from integration.harness.cri import Cri
+from integration.harness.daemon_api import Refused
+from integration.harness.image import IMAGE, Image
+from integration.harness.pod_network import PodNetwork, plugins
+from integration.harness.waiting import until
+
+#: containerd's namespace for all that comes through CRI.
+NAMESPACE = "k8s.io"
+PAUSE_IMAGE = "localhost/gvisor-shim-test:pause"
+_NOT_FOUND = 5
+
+_CRI_1 = """
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+{common}
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{plugins}"
+  conf_dir = "{conf}"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  default_runtime_name = "runc"
+  snapshotter = "overlayfs"
+"""
+_CRI_2 = """
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{pause}"
+[plugins."io.containerd.grpc.v1.cri"]
+  disable_tcp_service = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+[plugins."io.containerd.cri.v1.runtime"]
+{common}
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["{plugins}"]
+  conf_dir = "{conf}"
+[plugins."io.containerd.cri.v1.runtime".containerd]
+  default_runtime_name = "runc"
+"""
+# Lowering a score wants a capability that containers on a test machine may lack.
+_COMMON = """\
+  netns_mounts_under_state_dir = true
+  restrict_oom_score_adj = true
+  tolerate_missing_hugetlb_controller = true
+"""
+_COMMON_1 = """\
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+"""
+_RUNTIME = """\
+[plugins."{plugin}".containerd.runtimes.{name}]
+  runtime_type = "{kind}"
+  cni_conf_dir = "{conf}"
+  pod_annotations = ["dev.gvisor.*"]
+[plugins."{plugin}".containerd.runtimes.{name}.options]
+{options}
+"""
+
+
+class Output(NamedTuple):
+    """What an exec left."""
+
+    code: int
+    out: str
+    err: str
+
+
+class PodNode:
+    """A daemon, the runtime under test, and a network; `clean` takes all pods away again."""
+
+    def __init__(self, folder: Path, version: str, generation: str, runtime: str, number: int):
+        self.network = PodNetwork(folder / "cni", number)
+        self.runtime = runtime
+        #: What stands above the cgroups of all pods, and tells their processes from others.
+        self.cgroup = f"gvt{os.getpid()}-{number}"
+        major = peers.daemon_generation(version)
+        self.daemon = Containerd(
+            version, generation, folder, NAMESPACE, cri=self._configuration(folder, major)
+        )
+        self.pods: list[Pod] = []
+        self.ids: list[str] = []
+        self._numbers = itertools.count(1)
+        self._cri: Cri | None = None
+
+    @property
+    def _ours(self) -> Containerd:
+        """The daemon under the name of its pods' cgroups, for `footprint`."""
+        ours = copy.copy(self.daemon)
+        ours.namespace = self.cgroup
+        return ours
+
+    @property
+    def gvisor(self) -> bool:
+        """Whether containers run in gVisor (the reference runtime's do not)."""
+        return "runc" not in Path(self.runtime).name.split(".")[-2:][0]
+
+    @property
+    def cri(self) -> Cri:
+        """A connection to the daemon, made when it is first wanted."""
+        if self._cri is None:
+            self._cri = Cri(self.daemon.address)
+        return self._cri
+
+    def call(self, method: str, timeout: float = 30, /, **values: Any) -> Any:
+        """A call of CRI; Refused when it fails."""
+        return self.cri.call(method, timeout, **values)
+
+    # -- the daemon -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the network, start the daemon and wait until pods can be run on it."""
+        (self.daemon.folder / "logs").mkdir(parents=True)
+        (self.daemon.folder / "gvisor.toml").write_text(f'root = "{self.daemon.folder}/runsc"\n')
+        self.network.create()
+        self.daemon.start()
+        images = self.daemon.folder / "images.tar"
+        _write_images(images)
+        self.ctr("images", "import", str(images))
+        for name in (IMAGE, PAUSE_IMAGE):
+            until(lambda name=name: self._has(name), 15, f"CRI knows {name}")  # type: ignore[misc]
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        try:
+            until(self._ready, 20, "CRI plugin is ready")
+        except AssertionError:
+            if self.daemon.process is not None:
+                self.daemon.process.send_signal(signal.SIGUSR1)  # it logs its stacks
+                time.sleep(1)
+            raise
+
+    def restart(self, kill: bool = False) -> None:
+        """Restart the daemon; pods go on."""
+        self.close()
+        if kill:
+            self.daemon.kill()
+        else:
+            self.daemon.stop()
+        self.daemon.start()
+        self.wait_ready()
+
+    def revive(self) -> None:
+        """Start the daemon again if it does not run."""
+        if not self.daemon.alive:
+            self.close()
+            self.daemon.start()
+            self.wait_ready()
+
+    def remove(self) -> None:
+        self.close()
+        self.daemon.remove()
+        footprint.remove_cgroups(self._ours)
+        self.network.remove()
+
+    def close(self) -> None:
+        if self._cri is not None:
+            self._cri.close()
+            self._cri = None
+
+    def ctr(self, *arguments: str) -> str:
+        done = subprocess.run(
+            self.daemon.ctr_command(*arguments), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def _has(self, image: str) -> bool:
+        return bool(self.call("ImageStatus", image={"image": image}).image.id)
+
+    def _ready(self) -> bool:
+        try:
+            conditions = self.call("Status").status.conditions
+            self.call("ListPodSandbox")  # refused until all pods are found again
+        except Refused:
+            return False
+        return bool(conditions) and all(each.status for each in conditions)
+
+    def _configuration(self, folder: Path, release: tuple[int, int]) -> str:
+        new = release >= (2, 0)
+        plugin = "io.containerd.cri.v1.runtime" if new else "io.containerd.grpc.v1.cri"
+        text = (_CRI_2 if new else _CRI_1).format(
+            pause=PAUSE_IMAGE,
+            plugins=plugins(),
+            conf=self.network.single,
+            common=_COMMON if new else _COMMON + _COMMON_1,
+        )
+        ours = f'  TypeUrl = "runtimeoptions.v1.Options"\n  ConfigPath = "{folder}/gvisor.toml"'
+        runc = f'  Root = "{folder}/runc"'
+        kinds = {"gvisor": (peers.GVISOR, ours), "runc": (peers.RUNC, runc)}
+        if "runc" not in self.runtime:
+            kinds["gvisor"] = (self.runtime, ours)
+        for name, (kind, options) in kinds.items():
+            for suffix, conf in (("", self.network.single), ("-dual", self.network.dual)):
+                text += _RUNTIME.format(
+                    plugin=plugin, name=name + suffix, kind=kind, conf=conf, options=options
+                )
+        return text
+
+    # -- pods -------------------------------------------------------------------------------
+
+    def pod(self, **options: Any) -> Pod:
+        """Run a pod; see `prepare`."""
+        pod = self.prepare(**options)
+        pod.run()
+        return pod
+
+    def prepare(self, *, dual: bool = False, **config: Any) -> Pod:
+        """A pod that is yet to be run; `config` are further fields of its PodSandboxConfig."""
+        pod = Pod(self, f"pod{next(self._numbers)}", dual, config)
+        self.pods.append(pod)
+        return pod
+
+    def exec(self, container: str, *command: str, timeout: int = 15) -> Output:
+        done = self.call(
+            "ExecSync", timeout + 15, container_id=container, cmd=command, timeout=timeout
+        )
+        return Output(done.exit_code, done.stdout.decode(), done.stderr.decode())
+
+    def status(self, container: str) -> Any:
+        return self.call("ContainerStatus", container_id=container).status
+
+    def wait_exited(self, container: str, timeout: float = 10) -> Any:
+        """Wait until CRI says that a container has ended; its status."""
+
+        def ended() -> Any:
+            status = self.status(container)
+            return status if status.state == cri.EXITED else None
+
+        return until(ended, timeout, f"{container[:12]} exited")
+
+    def stop(self, container: str, grace: int = 0) -> None:
+        self.call("StopContainer", grace + 20, container_id=container, timeout=grace)
+
+    def delete(self, container: str) -> None:
+        self.call("RemoveContainer", container_id=container)
+
+    # -- what runs --------------------------------------------------------------------------
+
+    def shims(self) -> list[int]:
+        """The pids of all shims that serve this daemon; none of `start` or `delete`."""
+        return [
+            pid
+            for pid in footprint.processes(self._ours)
+            if any(self._is_shim(word) for word in footprint.command_line(pid)[:7])
+            and _leads_session(pid)
+        ]
+
+    @staticmethod
+    def _is_shim(word: str) -> bool:
+        return word.rpartition("/")[2].startswith("containerd-shim-")
+
+    def leftovers(self) -> list[str]:
+        """One line for each thing that stands of any pod."""
+        found = [
+            f"process {pid}: {' '.join(footprint.command_line(pid))[-400:]}"
+            for pid in footprint.processes(self._ours)
+        ]
+        found += [f"mount {target}" for target in footprint.mounts(self.daemon)]
+        # Those above the containers' own are the kubelet's to remove.
+        found += [
+            f"cgroup {path}"
+            for path in footprint.cgroups(self._ours)
+            if path.parent.parent.name == "burstable"
+        ]
+        found += [f"socket {path}" for path in footprint.sockets(self.daemon, self.ids)]
+        found += [f"state {path}" for path in self._states()]
+        found += [f"interface {name}" for name in self.network.ports()]
+        found += [f"lease {name}" for name in self.network.leases()]
+        found += [f"cni result {path}" for path in self.network.remembered()]
+        return found
+
+    def _states(self) -> list[Path]:
+        """Bundles, the runtimes' own state, and what CRI keeps of pods and containers."""
+        tops = [self.daemon.folder / name / NAMESPACE for name in ("runsc", "runc")]
+        for base in (self.daemon.state, self.daemon.root):
+            tops.append(base / "io.containerd.runtime.v2.task" / NAMESPACE)
+            for kind in ("netns", "sandboxes", "containers"):
+                tops.append(base / "io.containerd.grpc.v1.cri" / kind)
+        return [path for top in tops if top.is_dir() for path in top.iterdir()]
+
+    def clean(self) -> None:
+        """Stop and remove every pod, whoever made it; the daemon is started if need be."""
+        self.revive()
+        deadline = time.monotonic() + 30
+        while True:
+            pods = [each.id for each in self.call("ListPodSandbox").items]
+            if not pods or time.monotonic() > deadline:
+                break  # `assert_clean` will say what is left
+            for method in ("StopPodSandbox", "RemovePodSandbox"):
+                calls = [self.cri.call_later(method, 20, pod_sandbox_id=pod) for pod in pods]
+                for call in calls:
+                    with suppress(Refused):
+                        call()
+        self.pods.clear()
+
+    def assert_clean(self, timeout: float = 8, excused: tuple[str, ...] = ()) -> None:
+        """Nothing of any pod is left on the machine; AssertionError tells what is."""
+        seen: list[str] = []
+
+        def nothing() -> bool:
+            seen[:] = [line for line in self.leftovers() if not line.startswith(excused)]
+            return not seen
+
+        try:
+            until(nothing, timeout, "nothing is left")
+        except AssertionError:
+            self._purge()
+            raise AssertionError("left behind:\n  " + "\n  ".join(seen)) from None
+        if excused:
+            self._purge()
+        footprint.remove_cgroups(self._ours)
+        self.ids.clear()
+
+    def _purge(self) -> None:
+        """Take away what is left, so that one failure is not blamed on the tests after it."""
+        footprint.purge(self._ours, ())
+        for path in footprint.sockets(self.daemon, self.ids):
+            path.unlink(missing_ok=True)
+        for path in self._states():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        self.network.disconnect()
+
+    def __repr__(self) -> str:
+        return f"PodNode({self.runtime}, {self.daemon.version}, {self.daemon.generation})"
+
+
+class Pod:
+    """A pod and its containers, through CRI alone."""
+
+    def __init__(self, node: PodNode, name: str, dual: bool, config: dict[str, Any]) -> None:
+        self.node, self.name = node, name
+        self.id = ""
+        self.logs = node.daemon.folder / "logs" / name
+        self.cgroup = f"/{node.cgroup}/kubepods/burstable/{name}"
+        self._handler = ("gvisor" if node.gvisor else "runc") + ("-dual" if dual else "")
+        linux = {"cgroup_parent": self.cgroup, **config.pop("linux", {})}
+        self.config: dict[str, Any] = {
+            "metadata": {"name": name, "uid": f"uid-{name}", "namespace": "default"},
+            "hostname": name,
+            "log_directory": str(self.logs),
+            "linux": linux,
+            **config,
+        }
+        self._numbers = itertools.count(1)
+
+    # -- its life ---------------------------------------------------------------------------
+
+    def run(self, timeout: float = 40) -> None:
+        self.run_later(timeout)()
+
+    def run_later(self, timeout: float = 40) -> Callable[[], None]:
+        """Ask for the pod now; the function returned waits until it runs."""
+        self.logs.mkdir(exist_ok=True)
+        call = self.node.cri.call_later(
+            "RunPodSandbox", timeout, config=self.config, runtime_handler=self._handler
+        )
+
+        def finish() -> None:
+            self.id = call().pod_sandbox_id
+            self.node.ids.append(self.id)
+
+        return finish
+
+    def stop(self, timeout: float = 30) -> None:
+        self.node.call("StopPodSandbox", timeout, pod_sandbox_id=self.id)
+
+    def remove(self, timeout: float = 30) -> None:
+        """Stop and remove it."""
+        self.stop(timeout)
+        self.node.call("RemovePodSandbox", timeout, pod_sandbox_id=self.id)
+
+    @property
+    def status(self) -> Any:
+        return self.node.call("PodSandboxStatus", pod_sandbox_id=self.id).status
+
+    @property
+    def ips(self) -> list[str]:
+        network = self.status.network
+        return [network.ip, *(each.ip for each in network.additional_ips)]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What containerd tells of a sandbox: pid, config, spec, netns."""
+        reply = self.node.call("PodSandboxStatus", pod_sandbox_id=self.id, verbose=True)
+        found: dict[str, Any] = json.loads(reply.info["info"])
+        return found
+
+    @property
+    def shim(self) -> int:
+        """The pid of the pod's shim, as its socket's owner tells it."""
+        from integration.harness.api import TASK_SERVICES
+        from integration.harness.ttrpc import Client
+
+        service = TASK_SERVICES[not self.node.gvisor and self.node.daemon.release >= (2, 0)]
+        with Client(footprint.socket_of(self.node.daemon, self.id), service) as client:
+            return int(client.call("Connect", id=self.id).shim_pid)
+
+    def sentry(self) -> int:
+        found = [p for p in self._below() if "boot" in footprint.command_line(p)]
+        assert len(found) == 1, found
+        return found[0]
+
+    def gofer(self, container: str) -> int:
+        """The gofer of one container, or of the sandbox if it is given the pod's id."""
+        found = [
+            pid
+            for pid in self._below()
+            if "gofer" in (words := footprint.command_line(pid))
+            and any(word.startswith("--bundle=") and word.endswith(container) for word in words)
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
+    def _below(self) -> list[int]:
+        return footprint.descendants(self.shim)
+
+    # -- containers -------------------------------------------------------------------------
+
+    def create(self, *command: str, name: str = "", attempt: int = 0, **config: Any) -> str:
+        """CreateContainer of the test image; `config` are further fields of its ContainerConfig."""
+        name = name or f"c{next(self._numbers)}"
+        return str(
+            self.node.call(
+                "CreateContainer",
+                pod_sandbox_id=self.id,
+                sandbox_config=self.config,
+                config={
+                    "metadata": {"name": name, "attempt": attempt},
+                    "image": {"image": IMAGE},
+                    "command": command,
+                    "log_path": f"{name}-{attempt}.log",
+                    "linux": {},
+                    **config,
+                },
+            ).container_id
+        )
+
+    def start(self, *command: str, **config: Any) -> str:
+        """Create and start a container."""
+        container = self.create(*command, **config)
+        self.node.call("StartContainer", container_id=container)
+        return container
+
+    def log(self, container: str, stream: str = "") -> str:
+        """What a container printed so far, of one stream or of both."""
+        path = Path(self.node.status(container).log_path)
+        text = path.read_text() if path.exists() else ""
+        out = []
+        for line in text.splitlines():
+            _, which, tag, content = line.split(" ", 3)
+            if which == stream or not stream:
+                out.append(content + ("\n" if tag == "F" else ""))
+        return "".join(out)
+
+    def wait_log(self, container: str, text: str, timeout: float = 10) -> str:
+        """Wait until a container has printed something."""
+
+        def look() -> str:
+            seen = self.log(container)
+            return seen if text in seen else ""
+
+        return until(look, timeout, f"{text!r} in the log of {container[:12]}")
+
+
+def _leads_session(pid: int) -> bool:
+    """Whether a process is the first of its session or, like the reference's shim, its group."""
+    try:
+        return pid in (os.getsid(pid), os.getpgid(pid)) and not _acts(pid)
+    except ProcessLookupError:
+        return False
+
+
+def _acts(pid: int) -> bool:
+    return footprint.command_line(pid)[-1:] in (["start"], ["delete"]) and os.getsid(pid) != pid
+
+
+def kill(*pids: int) -> None:
+    """SIGKILL; a process that is gone already is no error."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def in_parallel(calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Wait for calls that are under way; the first failure is raised once all have ended."""
+    results: list[Any] = []
+    failure: Exception | None = None
+    for call in calls:
+        try:
+            results.append(call())
+        except Exception as err:
+            failure = failure or err
+    if failure is not None:
+        raise failure
+    return results
+
+
+def _write_images(path: Path) -> None:
+    """The test image, and one of the same layer whose command waits for ever."""
+    plain = Image(path.with_suffix(".plain"))
+    with tarfile.open(plain.path) as source, tarfile.open(path, "w") as target:
+        manifest: list[dict[str, Any]] = []
+        for member in source:
+            content = source.extractfile(member)
+            assert content is not None
+            data = content.read()
+            if member.name == "manifest.json":
+                manifest = json.loads(data)
+                continue
+            target.addfile(member, BytesIO(data))
+            if member.name.endswith(".json"):
+                config = json.loads(data)
+        config["config"]["Cmd"] = ["/bin/sleep", "2147483647"]
+        manifest.append({**manifest[0], "Config": "pause.json", "RepoTags": [PAUSE_IMAGE]})
+        for name, body in (("pause.json", config), ("manifest.json", manifest)):
+            data = json.dumps(body).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            target.addfile(entry, BytesIO(data))
+    plain.path.unlink()

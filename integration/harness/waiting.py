@@ -1,0 +1,21 @@
+"""Waiting for the state of another process, which nothing announces to us."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], timeout: float, what: str, interval: float = 0.02) -> T:
+    """Call `look` until it returns something true; AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what} (last seen: {seen!r})")
+        time.sleep(interval)

@@ -1,0 +1,85 @@
+"""The nodes that the tests of whole pods work with: containerd with its CRI plugin."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness import peers
+from integration.harness.pods import PodNode
+
+#: What every test runs on, and what those marked `core` run on besides.
+_COMBINATIONS = (("2.1", "20240729"), ("1.7", "20240729"), ("2.1", "20221219"))
+_numbers = itertools.count()
+
+
+def _runtime(config: pytest.Config) -> str:
+    name = str(config.getoption("--runtime"))
+    return {"gvisor": peers.GVISOR, "runc": peers.RUNC}.get(name, name)
+
+
+def _combinations(config: pytest.Config) -> list[tuple[str, str]]:
+    generations = peers.RUNSCS if "runc" not in _runtime(config) else ("",)
+    versions = [version for version in peers.CONTAINERDS if version != "1.6"]
+    every = [(version, made) for version in versions for made in generations]
+    if "custom" not in versions + list(generations):
+        wanted = [(version, made if generations[0] else "") for version, made in _COMBINATIONS]
+        every.sort(key=lambda pair: wanted.index(pair) if pair in wanted else len(wanted))
+        if not config.getoption("--all"):
+            every = [pair for pair in every if pair in wanted]
+    version, generation = config.getoption("--containerd"), config.getoption("--runsc")
+    return [
+        pair
+        for pair in every
+        if version in (None, pair[0]) and (generation in (None, pair[1]) or not pair[1])
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pods" not in metafunc.fixturenames:
+        return
+    pairs = _combinations(metafunc.config)
+    core = metafunc.definition.get_closest_marker("core")
+    if not core and not metafunc.config.getoption("--all"):
+        pairs = pairs[:1]
+    names = ["-".join(filter(None, pair)) for pair in pairs]
+    metafunc.parametrize("pod_machine", pairs, ids=names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def pod_machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[PodNode]:
+    """A running daemon with CRI for one combination of containerd and runsc."""
+    version, generation = request.param
+    number = next(_numbers)
+    folder = short_folder / f"p{number}"
+    node = PodNode(folder, version, generation, _runtime(request.config), number)
+    try:
+        node.start()
+        yield node
+        node.clean()
+        node.assert_clean()
+    finally:
+        node.remove()
+
+
+@pytest.fixture
+def pods(pod_machine: PodNode) -> Iterator[PodNode]:
+    """The daemon of this combination; whatever a test leaves there makes the test fail."""
+    yield pod_machine
+    pod_machine.clean()
+    pod_machine.assert_clean()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of containerd's log with a failure."""
+    report = yield
+    node = getattr(item, "funcargs", {}).get("pods")
+    if report.failed and isinstance(node, PodNode):
+        report.sections.append(("containerd's log", node.daemon.log_tail(40)))
+    return report

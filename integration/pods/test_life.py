@@ -1,0 +1,284 @@
+"""Pods as the kubelet makes them: several containers in one sandbox, from run to removal."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from integration.harness import cri, footprint
+from integration.harness.daemon_api import Refused
+from integration.harness.pods import PodNode, in_parallel
+from integration.harness.waiting import until
+
+
+@pytest.mark.core
+def test_containers_talk_over_localhost(pods: PodNode) -> None:
+    """Two containers of a pod share its network; one shim serves them all."""
+    pod = pods.pod()
+    server = pod.start("httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/etc")
+    fetch = "until wget -q -O - http://127.0.0.1:8080/notice; do sleep 0.1; done"
+    client = pod.start("sh", "-c", fetch)
+    ended = pods.wait_exited(client)
+    assert (ended.exit_code, ended.reason) == (0, "Completed")
+    assert pod.log(client, "stdout") == "made for the tests\n"
+    assert pods.status(server).state == cri.RUNNING
+    assert len(pods.shims()) == 1
+    pod.remove()
+    pods.assert_clean()
+
+
+@pytest.mark.core
+def test_exec(pods: PodNode) -> None:
+    """Output and exit code are the command's own, in whichever container it runs."""
+    pod = pods.pod()
+    first = pod.start("sh", "-c", "echo one > /tmp/mark; exec sleep 1000")
+    second = pod.start("sh", "-c", "echo two > /tmp/mark; exec sleep 1000")
+    for container, mark in ((first, "one\n"), (second, "two\n")):
+        until(lambda c=container: pods.exec(c, "cat", "/tmp/mark").out, 5, "mark")  # type: ignore[misc]
+        assert pods.exec(container, "cat", "/tmp/mark") == (0, mark, "")
+    assert pods.exec(first, "sh", "-c", "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    assert pods.exec(second, "sh", "-c", "kill -9 $$").code == 137
+    big = pods.exec(second, "sh", "-c", "seq 1 20000")
+    assert big.out == "".join(f"{n}\n" for n in range(1, 20001))
+    calls = [
+        pods.cri.call_later("ExecSync", 20, container_id=c, cmd=["echo", str(n)], timeout=10)
+        for n, c in enumerate((first, second) * 5)
+    ]
+    assert [done.stdout for done in in_parallel(calls)] == [b"%d\n" % n for n in range(10)]
+    with pytest.raises(Refused):
+        pods.exec(first, "no-such-program")
+
+
+def test_exec_has_a_timeout(pods: PodNode) -> None:
+    """The process is killed when its time is over, and the container goes on."""
+    pod = pods.pod()
+    container = pod.start("sleep", "1000")
+    began = time.monotonic()
+    with pytest.raises(Refused) as refused:
+        pods.exec(container, "sleep", "987", timeout=1)
+    assert refused.value.code == 4
+    assert time.monotonic() - began < 3
+    assert "987" not in pods.exec(container, "ps").out
+    assert pods.status(container).state == cri.RUNNING
+
+
+@pytest.mark.core
+def test_exit_codes_and_logs(pods: PodNode) -> None:
+    """Exit codes are the processes' own, and logs are whole, however short the life."""
+    pod = pods.pod()
+    quick = pod.start("sh", "-c", "exit 42")
+    signalled = pod.start("sh", "-c", "kill -15 $$; sleep 10")
+    talker = pod.start("sh", "-c", "seq 1 30000; echo oops >&2; printf end")
+    assert pods.wait_exited(quick).exit_code == 42
+    # To its own pid namespace's init no signal without a handler is delivered under Linux.
+    assert pods.wait_exited(signalled, 15).exit_code in (143, 0)
+    assert pods.wait_exited(talker).exit_code == 0
+    whole = "".join(f"{n}\n" for n in range(1, 30001)) + "end"
+    assert until(lambda: pod.log(talker, "stdout") == whole, 5, "log is whole")
+    assert pod.log(talker, "stderr") == "oops\n"
+    failing = pod.create("no-such-program")
+    with pytest.raises(Refused, match="no-such-program"):
+        pods.call("StartContainer", container_id=failing)
+    assert pods.status(failing).state == cri.EXITED
+    pods.delete(failing)
+
+
+def test_stop_gives_a_grace_period(pods: PodNode) -> None:
+    """First the stop signal; SIGKILL only once the time is over."""
+    pod = pods.pod()
+    script = "trap 'echo bye; exit 3' TERM; echo up; while true; do sleep 0.1; done"
+    polite = pod.start("sh", "-c", script)
+    stubborn = pod.start("sh", "-c", "trap '' TERM; echo up; while true; do sleep 0.1; done")
+    pod.wait_log(polite, "up")
+    pod.wait_log(stubborn, "up")
+    began = time.monotonic()
+    pods.stop(polite, grace=10)
+    assert time.monotonic() - began < 3
+    assert pods.status(polite).exit_code == 3
+    assert pod.log(polite) == "up\nbye\n"
+    began = time.monotonic()
+    pods.stop(stubborn, grace=1)
+    assert 1 <= time.monotonic() - began < 4
+    assert pods.status(stubborn).exit_code == 137
+    pods.stop(stubborn)  # once more is no error
+
+
+@pytest.mark.core
+def test_container_restarts_in_a_live_pod(pods: PodNode) -> None:
+    """A container is made anew beside one that goes on, as the kubelet does after a crash."""
+    pod = pods.pod()
+    steady = pod.start("sleep", "1000")
+    shim = pod.shim
+    previous = ""
+    for attempt in range(3):
+        container = pod.start("sh", "-c", f"exit {attempt}", name="main", attempt=attempt)
+        assert pods.wait_exited(container).exit_code == attempt
+        if previous:
+            pods.delete(previous)  # the kubelet keeps the last one
+        previous = container
+    assert pods.exec(steady, "echo", "well").out == "well\n"
+    assert pod.shim == shim
+    assert len(pods.call("ListContainers", filter={"pod_sandbox_id": pod.id}).containers) == 2
+
+
+@pytest.mark.gvisor
+def test_pause_is_killed_first(pods: PodNode) -> None:
+    """The end of the sandbox's own container ends all, each with its exit; removal works."""
+    pod = pods.pod()
+    containers = [pod.start("sleep", "1000") for _ in range(2)]
+    pods.ctr("tasks", "kill", "-s", "SIGKILL", pod.id)
+    assert [pods.wait_exited(c).exit_code for c in containers] == [137, 137]
+    until(lambda: pod.status.state == cri.NOT_READY, 10, "the pod is not ready")
+    pod.remove()
+    pods.assert_clean()
+
+
+def test_siblings_survive_a_container(pods: PodNode) -> None:
+    """Stop and removal of one container are nobody else's business."""
+    pod = pods.pod()
+    one, two = pod.start("sleep", "1000"), pod.start("sleep", "1000")
+    never_started = pod.create("sleep", "1000")
+    pods.stop(one)
+    pods.delete(one)
+    pods.delete(never_started)
+    assert pods.exec(two, "echo", "here").out == "here\n"
+    assert pod.status.state == cri.READY
+    pods.call("RemoveContainer", container_id=two)  # a running one is killed
+    assert pod.status.state == cri.READY
+    assert len(pods.shims()) == 1
+
+
+def test_container_in_a_stopped_pod_is_refused(pods: PodNode) -> None:
+    pod = pods.pod()
+    pod.stop()
+    with pytest.raises(Refused):
+        pod.start("true")
+    pod.remove()
+    pods.assert_clean()
+
+
+def test_hostname_dns_and_environment(pods: PodNode) -> None:
+    """What CRI writes for a pod is what its containers see."""
+    dns = {"servers": ["10.0.0.53"], "searches": ["svc.test"], "options": ["ndots:5"]}
+    pod = pods.pod(dns_config=dns)
+    container = pod.start(
+        "sleep", "1000", envs=[{"key": "COLOUR", "value": "blue"}], working_dir="/tmp"
+    )
+    assert pods.exec(container, "hostname").out == f"{pod.name}\n"
+    assert pods.exec(container, "cat", "/etc/hostname").out == f"{pod.name}\n"
+    assert pods.exec(container, "cat", "/etc/resolv.conf").out.splitlines() == [
+        "search svc.test",
+        "nameserver 10.0.0.53",
+        "options ndots:5",
+    ]
+    assert pods.exec(container, "sh", "-c", "echo $COLOUR $HOSTNAME; pwd").out == (
+        f"blue {pod.name}\n/tmp\n"
+    )
+
+
+def test_users_and_read_only_root(pods: PodNode) -> None:
+    pod = pods.pod()
+    user = {"security_context": {"run_as_user": {"value": 1000}}}
+    container = pod.start("sleep", "1000", linux=user)
+    assert pods.exec(container, "id", "-u").out == "1000\n"
+    assert pods.exec(container, "touch", "/etc/x").code == 1
+    container = pod.start("sleep", "1000", linux={"security_context": {"readonly_rootfs": True}})
+    assert pods.exec(container, "touch", "/etc/x").code == 1
+
+
+def test_volumes_are_shared(pods: PodNode) -> None:
+    """A host folder in two containers, writable in one and read-only in the other."""
+    folder = pods.daemon.folder / "volume"
+    folder.mkdir(exist_ok=True)
+    pod = pods.pod()
+    mount = {"container_path": "/mnt", "host_path": str(folder)}
+    writer = pod.start("sleep", "1000", mounts=[mount])
+    reader = pod.start("sleep", "1000", mounts=[{**mount, "readonly": True}])
+    assert pods.exec(writer, "sh", "-c", "echo from writer > /mnt/note").code == 0
+    assert folder.joinpath("note").read_text() == "from writer\n"
+    assert pods.exec(reader, "cat", "/mnt/note").out == "from writer\n"
+    assert pods.exec(reader, "touch", "/mnt/other").code == 1
+
+
+def test_pid_namespaces(pods: PodNode) -> None:
+    """Containers see their own processes, or all of the pod, as the spec says."""
+    pod = pods.pod()
+    options = {"security_context": {"namespace_options": {"pid": cri.CONTAINER}}}
+    private = pod.start("sleep", "1234", linux=options)
+    other = pod.start("sleep", "4321", linux=options)
+    seen = pods.exec(private, "ps").out
+    assert "1234" in seen
+    assert "4321" not in seen
+    shared = pod.start("sleep", "1111")
+    seen = pods.exec(shared, "ps").out
+    assert "1111" in seen
+    if not pods.gvisor:
+        assert "4321" not in seen
+    assert pods.exec(other, "sh", "-c", "cat /proc/1/cmdline").out.startswith("sleep")
+
+
+def test_v3_reply_spares_starts(pods: PodNode) -> None:
+    """On containerd 2.1 a further container costs no process of the shim's binary."""
+    if pods.daemon.release < (2, 1):
+        pytest.skip("containerd 2.1 and later")
+    # The first shim learns which containerd it has; shims of another release on the same machine
+    # may unlearn it.
+    for _ in range(5):
+        pod = pods.pod()
+        bundle = pods.daemon.bundle(pod.id)
+        reply = json.loads((bundle / "bootstrap.json").read_text())
+        if reply["version"] == 3:
+            break
+        pod.remove()
+    assert reply["version"] == 3
+    container = pod.start("sleep", "1000")
+    assert not (pods.daemon.bundle(container) / "shim.pid").exists()
+    assert json.loads((pods.daemon.bundle(container) / "bootstrap.json").read_text()) == reply
+
+
+@pytest.mark.gvisor
+def test_container_made_and_deleted_many_times(pods: PodNode) -> None:
+    """The shim keeps nothing of a container that is gone."""
+    pod = pods.pod()
+    steady = pod.start("sleep", "1000")
+
+    def round_trip(number: int) -> None:
+        container = pod.start("true", name=f"r{number}")
+        pods.wait_exited(container)
+        pods.delete(container)
+
+    for number in range(10):
+        round_trip(number)
+    shim, sentry = pod.shim, pod.sentry()
+
+    def sizes() -> tuple[int, int, int, int]:
+        return (*footprint.size(shim), len(pod._below()), footprint.size(sentry)[0])
+
+    until(lambda: footprint.idle_size(shim), 5, "idle")
+    before, memory = sizes(), _rss(shim)
+    for number in range(10, 100):
+        round_trip(number)
+    until(lambda: footprint.idle_size(shim) and sizes() <= before, 10, f"{before}, now {sizes()}")
+    assert _rss(shim) - memory < 1 << 20
+    assert pods.exec(steady, "echo", "well").out == "well\n"
+
+
+def _rss(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("count", [8])
+def test_many_pods_at_once(pods: PodNode, count: int) -> None:
+    """Run, filled, stopped and removed all at the same time."""
+    many = [pods.prepare() for _ in range(count)]
+    in_parallel([pod.run_later(60) for pod in many])
+    assert len(pods.shims()) == count
+    containers = [pod.create("sh", "-c", f"exit {n}") for n, pod in enumerate(many)]
+    in_parallel([pods.cri.call_later("StartContainer", 60, container_id=c) for c in containers])
+    assert [pods.wait_exited(c, 30).exit_code for c in containers] == list(range(count))
+    for method in ("StopPodSandbox", "RemovePodSandbox"):
+        in_parallel([pods.cri.call_later(method, 60, pod_sandbox_id=pod.id) for pod in many])
+    pods.assert_clean()
