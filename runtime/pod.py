@@ -76,6 +76,13 @@ class Pod:
         finally:
             container.settled.set()
 
+    def abandon(self, container_id: str) -> None:
+        """Give a creation up, if one of that id is under way.  Doesn't wait."""
+        with self._lock:
+            found = self._containers.get(container_id)
+        if found is not None and not found.settled.is_set():
+            found.abandoned.set()
+
     def _root_for(self, spec: Spec) -> Container | None:
         """The container whose sandbox a new one joins; None if it gets a sandbox of its own.
 

@@ -52,7 +52,7 @@ def _one_line(error: BaseException) -> bytes:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
         text = f"{type(error).__name__}: {text} ({place})"
-    return f"{NAME}: {' '.join(text.split())}\n".encode("utf-8", "replace")
+    return f"{NAME}: {' '.join(text.split())}".encode("utf-8", "replace")
 
 
 def _version() -> bytes:
@@ -73,7 +73,7 @@ def _act(call: cli.Invocation, stdout: int, stderr: int) -> None:
         reply, warnings = cleanup.delete(call)
         _write(stdout, reply)
         for warning in warnings:
-            _write(stderr, _one_line(RuntimeFault(warning)))
+            _write(stderr, _one_line(RuntimeFault(warning)) + b"\n")
     else:
         cli.check_id("-namespace", call.namespace)
         if call.action == "start":

@@ -7,6 +7,7 @@ Served as ``containerd.task.v2.Task`` and ``containerd.task.v3.Task``, whose mes
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from protos import task_pb2 as pb
@@ -51,6 +52,7 @@ class TaskService:
         self._options = options
         self._metrics = metrics
         self._shutdown = shutdown
+        self._stop_wanted = threading.Event()
         self._log = log.get_logger("service")
         self._methods: dict[str, Callable[[Call], bytes | None]] = {
             "State": self._state,
@@ -112,17 +114,31 @@ class TaskService:
         if request.checkpoint:
             raise Unsupported("restoring from a checkpoint is not supported by this version")
         options = request.options
-        pid = self._pod.create(
-            CreateRequest(
-                id=request.id,
-                bundle=request.bundle,
-                io=convert.io_request(request),
-                config=self._options(options.type_url, options.value, request.id),
-                rootfs=convert.rootfs(request),
-                checkpoint=request.checkpoint,
+        # Nobody would ever delete a container whose creator has gone: it is given up.
+        call.on_cancel(lambda: self._pod.abandon(request.id))
+        try:
+            pid = self._pod.create(
+                CreateRequest(
+                    id=request.id,
+                    bundle=request.bundle,
+                    io=convert.io_request(request),
+                    config=self._options(options.type_url, options.value, request.id),
+                    rootfs=convert.rootfs(request),
+                    checkpoint=request.checkpoint,
+                )
             )
-        )
+            if call.cancelled:
+                self._pod.delete(request.id)
+        except BaseException:
+            self._end_if_unwanted(call)
+            raise
+        self._end_if_unwanted(call)
         return pb.CreateTaskResponse(pid=pid).SerializeToString()
+
+    def _end_if_unwanted(self, call: Call) -> None:
+        """End a shim that was told to, or left alone, while its only container was being made."""
+        if (call.cancelled or self._stop_wanted.is_set()) and self._pod.close_if_empty():
+            self._shutdown()
 
     def _start(self, call: Call) -> bytes:
         request = pb.StartRequest.FromString(call.payload)
@@ -187,6 +203,8 @@ class TaskService:
 
     def _stop(self, call: Call) -> bytes | None:
         if not self._pod.close_if_empty():
+            # The container that is left may be one whose creation is about to fail.
+            self._stop_wanted.set()
             return b""
         call.reply(b"")
         self._shutdown()

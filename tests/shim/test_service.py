@@ -1,0 +1,253 @@
+"""The task service over a real connection, on a pod whose creations a test controls."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos import task_pb2 as pb
+from protos.wkt_pb2 import Any as AnyMessage
+from runtime.errors import Failed
+from runtime.pod import Pod
+from runtime.workers import Workers
+from shim.service import SERVICES, TaskService
+from shim.ttrpc.client import Client
+from shim.ttrpc.errors import StatusError
+from shim.ttrpc.server import Server
+from tests.fakes.sandbox import Bench
+
+WAIT = 20.0
+
+
+class Shim:
+    """A service on a socket.  ``make`` stands in for the creation of a container."""
+
+    def __init__(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.bench = Bench()
+        self.bench.container.settled.set()
+        self.make: Callable[[Any], int] = lambda container: 4711
+        self.stopped = threading.Event()
+        self.pod = Pod(self.bench.context)
+        monkeypatch.setattr("runtime.pod.create", lambda container, *_: self.make(container))
+        service = TaskService(
+            self.pod,
+            options=lambda *_: None,  # type: ignore[arg-type, return-value]  # nobody looks
+            metrics=lambda figures: ("m", b"x"),
+            shutdown=self.stopped.set,
+        )
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+        self.workers = Workers()
+        self.server = Server(listener, service.handle, submit=self.workers.submit)
+        self.server.start()
+
+    def client(self) -> Client:
+        return Client(self.path)
+
+    def adopt(self) -> None:
+        """Put the bench's container into the pod."""
+        self.pod._containers["c"] = self.bench.container
+
+    def close(self) -> None:
+        self.server.stop(1)
+        self.workers.stop()
+        self.bench.workers.stop()
+
+
+@pytest.fixture
+def shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shim]:
+    shim = Shim(str(tmp_path / "s"), monkeypatch)
+    yield shim
+    shim.close()
+
+
+def call(client: Client, method: str, message: Any = None, service: str = SERVICES[0]) -> bytes:
+    payload = message.SerializeToString() if message is not None else b""
+    return client.call(service, method, payload, timeout=WAIT)
+
+
+def refusal(client: Client, method: str, message: Any = None, **given: str) -> tuple[int, str]:
+    with pytest.raises(StatusError) as caught:
+        call(client, method, message, **given)
+    return caught.value.code, str(caught.value)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_both_versions_are_served_alike(shim: Shim, service: str) -> None:
+    shim.adopt()
+    with shim.client() as client:
+        reply = call(client, "State", pb.StateRequest(id="c"), service)
+    state = pb.StateResponse.FromString(reply)
+    assert (state.id, state.status, state.pid) == ("c", pb.CREATED, shim.bench.sandbox.pid)
+    assert state.exited_at.seconds == -62135596800
+
+
+def test_unknown_services_and_methods_are_unimplemented(shim: Shim) -> None:
+    with shim.client() as client:
+        assert refusal(client, "State", service="containerd.task.v9.Task")[0] == 12
+        assert refusal(client, "Fly")[0] == 12
+
+
+def test_garbage_in_a_request_is_an_invalid_argument(shim: Shim) -> None:
+    with shim.client() as client, pytest.raises(StatusError) as caught:
+        client.call(SERVICES[0], "State", b"\xff\xff\xff", timeout=WAIT)
+    assert caught.value.code == 3
+
+
+@pytest.mark.parametrize(
+    "method", ["State", "Start", "Delete", "Pids", "Pause", "Resume", "Kill", "Wait", "Stats"]
+)
+def test_unknown_containers_are_not_found(shim: Shim, method: str) -> None:
+    with shim.client() as client:
+        code, message = refusal(client, method, pb.StateRequest(id="other"))
+    assert code == 5
+    assert "other" in message
+
+
+def test_connect_never_fails(shim: Shim) -> None:
+    shim.adopt()
+    with shim.client() as client:
+        known = pb.ConnectResponse.FromString(call(client, "Connect", pb.ConnectRequest(id="c")))
+        other = pb.ConnectResponse.FromString(call(client, "Connect", pb.ConnectRequest(id="o")))
+    assert known.task_pid == shim.bench.sandbox.pid
+    assert other.task_pid == 0
+    assert known.shim_pid == other.shim_pid > 0
+
+
+def test_wait_is_answered_when_the_task_ends_and_holds_nothing_up(shim: Shim) -> None:
+    shim.adopt()
+    shim.bench.run()
+    replies: list[bytes] = []
+    with shim.client() as waiting, shim.client() as client:
+        thread = threading.Thread(
+            target=lambda: replies.append(call(waiting, "Wait", pb.WaitRequest(id="c")))
+        )
+        thread.start()
+        call(client, "State", pb.StateRequest(id="c"))
+        shim.bench.sandbox.end(7)
+        thread.join(WAIT)
+        again = call(client, "Wait", pb.WaitRequest(id="c"))
+    assert pb.WaitResponse.FromString(replies[0]).exit_status == 7
+    assert pb.WaitResponse.FromString(again).exit_status == 7
+
+
+def test_a_slow_creation_blocks_no_other_call(shim: Shim) -> None:
+    shim.adopt()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(container: Any) -> int:
+        entered.set()
+        assert go_on.wait(WAIT)
+        return 1
+
+    shim.make = slow
+    with shim.client() as client:
+        request = pb.CreateTaskRequest(id="new", bundle="/b")
+        thread = threading.Thread(target=lambda: call(client, "Create", request))
+        thread.start()
+        assert entered.wait(WAIT)
+        call(client, "State", pb.StateRequest(id="c"))
+        assert refusal(client, "State", pb.StateRequest(id="new"))[0] == 9
+        assert refusal(client, "Create", request)[0] == 6
+        go_on.set()
+        thread.join(WAIT)
+
+
+def test_an_exec_spec_that_is_no_json_is_refused(shim: Shim) -> None:
+    shim.adopt()
+    shim.bench.run()
+    spec = AnyMessage(type_url="Process", value=b"{")
+    with shim.client() as client:
+        code, message = refusal(
+            client, "Exec", pb.ExecProcessRequest(id="c", exec_id="e", spec=spec)
+        )
+    assert code == 3
+    assert "exec spec" in message
+
+
+def test_checkpoints_are_unimplemented_and_say_so(shim: Shim) -> None:
+    shim.adopt()
+    with shim.client() as client:
+        code, message = refusal(client, "Checkpoint", pb.CheckpointTaskRequest(id="c"))
+        assert (code, "checkpoint" in message) == (12, True)
+        request = pb.CreateTaskRequest(id="new", checkpoint="/image")
+        assert refusal(client, "Create", request)[0] == 12
+
+
+# -- the end of the shim ----------------------------------------------------------------------
+
+
+def test_shutdown_ends_an_empty_shim_only(shim: Shim) -> None:
+    shim.adopt()
+    with shim.client() as client:
+        call(client, "Shutdown", pb.ShutdownRequest(id="c"))
+        assert not shim.stopped.is_set()
+        call(client, "State", pb.StateRequest(id="c"))
+        call(client, "Delete", pb.DeleteRequest(id="c"))
+        call(client, "Shutdown", pb.ShutdownRequest(id="c"))
+        assert shim.stopped.wait(WAIT)
+
+
+def test_a_shutdown_that_comes_during_a_creation_counts_once_that_fails(shim: Shim) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def fail(container: Any) -> int:
+        entered.set()
+        assert go_on.wait(WAIT)
+        raise Failed("no rootfs")
+
+    shim.make = fail
+    with shim.client() as client:
+        thread = threading.Thread(
+            target=lambda: refusal(client, "Create", pb.CreateTaskRequest(id="new"))
+        )
+        thread.start()
+        assert entered.wait(WAIT)
+        call(client, "Shutdown", pb.ShutdownRequest(id="new"))
+        assert not shim.stopped.is_set()
+        go_on.set()
+        thread.join(WAIT)
+        assert shim.stopped.wait(WAIT)
+
+
+def test_a_creation_whose_caller_has_gone_is_given_up_and_with_it_the_shim(shim: Shim) -> None:
+    entered = threading.Event()
+
+    def give_up(container: Any) -> int:
+        entered.set()
+        assert container.abandoned.wait(WAIT)
+        raise Failed("given up")
+
+    shim.make = give_up
+    client = shim.client()
+
+    def create() -> None:
+        with pytest.raises(Exception, match=r"."):
+            call(client, "Create", pb.CreateTaskRequest(id="new"))
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    assert entered.wait(WAIT)
+    client.close()
+    thread.join(WAIT)
+    assert shim.stopped.wait(WAIT)
+
+
+def test_a_failed_creation_by_itself_does_not_end_the_shim(shim: Shim) -> None:
+    def fail(container: Any) -> int:
+        raise Failed("no rootfs")
+
+    shim.make = fail
+    with shim.client() as client:
+        code, message = refusal(client, "Create", pb.CreateTaskRequest(id="new"))
+        assert (code, "no rootfs" in message) == (2, True)
+        assert not shim.stopped.is_set()
+        call(client, "Shutdown", pb.ShutdownRequest(id="new"))
+        assert shim.stopped.wait(WAIT)
