@@ -85,7 +85,7 @@ def test_running_out_of_memory(host: Node) -> None:
     """The kernel's count in memory.events tells it; TaskOOM precedes TaskExit with 137."""
     with host.api.events() as events:
         options = ["--memory-limit", str(96 * MIB)]
-        hog = ("dd", "if=/dev/zero", "of=/dev/shm/hog", "bs=4M")
+        hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1")
         name = host.run_detached(*hog, options=options)
         host.wait_stopped(name, timeout=60)
         assert events.wait(name, "exit").exit_status == 137

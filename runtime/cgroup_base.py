@@ -59,6 +59,11 @@ class Cgroup:
     # -- what the versions differ in --------------------------------------------------------
 
     @classmethod
+    def plan(cls, root: CgroupRoot, location: Location) -> dict[str, Any]:
+        """See :func:`runtime.cgroups.plan`."""
+        raise NotImplementedError
+
+    @classmethod
     def create(cls, root: CgroupRoot, location: Location, resources: Any) -> Self:
         """See :func:`runtime.cgroups.create`."""
         raise NotImplementedError

@@ -124,6 +124,17 @@ def read_file(path: str) -> str:
     return data.decode("utf-8", "replace").strip()
 
 
+def missing_directories(mount: str, directory: str) -> tuple[str, ...]:
+    """What ``make_directories`` would make now, topmost first."""
+    path = mount.rstrip("/")
+    missing: list[str] = []
+    for element in directory.strip("/").split("/"):
+        path = f"{path}/{element}"
+        if missing or not os.path.isdir(path):
+            missing.append(path)
+    return tuple(missing)
+
+
 def make_directories(mount: str, directory: str) -> list[str]:
     """``mkdir -p`` below a mount; returns what was made, topmost first.
 

@@ -14,7 +14,7 @@ from runtime.cgroup_base import (
     without_baseline,
 )
 from runtime.cgroup_path import count_cpus
-from runtime.cgroup_root import fault, make_directories
+from runtime.cgroup_root import fault, make_directories, missing_directories
 from runtime.errors import Unsupported
 from runtime.log import get_logger
 
@@ -86,6 +86,17 @@ class CgroupV1(Cgroup):
         if "memory" in directories and "memory" not in own:
             group._oom_baseline = cgroup_stats.v1_oom_kills(directories["memory"])
         return group
+
+    @classmethod
+    def plan(cls, root: CgroupRoot, location: Location) -> dict[str, Any]:
+        """See :class:`Cgroup`."""
+        mounts = root.mounts()
+        directories = _directories(root, location, mounts)
+        own = {
+            name: missing_directories(mounts[name], path[len(mounts[name]) :])
+            for name, path in directories.items()
+        }
+        return cls(root, location.directory, directories, own, unit=location.unit).to_json()
 
     @property
     def join_files(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from runtime.cgroup_base import (
     without_baseline,
 )
 from runtime.cgroup_path import count_cpus
-from runtime.cgroup_root import KNOWN_V2, fault, make_directories
+from runtime.cgroup_root import KNOWN_V2, fault, make_directories, missing_directories
 from runtime.errors import Unsupported
 from runtime.log import get_logger
 
@@ -69,6 +69,13 @@ class CgroupV2(Cgroup):
             roll_back([made])
             raise
         return group
+
+    @classmethod
+    def plan(cls, root: CgroupRoot, location: Location) -> dict[str, Any]:
+        """See :class:`Cgroup`."""
+        directory = _directory(root, location)
+        own = {"": missing_directories(root.path, directory[len(root.path) :])}
+        return cls(root, location.directory, {"": directory}, own, unit=location.unit).to_json()
 
     def open_dir_fd(self) -> int:
         """See :class:`Cgroup`.  Raises Failed or its kin."""

@@ -28,6 +28,7 @@ __all__ = [
     "from_json",
     "host_mode",
     "join_shim",
+    "plan",
 ]
 
 
@@ -55,6 +56,18 @@ def create(
     root = root or CgroupRoot()
     location = cgroup_path.locate(path, systemd=systemd)
     return _version(root.mode).create(root, location, resources)
+
+
+def plan(
+    path: str, *, systemd: bool = False, root: CgroupRoot | None = None
+) -> dict[str, Any]:
+    """What ``to_json`` of the cgroup would say if it were made now.
+
+    Written down before :func:`create`, it lets a clean-up find what a killed shim had made.
+    Raises InvalidRequest.
+    """
+    root = root or CgroupRoot()
+    return _version(root.mode).plan(root, cgroup_path.locate(path, systemd=systemd))
 
 
 def from_json(data: Mapping[str, Any], root: CgroupRoot | None = None) -> Cgroup:

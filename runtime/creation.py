@@ -216,12 +216,15 @@ def _boot(
     """A sandbox of the container's own."""
     spec, config = params.spec, params.config
     wanted = pod_cgroup.place(spec, params.id, cgroups.host_mode())
-    cgroup = cgroups.create(wanted.path, wanted.resources, systemd=config.systemd_cgroup)
-    holdings.cgroup = cgroup
-    if wanted.own:
-        holdings.own_cgroup = cgroups.create(wanted.own, {}, systemd=config.systemd_cgroup)
+    systemd = config.systemd_cgroup
+    # Members first: that is the order in which they can be removed.
+    paths = [path for path in (wanted.own, wanted.path) if path]
+    holdings.planned = tuple(cgroups.plan(path, systemd=systemd) for path in paths)
     holdings.control_socket = control_address(config.state_dir, params.id)
     holdings.record()
+    cgroup = holdings.cgroup = cgroups.create(wanted.path, wanted.resources, systemd=systemd)
+    if wanted.own:
+        holdings.own_cgroup = cgroups.create(wanted.own, {}, systemd=systemd)
     settings = params.driver.settings(config, spec)
     if settings.network == "sandbox" and spec.netns_path:
         # The helper's start overlaps with the sentry's.  It changes nothing before init starts.
@@ -258,10 +261,11 @@ def _join(container: Container, params: BootParams, holdings: Holdings, root: Co
     if host is None or host.sandbox is None or not root.init.alive:
         raise InvalidState("create a container in", root.init.subject, root.init.state.value)
     holdings.sandbox = sandbox = host.sandbox
-    if params.spec.cgroups_path:
-        holdings.own_cgroup = cgroups.create(
-            params.spec.cgroups_path, {}, systemd=params.config.systemd_cgroup
-        )
+    path, systemd = params.spec.cgroups_path, params.config.systemd_cgroup
+    if path:
+        holdings.planned = (cgroups.plan(path, systemd=systemd),)
+        holdings.record()
+        holdings.own_cgroup = cgroups.create(path, {}, systemd=systemd)
     shared = holdings.sandbox_cgroup = host.cgroup
     v2 = shared.open_dir_fd() if shared is not None else None
     try:

@@ -17,7 +17,8 @@ from runtime.mounts import unmount_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from runtime.cgroups import Cgroup, OOMWatch
     from runtime.children import Child
@@ -54,6 +55,8 @@ class Holdings:
         #: Where the control socket of a sandbox that is yet to boot will be.
         self.control_socket = ""
         self.scrape: PendingScrape | None = None
+        #: Cgroups that are about to be made, in the form of their JSON.
+        self.planned: tuple[Mapping[str, Any], ...] = ()
         self.recorded = False
         self._lock = threading.Lock()
 
@@ -118,7 +121,7 @@ class Holdings:
                 rootfs=self.rootfs,
                 boot=boot,
                 gofers=(gofer,) if gofer is not None else (),
-                cgroups=tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None),
+                cgroups=self._cgroups(),
                 control_socket=(
                     sandbox.control_address if sandbox is not None else self.control_socket
                 ),
@@ -129,6 +132,10 @@ class Holdings:
             ),
         )
         self.recorded = True
+
+    def _cgroups(self) -> tuple[Mapping[str, Any], ...]:
+        made = tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None)
+        return made or self.planned
 
 
 def _pinned(child: Child) -> state.Pinned:

@@ -34,6 +34,7 @@ _STDIN_TIMEOUT = 10.0
 OPTIONS_FILE = "runtime-options.pb"
 #: In order of precedence: our own label, runc's, and the pod's id as CRI and CRI-O write it.
 _GROUP_LABELS = ("io.containerd.gvisor.v2.group", "io.containerd.runc.v2.group")
+_CONTAINER_TYPES = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 _POD_LABELS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 #: What systemd told containerd about containerd; meant for no one below it.
 _FOREIGN_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
@@ -198,6 +199,13 @@ def group_of(annotations: Mapping[str, object], container_id: str, *, grouping: 
 
 
 # -- the process ----------------------------------------------------------------------------
+
+
+def _is_member(annotations: Mapping[str, object], container_id: str, group: str) -> bool:
+    """Whether this is a container of a pod whose sandbox must be there already."""
+    return group != container_id and any(
+        annotations.get(key) == "container" for key in _CONTAINER_TYPES
+    )
 
 
 def join_cgroup(group: str, mount_point: str = "/sys/fs/cgroup") -> None:
@@ -407,6 +415,9 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
         files.replace_file(options_file, wire.any_message(*params.options))
     os.makedirs(directory, 0o700, exist_ok=True)
     with sockets.DirectoryLock(directory):
+        if _is_member(annotations, call.id, group) and not sockets.is_served(path):
+            # A shim of its own would be of no use to it, and nobody would ever end that.
+            raise Failed(f"the shim of pod {group} is gone")
         listener = sockets.listen(path)
         try:
             files.replace_file(os.path.join(bundle, "address"), address.encode())

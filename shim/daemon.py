@@ -35,6 +35,8 @@ CACHE_DIR = "/run/containerd-shim-gvisor"
 #: Seconds that a shutdown gives the event queue, and open replies.
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
+#: Seconds for which an empty shim waits for somebody to connect.
+FORSAKEN_TIMEOUT = 60.0
 #: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
 #: and overcommit where a host has hundreds of pods.
 STACK_SIZE = 256 * 1024
@@ -77,6 +79,7 @@ class Daemon:
             self.service.handle,
             submit=self.workers.submit,
             on_error=self._rpc_failed,
+            on_idle=self._look_later,
         )
 
     # -- what the objects need of each other ------------------------------------------------
@@ -113,6 +116,18 @@ class Daemon:
     def _rpc_failed(self, call: Call, error: BaseException) -> None:
         self._log.error("rpc.crashed", method=call.method, error=repr(error))
 
+    def _look_later(self) -> None:
+        self.reactor.call_later(FORSAKEN_TIMEOUT, self._look_forsaken)
+
+    def _look_forsaken(self) -> None:
+        """End a shim that nobody talks to and that has no container: it was forgotten.
+
+        That is what a client leaves that dies between ``start`` and Create.
+        """
+        if not self.server.connections and self.pod.close_if_empty():
+            self._log.info("daemon.forsaken")
+            self.stop()
+
     # -- life -------------------------------------------------------------------------------
 
     def run(self) -> int:
@@ -123,6 +138,7 @@ class Daemon:
         gc.freeze()  # what is there now is there to stay
         gc.enable()
         self.workers.submit(self._learn_version)
+        self._look_later()
         self._log.debug("daemon.started", pid=os.getpid(), address=self.args.socket_address)
         self._serve()
         self._close()

@@ -22,7 +22,8 @@ for module in /modules/*; do busybox insmod $module || exit; done
 busybox mount -t virtiofs -o ro {root_tag} /lower || exit
 busybox mount -t tmpfs -o size=4G tmpfs /upper || exit
 busybox mkdir /upper/files /upper/work
-busybox mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work host /root || exit
+layers=lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work
+busybox mount -t overlay -o $layers host /root || exit
 busybox rm -f /root/.dockerenv
 {more}
 busybox umount /proc

@@ -23,7 +23,7 @@ disabled_plugins = [{disabled}]
 [ttrpc]
   address = "{address}.ttrpc"
 [debug]
-  level = "debug"
+  level = "{level}"
 """
 _CRI = {
     2: ("io.containerd.grpc.v1.cri",),
@@ -48,7 +48,9 @@ class Containerd:
         *,
         cri: str = "",
         path_first: Path | None = None,
+        level: str = "debug",
     ) -> None:
+        self.level = level
         self.version, self.generation, self.folder = version, generation, folder
         self.namespace = namespace
         self.bin = peers.containerd_bin(version)
@@ -145,6 +147,7 @@ class Containerd:
         elif self.release >= (1, 7):
             disabled += _NEEDLESS[:1]
         text = _CONFIG.format(
+            level=self.level,
             config_version=config_version,
             root=self.root,
             state=self.state,

@@ -95,6 +95,11 @@ class Server:
         """Whether new connections are refused."""
         return self._closing
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._peers)
+
     def start(self) -> None:
         """Begin to serve.  May be called once."""
         with self._lock:

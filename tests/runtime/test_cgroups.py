@@ -64,6 +64,25 @@ def test_v1_create(v1: FakeHost) -> None:
     group.remove()
 
 
+@pytest.mark.parametrize("path", ["/a/b", "s-x.slice:p:c"])
+@pytest.mark.parametrize("mode", ["v1", "v2"])
+def test_a_plan_says_what_will_be_made(tmp_path: Path, mode: str, path: str) -> None:
+    host = FakeHost(str(tmp_path), mode)
+    before = tree(host)
+    cgroups.create("/a", {}, root=host)  # somebody's, who made it before
+    plan = cgroups.plan(path, root=host)
+    assert cgroups.plan(path, root=host) == plan
+    group = cgroups.create(path, {}, root=host)
+    made = group.to_json()
+    assert {tuple(paths) for paths in plan["own"].values()} == {
+        tuple(paths) for paths in made["own"].values()
+    }
+    assert {**plan, "own": 0} == {**made, "own": 0}
+    cgroup_remove.remove_from_json(plan, 1.0)
+    assert {p for p in tree(host) - before if p.rpartition("/")[2] != "a"} == set()
+    cgroup_remove.remove_from_json(plan, 1.0)
+
+
 def test_v1_cpus_come_from_the_nearest_ancestor_that_has_some(v1: FakeHost) -> None:
     os.makedirs(f"{v1.path}/cpuset/a")
     group = cgroups.create("/a/b/c", {"cpu": {"cpus": "1-2"}}, root=v1)

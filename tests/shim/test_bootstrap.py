@@ -245,7 +245,8 @@ def test_crashed_daemon_leaves_no_socket(shim: Shim) -> None:
 
 def test_simultaneous_members_share_one_daemon(shim: Shim) -> None:
     # A dead daemon's socket, which each of them finds stale.
-    bundles = [shim.bundle(f"c{n}", pod("c0")) for n in range(4)]
+    label: dict[str, object] = {"annotations": {"io.containerd.runc.v2.group": "c0"}}
+    bundles = [shim.bundle(f"c{n}", label) for n in range(4)]
     path = sockets.socket_path(str(shim.sockets), "/run/x.sock", "ns", "c0")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
@@ -261,6 +262,17 @@ def test_simultaneous_members_share_one_daemon(shim: Shim) -> None:
     assert {r.stdout for r in results} == {f"unix://{path}".encode()}
     assert len([b for b in bundles if (b / "shim.pid").exists()]) == 1
     assert ask(f"unix://{path}", b"?") == b"."
+
+
+def test_a_container_of_a_pod_whose_shim_is_gone_gets_none_of_its_own(shim: Shim) -> None:
+    bundle = shim.bundle("c1", pod("c0"))
+    path = sockets.socket_path(str(shim.sockets), "/run/x.sock", "ns", "c0")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    result = shim.start("c1", bundle)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"the shim of pod c0 is gone" in result.stderr
+    assert not (bundle / "shim.pid").exists()
 
 
 def test_staleness_is_judged_under_the_lock(shim: Shim) -> None:
