@@ -122,6 +122,7 @@ class Gofer:
                         cgroup_procs=cgroup_procs,
                         cgroup_fd=cgroup_fd,
                         setsid=driver.gofer_session,
+                        oom_score_adj=spec.process.oom_score_adj,
                         pdeathsig=_SIGKILL if attached else 0,
                     )
                 )

@@ -212,6 +212,8 @@ def _spawn_spec(
         gid=credentials.gid,
         ambient_caps=credentials.ambient,
         setsid=True,
+        # From birth, so that the processes which run the container's code have it as well.
+        oom_score_adj=spec.process.oom_score_adj,
         # The sentry locks memory for moments; it gets as much of this as we may give.
         rlimits={_RLIMIT_MEMLOCK: (-1, -1)},
     )

@@ -172,20 +172,19 @@ class ProcessIO:
             self._close_writer_locked()
 
     def drain(self, timeout: float) -> bool:
-        """Wait until the output of a process that has ended is in good hands.
+        """Wait until the output of a process that has ended has been read; whether it was.
 
-        A terminal's has to be passed on, for which there are ``timeout`` seconds.  Without one it
-        is already in the client's FIFO, and what counts is that somebody has that open; as there
-        may be nobody who ever will, a second at most is spent on that.  Returns whether it is.
-        To be called by one thread, after which ``close`` is the only call left.
+        ``timeout`` seconds at most, and a second at most where nobody is there to read it.  To
+        be called by one thread, after which ``close`` is the only call left.
         """
-        if self._console is not None:
-            return self._console.drain(timeout)
+        limit = time.monotonic() + timeout
+        passed_on = self._console.drain(timeout) if self._console is not None else True
         with self._lock:
             keepers, self._keepers = self._keepers, []
-        limit = time.monotonic() + min(timeout, _READER_TIMEOUT)
-        waits = [await_reader(keeper, limit - time.monotonic()) for keeper in keepers]
-        return all(waits)
+        for keeper in keepers:
+            left = max(0.0, limit - time.monotonic())
+            passed_on &= await_reader(keeper, _READER_TIMEOUT, left)
+        return passed_on
 
     def close(self) -> None:
         """Close everything, in any state; idempotent.  Doesn't wait for a logging program."""

@@ -29,7 +29,7 @@ _NULL_DEVICE = os.makedev(1, 3)
 #: ``termios.FIONREAD``, without the import.
 _FIONREAD = 0x541B
 #: Seconds between two looks for a reader.
-_READER_INTERVAL = 0.005
+_READER_INTERVAL = 0.002
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
 
@@ -170,16 +170,17 @@ def open_output(where: Located, *, nonblock: bool) -> Output:
     return Output(fd=fd, keeper=keeper)
 
 
-def await_reader(keeper: int, timeout: float) -> bool:
-    """Wait, at most ``timeout`` seconds, until output that nobody has read has a reader.
+def await_reader(keeper: int, patience: float, timeout: float) -> bool:
+    """Wait until all output has been read; returns whether it has.
 
-    A client opens its end in a thread of its own, and a short process can be over before that
-    thread has run.  If our keeper and the last writer then closed, the output would be lost, and
-    the client's open would hang.  With nothing unread, or with a reader there, it returns at
-    once.  ``keeper`` is closed: only without it the kernel tells whether there is another reader.
+    When a delete is answered, containerd's client closes its ends whatever they still hold (Go
+    client ``cio``: Cancel), and a process that was short may be over before the client's threads
+    have even opened them.  So this waits: ``timeout`` seconds at most if there is a reader, and
+    ``patience`` seconds, if that is less, for one to come.
 
-    There is no notification of a reader's coming, so this looks again every few milliseconds;
-    it does so only where output is about to be lost.
+    ``keeper`` is closed: only without it the kernel tells whether there is another reader.  Of
+    neither its coming nor its reading there is a notification, so this looks again every few
+    milliseconds; it does so only where output is about to be lost.
     """
     writer = -1
     try:
@@ -193,9 +194,10 @@ def await_reader(keeper: int, timeout: float) -> bool:
     try:
         poll = select.poll()
         poll.register(writer, 0)
-        limit = time.monotonic() + timeout
-        while any(mask & select.POLLERR for _, mask in poll.poll(0)):
-            if time.monotonic() >= limit:
+        began = time.monotonic()
+        while _unread(writer):
+            alone = any(mask & select.POLLERR for _, mask in poll.poll(0))
+            if time.monotonic() - began >= (min(patience, timeout) if alone else timeout):
                 return False
             time.sleep(_READER_INTERVAL)
         return True

@@ -171,27 +171,51 @@ def test_a_delete_waits_for_a_reader_that_is_late(reactor: Reactor, tmp_path: Pa
     delete = threading.Thread(target=lambda: drained.append(io.drain(WAIT)))
     delete.start()
     with open(path, "rb") as client:  # blocks for as long as there is no writer
-        delete.join(WAIT)
-        io.close()
         assert client.read() == b"last words"
+    delete.join(WAIT)
     assert drained == [True]
-
-
-def test_a_delete_waits_for_nobody_without_need(
-    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stdio, "_READER_TIMEOUT", 0.0)
-    path = fifo(tmp_path, "out")
-    io = open_io(reactor, stdout=path)
-    close(*hand_over(io))
-    assert io.drain(WAIT)  # nothing was written
     io.close()
+
+
+def test_a_delete_waits_for_nobody_if_there_is_nothing_to_read(
+    reactor: Reactor, tmp_path: Path
+) -> None:
+    io = open_io(reactor, stdout=fifo(tmp_path, "out"))
+    close(*hand_over(io))
+    assert io.drain(0.0)
+    io.close()
+
+
+def test_a_delete_waits_until_the_reader_has_read_all(reactor: Reactor, tmp_path: Path) -> None:
+    """Once it is answered the client closes its end, with whatever is in it."""
+    path = fifo(tmp_path, "out")
     io = open_io(reactor, stdout=path)
     client = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     fds = hand_over(io)
     os.write(fds[1], b"unread")
     close(*fds)
-    assert io.drain(WAIT)  # somebody has it open, and may read as slowly as they like
+    drained: list[bool] = []
+    delete = threading.Thread(target=lambda: drained.append(io.drain(WAIT)))
+    delete.start()
+    assert os.read(client, 3) == b"unr"
+    assert drained == []
+    assert os.read(client, 100) == b"ead"
+    delete.join(WAIT)
+    assert drained == [True]
+    io.close()
+    os.close(client)
+
+
+def test_a_reader_that_does_not_read_holds_a_delete_up_no_longer_than_it_may(
+    reactor: Reactor, tmp_path: Path
+) -> None:
+    path = fifo(tmp_path, "out")
+    io = open_io(reactor, stdout=path)
+    client = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fds = hand_over(io)
+    os.write(fds[1], b"unread")
+    close(*fds)
+    assert not io.drain(0.02)
     io.close()
     assert os.read(client, 100) == b"unread"
     os.close(client)
