@@ -20,7 +20,7 @@ REMOVAL = 15
 VICTIMS = ("shim", "sentry", "gofer", "root gofer", "containerd")
 
 
-def _removed(pods: PodNode, pod: Pod) -> None:
+def _removed(pods: PodNode, pod: Pod, excused: tuple[str, ...] = ()) -> None:
     """The pod goes away through CRI in time, and nothing of it stays."""
     pods.revive()
     began = time.monotonic()
@@ -28,7 +28,12 @@ def _removed(pods: PodNode, pod: Pod) -> None:
         until(lambda m=method: _done(pods, m, pod), REMOVAL, f"{method} succeeds")  # type: ignore[misc]
     assert time.monotonic() - began < REMOVAL
     # The reference's shim leaves its socket when it is killed.
-    pods.assert_clean(excused=() if pods.gvisor else ("socket",))
+    pods.assert_clean(excused=excused if pods.gvisor else ("socket", *excused))
+
+
+def _bundles(pods: PodNode) -> tuple[str, ...]:
+    tops = (pods.daemon.state, pods.daemon.root)
+    return tuple(f"state {top}/io.containerd.runtime.v2.task/" for top in tops)
 
 
 def _done(pods: PodNode, method: str, pod: Pod) -> bool:
@@ -96,7 +101,10 @@ def test_death_at_work(pods: PodNode, moment: str, victim: str) -> None:
     worker.start()
     time.sleep(0.05)  # not synchronisation: the moment is the test's parameter
     strike()
-    _removed(pods, pod)
+    # containerd 2 keeps the bundle of a container whose Create fails because the pod's shim is
+    # gone until it is started anew: it asks that shim once more and then gives up (TaskManager).
+    lost = (moment, victim) == ("create", "shim")
+    _removed(pods, pod, _bundles(pods) if lost else ())
     worker.join(REMOVAL)
     assert not worker.is_alive()
 
