@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from integration.harness import peers
@@ -101,6 +102,8 @@ class Containerd:
         """Stop and delete everything of this daemon that is on disk."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # it isn't there, or there is something in it that tests report
+            Path("/run/containerd/runsc", self.namespace).rmdir()
 
     def import_image(self) -> Image:
         if self.image is None:
