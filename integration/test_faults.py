@@ -199,7 +199,7 @@ def test_client_goes_away_during_a_start(node: Node) -> None:
         node.clean()
         node.excuse("socket")
         node.excuse_reference("cgroup", "state")
-        node.assert_clean(timeout=20)
+        node.assert_clean(timeout=30)
 
 
 def test_reader_of_the_output_goes_away(node: Node) -> None:

@@ -36,7 +36,7 @@ CACHE_DIR = "/run/containerd-shim-gvisor"
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
 #: Seconds for which an empty shim waits for somebody to connect.
-FORSAKEN_TIMEOUT = 60.0
+FORSAKEN_TIMEOUT = 15.0
 #: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
 #: and overcommit where a host has hundreds of pods.
 STACK_SIZE = 256 * 1024

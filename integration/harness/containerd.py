@@ -102,8 +102,9 @@ class Containerd:
         """Stop and delete everything of this daemon that is on disk."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # it isn't there, or there is something in it that tests report
-            Path("/run/containerd/runsc", self.namespace).rmdir()
+        for runtime in ("runc", "runsc"):
+            with suppress(OSError):  # it isn't there, or there is something in it that tests report
+                Path("/run/containerd", runtime, self.namespace).rmdir()
 
     def import_image(self) -> Image:
         if self.image is None:
