@@ -1,7 +1,7 @@
 """Write the state diagram of ARCHITECTURE.md from the transition table.
 
-    python docs/state_diagram.py          print it
-    python docs/state_diagram.py --write  replace it in ARCHITECTURE.md
+python docs/state_diagram.py          print it
+python docs/state_diagram.py --write  replace it in ARCHITECTURE.md
 """
 
 from __future__ import annotations

@@ -58,9 +58,7 @@ def create(
     return _version(root.mode).create(root, location, resources)
 
 
-def plan(
-    path: str, *, systemd: bool = False, root: CgroupRoot | None = None
-) -> dict[str, Any]:
+def plan(path: str, *, systemd: bool = False, root: CgroupRoot | None = None) -> dict[str, Any]:
     """What ``to_json`` of the cgroup would say if it were made now.
 
     Written down before :func:`create`, it lets a clean-up find what a killed shim had made.
