@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from protos import events_pb2 as pb
+from protos.wkt_pb2 import Any
 from runtime import events
 from shim.events import ForwardTransport, Item, Publisher, Undelivered, encode, transport_for
 from shim.ttrpc.errors import StatusError
@@ -176,6 +177,43 @@ def test_without_any_address_events_are_discarded_quietly() -> None:
     publisher.publish(start(1))
     assert publisher.flush(0)
     publisher.close()
+
+
+PUBLISH = """#!/bin/sh
+printf '%s\\n' "$*" >> {log}
+cat > {body}
+exit {status}
+"""
+
+
+def publish_binary(directory: Path, status: int) -> Path:
+    path = directory / "containerd"
+    path.write_text(PUBLISH.format(log=directory / "log", body=directory / "body", status=status))
+    path.chmod(0o755)
+    return path
+
+
+def test_without_a_ttrpc_address_containerds_publish_command_is_used(tmp_path: Path) -> None:
+    binary = publish_binary(tmp_path, 0)
+    transport = transport_for("", "/run/c.sock", str(binary), "k8s.io")
+    assert transport is not None
+    transport(encode(exit(7)))
+    assert (tmp_path / "log").read_text() == (
+        "--address /run/c.sock publish --namespace k8s.io --topic /tasks/exit\n"
+    )
+    event = Any.FromString((tmp_path / "body").read_bytes())
+    assert event.type_url == "containerd.events.TaskExit"
+    assert pb.TaskExit.FromString(event.value).pid == 7
+
+
+def test_a_publish_command_that_fails_or_is_missing_leaves_the_event_undelivered(
+    tmp_path: Path,
+) -> None:
+    for binary in (publish_binary(tmp_path, 3), tmp_path / "none"):
+        transport = transport_for("", "/run/c.sock", str(binary), "ns")
+        assert transport is not None
+        with pytest.raises(Undelivered):
+            transport(encode(start(1)))
 
 
 class Containerd:
