@@ -49,6 +49,7 @@ class Sink:
         self.level = ERROR + 1
         self._lock = threading.Lock()
         self._fd = -1  # guarded by _lock
+        self._path = ""  # guarded by _lock; of the file that replaced the first descriptor
         self._dropped = 0  # guarded by _lock
         self._render: Callable[[dict[str, object]], str] | None = None  # guarded by _lock
 
@@ -57,6 +58,26 @@ class Sink:
         with self._lock:
             self._fd = fd
             self.level = level if fd >= 0 else ERROR + 1
+
+    def set_level(self, level: int) -> None:
+        """Write lines of ``level`` and above, if there is somewhere to write to."""
+        with self._lock:
+            if self._fd >= 0:
+                self.level = level
+
+    def redirect(self, fd: int, path: str) -> None:
+        """Write to ``fd`` from now on, which is the file ``path``; the earlier one is closed."""
+        with self._lock:
+            old, self._fd, self._path = self._fd, fd, path
+            if self.level > ERROR:
+                self.level = INFO
+        if old >= 0:
+            os.close(old)
+
+    def destination(self) -> str:
+        """The file that lines were redirected to, or empty."""
+        with self._lock:
+            return self._path
 
     def write(self, level: int, event: str, fields: dict[str, object]) -> None:
         now = time.time()
@@ -82,6 +103,9 @@ class Sink:
 
 _sink = Sink()
 configure = _sink.configure
+set_level = _sink.set_level
+redirect = _sink.redirect
+destination = _sink.destination
 
 
 def enabled(level: int) -> bool:

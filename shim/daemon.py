@@ -15,7 +15,7 @@ import time
 
 from runtime import children, linux, log, signals
 from runtime.creation import Context
-from runtime.errors import RuntimeFault
+from runtime.errors import InvalidRequest, RuntimeFault
 from runtime.pod import Pod
 from runtime.reactor import Reactor
 from runtime.workers import Workers
@@ -86,7 +86,9 @@ class Daemon:
 
     def _options(self, type_url: str, value: bytes, container_id: str) -> RunscConfig:
         given = (type_url, value) if type_url else self.args.options
-        return options.decode(*given, self.args.namespace, container_id=container_id)
+        config = options.decode(*given, self.args.namespace, container_id=container_id)
+        _log_as_configured(config)
+        return config
 
     def _open_io(
         self,
@@ -213,6 +215,38 @@ def _open_log(debug: bool) -> None:
         except OSError:
             continue  # no reader yet, or no such file (CRI-O): try the other way, or go without
     log.configure(fd, log.DEBUG if debug else log.INFO)
+
+
+#: logrus' levels, which the option ``log_level`` names, as ours.
+_LEVELS = {
+    "trace": log.DEBUG,
+    "debug": log.DEBUG,
+    "info": log.INFO,
+    "warn": log.WARNING,
+    "warning": log.WARNING,
+    "error": log.ERROR,
+    "fatal": log.ERROR,
+    "panic": log.ERROR,
+}
+
+
+def _log_as_configured(config: RunscConfig) -> None:
+    """Log to the file and at the level that the operator named, in place of containerd's log.
+
+    As gVisor's shim does (pkg/shim/v1/runsc, initLogging).  Raises InvalidRequest if the file
+    can't be opened.
+    """
+    if config.log_level:
+        log.set_level(_LEVELS[config.log_level])
+    if config.log_path and config.log_path != log.destination():
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            os.makedirs(os.path.dirname(config.log_path) or "/", 0o755, exist_ok=True)
+            fd = os.open(config.log_path, flags | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            why = os.strerror(error.errno or 0).lower()
+            raise InvalidRequest("log_path", f"{config.log_path}: {why}") from None
+        log.redirect(fd, config.log_path)
 
 
 def main(args: DaemonArgs) -> int:

@@ -219,10 +219,11 @@ def test_a_shutdown_that_comes_during_a_creation_counts_once_that_fails(shim: Sh
 
 def test_a_creation_whose_caller_has_gone_is_given_up_and_with_it_the_shim(shim: Shim) -> None:
     entered = threading.Event()
+    told: list[bool] = []
 
     def give_up(container: Any) -> int:
         entered.set()
-        assert container.abandoned.wait(WAIT)
+        told.append(container.abandoned.wait(WAIT))
         raise Failed("given up")
 
     shim.make = give_up
@@ -237,7 +238,8 @@ def test_a_creation_whose_caller_has_gone_is_given_up_and_with_it_the_shim(shim:
     assert entered.wait(WAIT)
     client.close()
     thread.join(WAIT)
-    assert shim.stopped.wait(WAIT)
+    assert shim.stopped.wait(2 * WAIT)
+    assert told == [True]
 
 
 def test_a_failed_creation_by_itself_does_not_end_the_shim(shim: Shim) -> None:
