@@ -14,6 +14,7 @@ from typing import Any
 
 from integration.harness import footprint, peers
 from integration.harness.api import process_spec
+from integration.harness.containerd import Containerd
 from integration.harness.node import Node
 from integration.harness.shim import Bundle
 from integration.harness.ttrpc import Lost
@@ -148,7 +149,7 @@ def memory(node: Node) -> dict[str, float]:
         found: dict[str, float] = {}
         for pid in [shim, *node.descendants(shim)]:
             role = _role(node, pid, shim)
-            found[role] = found.get(role, 0) + _pss(pid)
+            found[role] = found.get(role, 0) + pss(pid)
         found["all"] = sum(found.values())
     return found
 
@@ -158,11 +159,11 @@ def idle(node: Node, seconds: float = 4) -> dict[str, float]:
     with running(node, "sleep", "1000") as name:
         shim = node.shim_pid(name)
         time.sleep(1)
-        wakeups, cpu = _switches(shim), _cpu(shim)
+        wakeups, cpu = switch_count(shim), cpu_seconds(shim)
         time.sleep(seconds)
         return {
-            "wake-ups/s": (_switches(shim) - wakeups) / seconds,
-            "CPU ms/s": (_cpu(shim) - cpu) * 1000 / seconds,
+            "wake-ups/s": (switch_count(shim) - wakeups) / seconds,
+            "CPU ms/s": (cpu_seconds(shim) - cpu) * 1000 / seconds,
             "threads": float(footprint.size(shim)[1]),
             "descriptors": float(footprint.size(shim)[0]),
         }
@@ -184,7 +185,7 @@ def _role(node: Node, pid: int, shim: int) -> str:
     return "logger" if "log" in text else "other"
 
 
-def _pss(pid: int) -> int:
+def pss(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -193,7 +194,7 @@ def _pss(pid: int) -> int:
     return int(found.group(1)) * 1024 if found else 0
 
 
-def _switches(pid: int) -> int:
+def switch_count(pid: int) -> int:
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)
@@ -201,25 +202,25 @@ def _switches(pid: int) -> int:
     return total
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def versions(node: Node) -> dict[str, str]:
+def versions(daemon: Containerd, runtime: str) -> dict[str, str]:
     """What was measured: names and versions, for the record."""
-    daemon = subprocess.run(
-        [node.daemon.bin / "containerd", "--version"], capture_output=True, text=True, timeout=10
+    containerd = subprocess.run(
+        [daemon.bin / "containerd", "--version"], capture_output=True, text=True, timeout=10
     )
     shim = subprocess.run(
-        [peers.shim_path(node.runtime, node.daemon.version), "-v"],
+        [peers.shim_path(runtime, daemon.version), "-v"],
         capture_output=True,
         text=True,
         timeout=10,
-        env=node.daemon.environment(),
+        env=daemon.environment(),
     )
     return {
-        "containerd": daemon.stdout.strip(),
-        "runsc": node.daemon.generation,
+        "containerd": containerd.stdout.strip(),
+        "runsc": daemon.generation,
         "shim": " ".join(shim.stdout.split()),
     }

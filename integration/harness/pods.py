@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -89,14 +89,27 @@ class Output(NamedTuple):
 class PodNode:
     """A daemon, the runtime under test, and a network; `clean` takes all pods away again."""
 
-    def __init__(self, folder: Path, version: str, generation: str, runtime: str, number: int):
+    def __init__(
+        self,
+        folder: Path,
+        version: str,
+        generation: str,
+        runtime: str,
+        number: int,
+        *,
+        level: str = "debug",
+        others: Mapping[str, str] | None = None,
+    ) -> None:
+        """`others` are further handlers by name, each with its runtime's name or shim's path."""
         self.network = PodNetwork(folder / "cni", number)
+        self._others = others or {}
         self.runtime = runtime
         #: What stands above the cgroups of all pods, and tells their processes from others.
         self.cgroup = f"gvt{os.getpid()}-{number}"
         major = peers.daemon_generation(version)
+        configuration = self._configuration(folder, major)
         self.daemon = Containerd(
-            version, generation, folder, NAMESPACE, cri=self._configuration(folder, major)
+            version, generation, folder, NAMESPACE, cri=configuration, level=level
         )
         self.pods: list[Pod] = []
         self.ids: list[str] = []
@@ -210,6 +223,8 @@ class PodNode:
         kinds = {"gvisor": (peers.GVISOR, ours), "runc": (peers.RUNC, runc)}
         if "runc" not in self.runtime:
             kinds["gvisor"] = (self.runtime, ours)
+        for name, runtime in self._others.items():
+            kinds[name] = (runtime, runc if "runc" in Path(runtime).name else ours)
         for name, (kind, options) in kinds.items():
             for suffix, conf in (("", self.network.single), ("-dual", self.network.dual)):
                 text += _RUNTIME.format(
@@ -225,9 +240,9 @@ class PodNode:
         pod.run()
         return pod
 
-    def prepare(self, *, dual: bool = False, **config: Any) -> Pod:
+    def prepare(self, *, dual: bool = False, handler: str = "", **config: Any) -> Pod:
         """A pod that is yet to be run; `config` are further fields of its PodSandboxConfig."""
-        pod = Pod(self, f"pod{next(self._numbers)}", dual, config)
+        pod = Pod(self, f"pod{next(self._numbers)}", dual, config, handler)
         self.pods.append(pod)
         return pod
 
@@ -351,12 +366,15 @@ class PodNode:
 class Pod:
     """A pod and its containers, through CRI alone."""
 
-    def __init__(self, node: PodNode, name: str, dual: bool, config: dict[str, Any]) -> None:
+    def __init__(
+        self, node: PodNode, name: str, dual: bool, config: dict[str, Any], handler: str = ""
+    ) -> None:
         self.node, self.name = node, name
         self.id = ""
         self.logs = node.daemon.folder / "logs" / name
         self.cgroup = f"/{node.cgroup}/kubepods/burstable/{name}"
-        self._handler = ("gvisor" if node.gvisor else "runc") + ("-dual" if dual else "")
+        handler = handler or ("gvisor" if node.gvisor else "runc")
+        self._handler = handler + ("-dual" if dual else "")
         linux = {"cgroup_parent": self.cgroup, **config.pop("linux", {})}
         self.config: dict[str, Any] = {
             "metadata": {"name": name, "uid": f"uid-{name}", "namespace": "default"},

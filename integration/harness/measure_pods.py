@@ -1,0 +1,203 @@
+"""Measuring a Kubernetes pod's life through CRI, one at a time and many at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from integration.harness import footprint, measure
+from integration.harness.pods import Pod, PodNode
+
+#: What a pod's life takes, in the order in which it happens.
+LIFE = (
+    "run pod",
+    "container to first log byte",
+    "exec true",
+    "container stats",
+    "stop container",
+    "remove container",
+    "stop pod",
+    "remove pod",
+)
+#: What a container that is being measured runs: one line, then nothing.
+_COMMAND = ("sh", "-c", "echo x; exec sleep 1000")
+#: Seconds between two looks at log files.
+_LOOK = 0.0005
+
+
+class FirstBytes(threading.Thread):
+    """Watches log files that are yet to be written; `wait` gives when each got its first byte."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        super().__init__(daemon=True)
+        self._left = dict(enumerate(paths))
+        self._at = [0.0] * len(paths)
+        self._stopped = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while self._left and not self._stopped.wait(_LOOK):
+            for number, path in list(self._left.items()):
+                try:
+                    size = path.stat().st_size
+                except FileNotFoundError:
+                    continue
+                if size:
+                    self._at[number] = time.perf_counter()
+                    del self._left[number]
+
+    def wait(self, timeout: float) -> list[float]:
+        self.join(timeout)
+        self._stopped.set()
+        self.join()
+        assert not self._left, f"nothing in {[str(path) for path in self._left.values()]}"
+        return self._at
+
+
+class Clock:
+    """Runs the same calls for several pods at once and keeps how long each took."""
+
+    def __init__(self) -> None:
+        #: Measure -> seconds of each call.
+        self.each: dict[str, list[float]] = {}
+        #: Measure -> seconds until all had ended.
+        self.all: dict[str, float] = {}
+
+    def run(self, name: str, calls: list[Callable[[], object]]) -> None:
+        """Make all calls at once, each in a thread if there are several; failures are raised."""
+        took = [0.0] * len(calls)
+        failures: list[BaseException] = []
+
+        def one(number: int) -> None:
+            began = time.perf_counter()
+            try:
+                calls[number]()
+            except BaseException as failure:
+                failures.append(failure)
+            took[number] = time.perf_counter() - began
+
+        began = time.perf_counter()
+        if len(calls) == 1:
+            one(0)
+        else:
+            threads = [threading.Thread(target=one, args=(n,)) for n in range(len(calls))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.keep(name, took, time.perf_counter() - began)
+        if failures:
+            raise failures[0]
+
+    def keep(self, name: str, each: list[float], all: float) -> None:
+        self.each[name], self.all[name] = each, all
+
+
+def life(node: PodNode, handler: str, count: int) -> Clock:
+    """`count` pods at once, of one container each, from RunPodSandbox to RemovePodSandbox."""
+    clock = Clock()
+    pods = [node.prepare(handler=handler) for _ in range(count)]
+    clock.run("run pod", [pod.run for pod in pods])
+    containers = _start_containers(clock, pods)
+
+    def each(name: str, method: str, **values: Any) -> None:
+        clock.run(
+            name,
+            [
+                lambda c=container: node.call(method, 60, container_id=c, **values)  # type: ignore[misc]
+                for container in containers
+            ],
+        )
+
+    def of_pods(name: str, method: str) -> None:
+        clock.run(
+            name,
+            [lambda p=pod: node.call(method, 60, pod_sandbox_id=p.id) for pod in pods],  # type: ignore[misc]
+        )
+
+    each("exec true", "ExecSync", cmd=["true"], timeout=30)
+    each("container stats", "ContainerStats")
+    each("stop container", "StopContainer", timeout=0)
+    each("remove container", "RemoveContainer")
+    of_pods("stop pod", "StopPodSandbox")
+    of_pods("remove pod", "RemovePodSandbox")
+    return clock
+
+
+def _start_containers(clock: Clock, pods: list[Pod]) -> list[str]:
+    containers = [""] * len(pods)
+    paths = [pod.logs / "measured-0.log" for pod in pods]
+    watcher = FirstBytes(paths)
+    began = [0.0] * len(pods)
+
+    def start(number: int) -> None:
+        began[number] = time.perf_counter()
+        containers[number] = pods[number].start(*_COMMAND, name="measured")
+
+    Clock().run("", [lambda n=number: start(n) for number in range(len(pods))])  # type: ignore[misc]
+    seen = watcher.wait(30)
+    each = [at - start for at, start in zip(seen, began, strict=True)]
+    clock.keep("container to first log byte", each, max(seen) - min(began))
+    return containers
+
+
+@contextmanager
+def running(
+    node: PodNode, handler: str, count: int, containers: int = 1
+) -> Iterator[list[tuple[Pod, list[str]]]]:
+    """`count` pods that run and do nothing, each with that many containers."""
+    pods = [node.prepare(handler=handler) for _ in range(count)]
+    clock = Clock()
+    found: dict[str, list[str]] = {pod.name: [] for pod in pods}
+    try:
+        clock.run("run", [pod.run for pod in pods])
+        for _ in range(containers):
+            for pod in pods:
+                found[pod.name].append(pod.start(*_COMMAND))
+        yield [(pod, found[pod.name]) for pod in pods]
+    finally:
+        clock.run("remove", [pod.remove for pod in pods if pod.id])
+
+
+def memory(node: PodNode, count: int) -> dict[str, float]:
+    """PSS in bytes for each of `count` idle pods, summed by role; no other pods may run."""
+    sums: dict[str, float] = {}
+    seen: set[int] = set()
+    for shim in node.shims():
+        for pid in [shim, *footprint.descendants(shim)]:
+            if pid not in seen:
+                seen.add(pid)
+                name = role(pid)
+                sums[name] = sums.get(name, 0) + measure.pss(pid) / count
+    sums["all"] = sum(sums.values())
+    return sums
+
+
+def role(pid: int) -> str:
+    """What a process below a shim is there for."""
+    words = footprint.command_line(pid)
+    if any(word.rpartition("/")[2].startswith("containerd-shim-") for word in words[:7]):
+        return "shim"
+    for word, name in (("gofer", "gofers"), ("boot", "sentry"), ("wait", "waiters")):
+        if word in words:
+            return name
+    if not words or "runsc" in words[0]:
+        return "stubs"
+    return "workload" if words[0] in ("sleep", "/bin/sleep", "sh") else "other"
+
+
+def idle(shim: int, seconds: float) -> dict[str, float]:
+    """What a shim does while its pod does nothing, and what it holds."""
+    wakeups, cpu = measure.switch_count(shim), measure.cpu_seconds(shim)
+    time.sleep(seconds)
+    descriptors, threads = footprint.size(shim)
+    return {
+        "idle wake-ups/s": (measure.switch_count(shim) - wakeups) / seconds,
+        "idle CPU ms/s": (measure.cpu_seconds(shim) - cpu) * 1000 / seconds,
+        "idle threads": float(threads),
+        "idle descriptors": float(descriptors),
+    }
