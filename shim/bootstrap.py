@@ -15,7 +15,7 @@ import select
 import time
 
 from runtime import fastjson, files
-from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault
 from runtime.record import Record
 from shim import sockets, wire
 from shim.cli import check_id
@@ -371,6 +371,16 @@ def format_reply(params: Params, address: str, version_known: str) -> bytes:
     return address.encode()
 
 
+def _learn_version(binary: str) -> str:
+    """Ask containerd for its version.  Costs little here: the daemon is getting ready meanwhile."""
+    from shim.daemon_version import learn_version
+
+    try:
+        return learn_version(binary)
+    except (RuntimeFault, OSError):
+        return ""  # version 2, which is slower and always right
+
+
 def _log_level(params: Params, debug: bool) -> str:
     if debug and not params.modern:
         return "debug"
@@ -404,11 +414,11 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
     directory = params.socket_dir or sockets.DEFAULT_DIR
     path = sockets.socket_path(directory, grpc_address, call.namespace, group)
     address = sockets.SCHEME + path
-    version = params.version
+    version: str | None = params.version
     if not params.modern:
         from shim.daemon_version import known_version
 
-        version = known_version(binary)
+        version = known_version()
 
     if params.options[0]:
         options_file = os.path.join(bundle, OPTIONS_FILE)
@@ -427,7 +437,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
                 os.close(listener)
             raise
     if listener is None:
-        reply(format_reply(params, address, version))
+        reply(format_reply(params, address, version or ""))
         return
     child = 0
     try:
@@ -449,7 +459,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
             debug=call.debug or params.log_level <= -4,
             log_level=_log_level(params, call.debug),
             options=params.options,
-            containerd_version_hint=version,
+            containerd_version_hint=version or "",
         )
         child = os.fork()
         if not child:
@@ -460,6 +470,8 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
                 os._exit(1)
             run_daemon(args)
         files.replace_file(os.path.join(bundle, "shim.pid"), b"%d" % child)
+        if version is None:
+            version = _learn_version(binary)
         reply(format_reply(params, address, version))
     except BaseException:
         if child:

@@ -15,7 +15,7 @@ import time
 
 from runtime import children, linux, log, signals
 from runtime.creation import Context
-from runtime.errors import InvalidRequest, RuntimeFault
+from runtime.errors import InvalidRequest
 from runtime.pod import Pod
 from runtime.reactor import Reactor
 from runtime.workers import Workers
@@ -73,6 +73,7 @@ class Daemon:
             options=self._options,
             metrics=_metrics,
             shutdown=self.stop,
+            address=args.socket_address,
         )
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
@@ -139,21 +140,11 @@ class Daemon:
         self._handle_signals()
         gc.freeze()  # what is there now is there to stay
         gc.enable()
-        self.workers.submit(self._learn_version)
         self._look_later()
         self._log.debug("daemon.started", pid=os.getpid(), address=self.args.socket_address)
         self._serve()
         self._close()
         return 0
-
-    def _learn_version(self) -> None:
-        """Find out, for the next ``start``, whether containerd takes version 3 replies."""
-        from shim.daemon_version import learn_daemon_version
-
-        try:
-            learn_daemon_version(self.args.publish_binary)
-        except (RuntimeFault, OSError) as fault:
-            self._log.debug("version.unknown", error=str(fault))
 
     def stop(self) -> None:
         """Make :meth:`run` return; from any thread."""

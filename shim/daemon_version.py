@@ -2,33 +2,42 @@
 
 A version 3 reply spares every further container of a pod its ``start`` and ``delete``, but
 containerd 1.7 rejects it and 2.0.0 to 2.0.5 mishandle it, and nothing in a shim's environment
-tells 1.7 from 2.x.  So the daemon asks the binary once and keeps the answer in a file; ``start``
-only compares the running daemon's executable with what was asked.  No answer means version 2,
-which every containerd accepts.
+tells 1.7 from 2.x.  So the first ``start`` asks the binary, while the daemon that it forked gets
+ready, and keeps the answer; all others only compare the running daemon's executable with what was
+asked.  No answer means version 2, which every containerd accepts.
+
+Each executable has a record of its own, so that daemons of several releases on one host, or an
+upgraded one that is yet to be restarted, do not push each other out.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 
 from runtime import files
 from runtime.errors import RuntimeFault
+from shim import sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Where the answer is kept, for all shims of the host.
-CACHE_PATH = "/run/containerd-shim-gvisor/containerd-version"
-_MAX_CACHE = 4096
+#: Where the answers are kept, for all shims of the host.  Nobody but root may look or write there.
+RECORDS = "/run/containerd-shim-gvisor/containerd"
+#: More executables than that no host has; the oldest answers go first.
+MAX_RECORDS = 16
+#: What stands in the record of an executable whose answer isn't understood.
+_NO_ANSWER = "-"
+_MAX_RECORD = 64
 _MAX_OUTPUT = 4096
-_ASK_TIMEOUT = 5.0
+_ASK_TIMEOUT = 2.0
 
 
 def _identity(path: str) -> str:
-    """What changes when the executable at ``path`` does.  Raises OSError."""
+    """What changes when the executable at ``path`` does; a file name.  Raises OSError."""
     info = os.stat(path)
-    return f"{info.st_dev} {info.st_ino} {info.st_mtime_ns} {info.st_size}"
+    return f"{info.st_dev:x}-{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"
 
 
 def parse_version(output: str) -> str:
@@ -58,57 +67,95 @@ def accepts_version_3(version: str) -> bool:
     return numbers is not None and numbers[0] == 2 and (numbers >= (2, 1, 0) or numbers[2] >= 6)
 
 
-def known_version(
-    publish_binary: str, cache_path: str = CACHE_PATH, daemon_exe: str | None = None
-) -> str:
-    """The version of the running containerd if it was learnt before, else empty.  Never fails.
+def known_version(daemon_exe: str = "", records: str = RECORDS) -> str | None:
+    """The version of the running containerd, empty if it has none that we understand.
 
-    ``daemon_exe`` is the executable of our parent.  It must be the very file that was asked: after
-    an upgrade the binary on disk is newer than the daemon that still runs.
+    None if nobody has asked it yet.  ``daemon_exe`` is the executable of our parent: that of the
+    process itself, as after an upgrade the file on disk is newer than the daemon that still runs.
+    Never fails.
     """
-    if not publish_binary.startswith("/"):
-        return ""
     try:
-        data = files.read_bounded(cache_path, _MAX_CACHE)
-        if data is None or os.stat(cache_path).st_uid != os.geteuid():
-            return ""
-        identity, _, version = data.decode("ascii").strip().rpartition(" ")
-        running = _identity(daemon_exe or f"/proc/{os.getppid()}/exe")
-    except (OSError, ValueError, RuntimeFault):
+        return _read(records, _identity(daemon_exe or f"/proc/{os.getppid()}/exe"))
+    except (OSError, RuntimeFault):
+        return None
+
+
+def _is_ours(records: str) -> bool:
+    """Whether it is a directory that nobody else can write in."""
+    try:
+        info = os.lstat(records)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+
+
+def _read(records: str, identity: str) -> str | None:
+    if not _is_ours(records):
+        return None
+    data = files.read_bounded(os.path.join(records, identity), _MAX_RECORD)
+    if data is None:
+        return None
+    version = data.decode("ascii", "replace").strip()
+    if version == _NO_ANSWER:
         return ""
-    return version if identity == running and _numbers(version) else ""
+    return version if _numbers(version) else None
 
 
-def learn_daemon_version(
+def learn_version(
     publish_binary: str,
-    cache_path: str = CACHE_PATH,
+    daemon_exe: str = "",
+    records: str = RECORDS,
     ask: Callable[[str], bytes] | None = None,
 ) -> str:
-    """Ask ``publish_binary`` for its version and keep the answer; returns it, or empty.
+    """Ask the running containerd for its version and keep the answer; returns it, or empty.
 
-    For the daemon, on a worker thread: it takes as long as containerd's start-up of a process, 5 s
-    at most.  Does nothing if the answer for this binary is known already.  Raises RuntimeFault
-    or OSError; the caller logs it and lives on.
+    It is asked only if ``publish_binary``, which containerd names, is the file that our parent
+    runs.  One process asks, the others wait for its answer; two seconds at most, and a binary that
+    takes longer isn't asked again.  Raises RuntimeFault or OSError.
     """
     if not publish_binary.startswith("/"):
         return ""
     identity = _identity(publish_binary)
-    known = files.read_bounded(cache_path, _MAX_CACHE)
-    if known is not None and known.decode("ascii", "replace").rpartition(" ")[0] == identity:
-        return known.decode("ascii", "replace").rpartition(" ")[2].strip()
-    version = parse_version((ask or _ask)(publish_binary).decode("utf-8", "replace"))
-    if _identity(publish_binary) != identity:
+    if identity != _identity(daemon_exe or f"/proc/{os.getppid()}/exe"):
         return ""
-    os.makedirs(os.path.dirname(cache_path), 0o711, exist_ok=True)
-    files.replace_file(cache_path, f"{identity} {version or '-'}\n".encode("ascii"))
+    for directory in (os.path.dirname(records), records):
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            continue
+    if not _is_ours(records):
+        return ""
+    with sockets.DirectoryLock(records):
+        known = _read(records, identity)
+        if known is not None:
+            return known
+        version = parse_version((ask or _ask)(publish_binary).decode("utf-8", "replace"))
+        if _identity(publish_binary) != identity:
+            return ""
+        _make_room(records)
+        text = f"{version or _NO_ANSWER}\n"
+        files.replace_file(os.path.join(records, identity), text.encode("ascii"))
     return version
 
 
+def _make_room(records: str) -> None:
+    """Forget the oldest answers, and whatever a process left that died while it wrote one."""
+    found = []
+    for entry in os.scandir(records):
+        found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
+    found.sort(reverse=True)
+    for _, path in found[MAX_RECORDS - 1 :]:
+        files.remove_file(path)
+
+
 def _ask(binary: str) -> bytes:
+    """What ``binary --version`` prints; nothing if it takes too long."""
     import select
     import time
 
-    from runtime.errors import DeadlineExceeded
+    from shim import paths
+
+    paths.complete("_cffi_backend")
     from runtime.spawn import SpawnSpec, spawn
 
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -124,7 +171,7 @@ def _ask(binary: str) -> bytes:
             poll.register(reader, select.POLLIN)
             while len(output) < _MAX_OUTPUT:
                 if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    raise DeadlineExceeded(f"{binary} --version", _ASK_TIMEOUT)
+                    return b""
                 chunk = os.read(reader, _MAX_OUTPUT)
                 if not chunk:
                     break

@@ -12,7 +12,7 @@ import time
 
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime import log
+from runtime import files, log
 from runtime.creation import CreateRequest
 from runtime.errors import NotFound, Unsupported
 from runtime.process_spec import parse_process
@@ -47,8 +47,10 @@ class TaskService:
         options: Callable[[str, bytes, str], RunscConfig],
         metrics: Callable[[Metrics], tuple[str, bytes]],
         shutdown: Callable[[], None],
+        address: str = "",
     ) -> None:
         self._pod = pod
+        self._address = address
         self._options = options
         self._metrics = metrics
         self._shutdown = shutdown
@@ -127,6 +129,7 @@ class TaskService:
                     checkpoint=request.checkpoint,
                 )
             )
+            self._note_address(request.bundle)
             if call.cancelled:
                 self._pod.delete(request.id)
         except BaseException:
@@ -134,6 +137,18 @@ class TaskService:
             raise
         self._end_if_unwanted(call)
         return pb.CreateTaskResponse(pid=pid).SerializeToString()
+
+    def _note_address(self, bundle: str) -> None:
+        """Leave our address in a bundle for which no ``start`` was run, as since containerd 2.0.
+
+        It is all by which containerd 1.x finds a container's shim, should it be put back.
+        """
+        path = os.path.join(bundle, "address")
+        if self._address and not os.path.lexists(path):
+            try:
+                files.replace_file(path, self._address.encode())
+            except OSError as error:
+                self._log.warning("address.unwritten", error=str(error))
 
     def _end_if_unwanted(self, call: Call) -> None:
         """End a shim that was told to, or left alone, while its only container was being made."""

@@ -23,6 +23,7 @@ from integration.harness.cri import Cri
 from integration.harness.daemon_api import Refused
 from integration.harness.image import IMAGE, Image
 from integration.harness.pod_network import PodNetwork, plugins
+from integration.harness.streaming import Stream
 from integration.harness.waiting import until
 
 #: containerd's namespace for all that comes through CRI.
@@ -68,6 +69,7 @@ _COMMON_1 = """\
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
 """
+_COUNTED = "io.containerd.counted.v2"
 _RUNTIME = """\
 [plugins."{plugin}".containerd.runtimes.{name}]
   runtime_type = "{kind}"
@@ -144,7 +146,10 @@ class PodNode:
     def start(self) -> None:
         """Make the network, start the daemon and wait until pods can be run on it."""
         (self.daemon.folder / "logs").mkdir(parents=True)
-        (self.daemon.folder / "gvisor.toml").write_text(f'root = "{self.daemon.folder}/runsc"\n')
+        options = f'root = "{self.daemon.folder}/runsc"\n'
+        for name, text in (("gvisor", options), ("gvisor-apart", options + "grouping = false\n")):
+            (self.daemon.folder / f"{name}.toml").write_text(text)
+        self._write_counter()
         self.network.create()
         self.daemon.start()
         images = self.daemon.folder / "images.tar"
@@ -218,19 +223,41 @@ class PodNode:
             conf=self.network.single,
             common=_COMMON if new else _COMMON + _COMMON_1,
         )
-        ours = f'  TypeUrl = "runtimeoptions.v1.Options"\n  ConfigPath = "{folder}/gvisor.toml"'
+        ours = '  TypeUrl = "runtimeoptions.v1.Options"\n  ConfigPath = "{}/{}.toml"'
+        plain, apart = (ours.format(folder, name) for name in ("gvisor", "gvisor-apart"))
         runc = f'  Root = "{folder}/runc"'
-        kinds = {"gvisor": (peers.GVISOR, ours), "runc": (peers.RUNC, runc)}
-        if "runc" not in self.runtime:
-            kinds["gvisor"] = (self.runtime, ours)
+        gvisor = peers.GVISOR if "runc" in self.runtime else self.runtime
+        single, dual = self.network.single, self.network.dual
+        kinds = {"gvisor": (gvisor, plain), "runc": (peers.RUNC, runc)}
         for name, runtime in self._others.items():
-            kinds[name] = (runtime, runc if "runc" in Path(runtime).name else ours)
+            kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
+        handlers = [("gvisor-apart", gvisor, single, apart)]
         for name, (kind, options) in kinds.items():
-            for suffix, conf in (("", self.network.single), ("-dual", self.network.dual)):
-                text += _RUNTIME.format(
-                    plugin=plugin, name=name + suffix, kind=kind, conf=conf, options=options
-                )
+            handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
+            if name in ("gvisor", "runc"):
+                handlers.append((name + "-counted", _COUNTED, single, options))
+        for name, kind, conf, options in handlers:
+            text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf, options=options)
         return text
+
+    def _write_counter(self) -> None:
+        """The runtime under test by another name, which notes how often containerd runs it."""
+        real = peers.shim_path(self.runtime, self.daemon.version)
+        script = self.daemon.folder / "bin" / "containerd-shim-counted-v2"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\necho "$@" >> {self._calls}\nexec {real} "$@"\n')
+        script.chmod(0o755)
+
+    @property
+    def _calls(self) -> Path:
+        return self.daemon.folder / "calls"
+
+    def shim_calls(self) -> list[tuple[str, str]]:
+        """Action and id of each call of the shim's binary for pods of the variant `counted`."""
+        if not self._calls.exists():
+            return []
+        found = [line.split() for line in self._calls.read_text().splitlines()]
+        return [(words[-1], words[words.index("-id") + 1]) for words in found if "-id" in words]
 
     # -- pods -------------------------------------------------------------------------------
 
@@ -240,9 +267,18 @@ class PodNode:
         pod.run()
         return pod
 
-    def prepare(self, *, dual: bool = False, handler: str = "", **config: Any) -> Pod:
-        """A pod that is yet to be run; `config` are further fields of its PodSandboxConfig."""
-        pod = Pod(self, f"pod{next(self._numbers)}", dual, config, handler)
+    def prepare(
+        self, *, dual: bool = False, variant: str = "", handler: str = "", **config: Any
+    ) -> Pod:
+        """A pod that is yet to be run; `config` are further fields of its PodSandboxConfig.
+
+        `handler` names a runtime of containerd's configuration, else it is the one under test, or
+        a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
+        with the option `grouping` off.
+        """
+        handler = handler or ("gvisor" if self.gvisor else "runc")
+        handler = "-".join(filter(None, (handler, "dual" if dual else variant)))
+        pod = Pod(self, f"pod{next(self._numbers)}", handler, config)
         self.pods.append(pod)
         return pod
 
@@ -251,6 +287,16 @@ class PodNode:
             "ExecSync", timeout + 15, container_id=container, cmd=command, timeout=timeout
         )
         return Output(done.exit_code, done.stdout.decode(), done.stderr.decode())
+
+    def exec_stream(self, container: str, *command: str, tty: bool = False) -> Stream:
+        """`kubectl exec -i`, or `-it`: a stream to a process of its own."""
+        streams = {"stdin": True, "stdout": True, "stderr": not tty, "tty": tty}
+        return Stream(self.call("Exec", container_id=container, cmd=command, **streams).url)
+
+    def attach(self, container: str, *, tty: bool = False) -> Stream:
+        """`kubectl attach -i`, or `-it`: a stream to the container's first process."""
+        streams = {"stdin": True, "stdout": True, "stderr": not tty, "tty": tty}
+        return Stream(self.call("Attach", container_id=container, **streams).url)
 
     def status(self, container: str) -> Any:
         return self.call("ContainerStatus", container_id=container).status
@@ -366,15 +412,12 @@ class PodNode:
 class Pod:
     """A pod and its containers, through CRI alone."""
 
-    def __init__(
-        self, node: PodNode, name: str, dual: bool, config: dict[str, Any], handler: str = ""
-    ) -> None:
+    def __init__(self, node: PodNode, name: str, handler: str, config: dict[str, Any]) -> None:
         self.node, self.name = node, name
         self.id = ""
         self.logs = node.daemon.folder / "logs" / name
         self.cgroup = f"/{node.cgroup}/kubepods/burstable/{name}"
-        handler = handler or ("gvisor" if node.gvisor else "runc")
-        self._handler = handler + ("-dual" if dual else "")
+        self._handler = handler
         linux = {"cgroup_parent": self.cgroup, **config.pop("linux", {})}
         self.config: dict[str, Any] = {
             "metadata": {"name": name, "uid": f"uid-{name}", "namespace": "default"},

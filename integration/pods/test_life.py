@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -217,25 +216,6 @@ def test_pid_namespaces(pods: PodNode) -> None:
     if not pods.gvisor:
         assert "4321" not in seen
     assert pods.exec(other, "sh", "-c", "cat /proc/1/cmdline").out.startswith("sleep")
-
-
-def test_v3_reply_spares_starts(pods: PodNode) -> None:
-    """On containerd 2.1 a further container costs no process of the shim's binary."""
-    if pods.daemon.release < (2, 1):
-        pytest.skip("containerd 2.1 and later")
-    # The first shim learns which containerd it has; shims of another release on the same machine
-    # may unlearn it.
-    for _ in range(5):
-        pod = pods.pod()
-        bundle = pods.daemon.bundle(pod.id)
-        reply = json.loads((bundle / "bootstrap.json").read_text())
-        if reply["version"] == 3:
-            break
-        pod.remove()
-    assert reply["version"] == 3
-    container = pod.start("sleep", "1000")
-    assert not (pods.daemon.bundle(container) / "shim.pid").exists()
-    assert json.loads((pods.daemon.bundle(container) / "bootstrap.json").read_text()) == reply
 
 
 @pytest.mark.gvisor
