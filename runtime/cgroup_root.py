@@ -72,8 +72,11 @@ class CgroupRoot:
                     found.setdefault(name, point)
         return {name: found[name] for name in KNOWN_V1 if name in found}
 
-    def own_paths(self) -> dict[str, str]:
-        """This process's own cgroup in each mounted hierarchy, as seen through its mount."""
+    def own_paths(self, pid: int | None = None) -> dict[str, str]:
+        """This process's own cgroup in each mounted hierarchy, as seen through its mount.
+
+        Or that of process ``pid``.  Raises Failed, also if the process is gone.
+        """
         roots = {"": "/"}
         for kind, point, names, root in cgroup_path.parse_mounts(self._table("self/mountinfo")):
             if kind == "cgroup2" and point == self.path:
@@ -81,7 +84,7 @@ class CgroupRoot:
             elif kind == "cgroup" and point.startswith(self.path + "/"):
                 for name in names:
                     roots.setdefault(name, root)
-        own = cgroup_path.parse_memberships(self._table("self/cgroup"))
+        own = cgroup_path.parse_memberships(self._table(f"{pid or 'self'}/cgroup"))
         return {
             name: cgroup_path.below(roots[name], path)
             for name, path in own.items()

@@ -25,9 +25,11 @@ __all__ = [
     "CgroupRoot",
     "create",
     "derive_parent",
+    "directories_of",
     "from_json",
     "host_mode",
     "join_shim",
+    "of_process",
     "plan",
 ]
 
@@ -74,6 +76,32 @@ def from_json(data: Mapping[str, Any], root: CgroupRoot | None = None) -> Cgroup
     if mode not in ("v1", "v2"):
         raise InvalidRequest("cgroup.mode", f"{mode!r} is neither v1 nor v2")
     return _version(mode).from_json(data, root or CgroupRoot())
+
+
+def directories_of(pid: int, root: CgroupRoot | None = None) -> dict[str, str]:
+    """The directories of a process's cgroup by controller; on v2 there is one, named "".
+
+    Empty once the process is gone.
+    """
+    root = root or CgroupRoot()
+    try:
+        paths = root.own_paths(pid)
+    except Failed:
+        return {}
+    return {
+        name: mount + ("" if paths[name] == "/" else paths[name])
+        for name, mount in root.mounts().items()
+        if name in paths
+    }
+
+
+def of_process(pid: int, root: CgroupRoot | None = None) -> Cgroup:
+    """The cgroup that a process is in, to be read: it belongs to whoever made it."""
+    root = root or CgroupRoot()
+    directories = directories_of(pid, root)
+    path = next(iter(root.own_paths(pid).values()), "/") if directories else "/"
+    data = {"mode": root.mode, "path": path, "directories": directories, "own": {}}
+    return from_json(data, root)
 
 
 def join_shim(path: str, pid: int, *, root: CgroupRoot | None = None) -> None:

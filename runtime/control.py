@@ -104,6 +104,19 @@ class Control:
         except urpc.ProtocolError as error:
             raise Failed(f"{method}: {error}") from None
 
+    def call_for_files(
+        self, method: str, argument: object, count: int, timeout: float = urpc.DEFAULT_TIMEOUT
+    ) -> tuple[Any, list[int]]:
+        """A method that answers with descriptors; they are the caller's to close."""
+        try:
+            return urpc.call_for_files(self.address, method, argument, count, timeout)
+        except urpc.RemoteError as error:
+            raise translate(str(error), method, "") from None
+        except urpc.Disconnected:
+            raise self._gone() from None
+        except urpc.ProtocolError as error:
+            raise Failed(f"{method}: {error}") from None
+
     def _first_known(
         self, methods: Sequence[str], argument: object, fds: Sequence[int], timeout: float
     ) -> str:

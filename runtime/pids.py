@@ -14,7 +14,11 @@ from runtime.signals import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
+
+#: Bytes of a command line that are looked at.
+_MAX_COMMAND = 1 << 17
 
 
 def start_time(pid: int) -> int:
@@ -49,9 +53,10 @@ class Foreign:
     Not for use by several threads while one of them closes it.
     """
 
-    def __init__(self, pid: int, pidfd: int) -> None:
+    def __init__(self, pid: int, pidfd: int, started: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self.started = started
 
     @classmethod
     def open(cls, pid: int, started: int) -> Foreign | None:
@@ -77,7 +82,7 @@ class Foreign:
         except ProcessLookupError:
             same = False
         if same:
-            return cls(pid, pidfd)
+            return cls(pid, pidfd, started)
         os.close(pidfd)
         return None
 
@@ -103,3 +108,25 @@ class Foreign:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def find_helper(pid: int, name: bytes, matches: Callable[[list[bytes]], bool]) -> Foreign | None:
+    """The process ``pid`` if it is one of runsc's helpers, of which only the number is known.
+
+    ``name`` is what runsc calls it, and ``matches`` is asked about its arguments.  To be closed.
+    Raises OSError if descriptors run out.
+    """
+    if pid <= 0:
+        return None
+    try:
+        began = start_time(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(_MAX_COMMAND).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return None
+    # One that has ended has no command line.  That it is still the one that was looked at, the
+    # start time says.
+    return Foreign.open(pid, began) if words[0] == name and matches(words[1:]) else None

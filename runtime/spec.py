@@ -135,8 +135,12 @@ def parse_spec(data: bytes, bundle: str) -> Spec:
 
     Raises InvalidRequest.
     """
-    raw = parse_object(data, _CONFIG, MAX_JSON)
-    fields = Fields(raw, _CONFIG)
+    return read_spec(parse_object(data, _CONFIG, MAX_JSON), bundle)
+
+
+def read_spec(raw: dict[str, Any], bundle: str, where: str = _CONFIG) -> Spec:
+    """Like :func:`parse_spec`, for a spec inside a larger document, which ``where`` names."""
+    fields = Fields(raw, where)
     process = fields.fields("process")
     if process is None:
         raise fields.error("process", "is missing")

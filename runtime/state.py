@@ -3,9 +3,9 @@
 Owns the record's file: its name, format and replacement.  Decides nothing: ``teardown`` does.
 
 A record is ``<root>/<id>_sandbox:<sandbox id>.shim.json``, beside runsc's own state files of the
-same stem, so that the members of a sandbox are found by name alone.  The bundle gets a file that
-says where ``root`` is.  Nothing is synced to disk: pids mean nothing after a power cut, which
-is also why a record carries the id of the machine's boot.
+same stem (``state_lock.py``), so that the members of a sandbox are found by name alone.  The
+bundle gets a file that says where ``root`` is.  Nothing is synced to disk: pids mean nothing
+after a power cut, which is also why a record carries the id of the machine's boot.
 """
 
 from __future__ import annotations
@@ -14,8 +14,19 @@ import fcntl
 import os
 
 from runtime import fastjson, files
-from runtime.errors import Failed, InvalidRequest
+from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.record import Record
+from runtime.state_lock import (
+    LOCK,
+    RECORD,
+    SEPARATOR,
+    STATE,
+    StateLock,
+    check_id,
+    file_name,
+    list_ids,
+    split_name,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +38,8 @@ MAX_RECORD = 1 << 20
 #: In the bundle; ``delete`` is told nothing but the bundle and the id.
 LOCATOR = "gvisor-shim.json"
 _MAX_LOCATOR = 1 << 16
-_SUFFIX = ".shim.json"
-_SEPARATOR = "_sandbox:"
-_MAX_NAME = 255
+#: Seconds for somebody else to let go of the lock of a container that is to be forgotten.
+_REMOVE_PATIENCE = 1.0
 
 
 class Pinned(Record):
@@ -50,6 +60,8 @@ class ContainerRecord(Record):
     namespace: str = ""
     #: Where its root file system is mounted; empty if nothing is.
     rootfs: str = ""
+    #: Whether it was mounted by us, and not by whoever made the bundle.
+    owns_rootfs: bool = True
     #: The sentry.  Kept in the root container's record.
     boot: Pinned | None = None
     gofers: tuple[Pinned, ...] = ()
@@ -130,7 +142,7 @@ def _decode(data: bytes) -> ContainerRecord:
             allowed = (int,) if name == "exit_status" else (int, float)
             if value is not None and type(value) not in allowed:
                 raise ValueError(f"{name} is not a number")
-        elif type(value) is not (bool if name == "is_root" else str):
+        elif type(value) is not (bool if name in ("is_root", "owns_rootfs") else str):
             raise ValueError(f"{name} is of the wrong type")
     try:
         return ContainerRecord(**values)
@@ -141,30 +153,9 @@ def _decode(data: bytes) -> ContainerRecord:
 # -- files ----------------------------------------------------------------------------------
 
 
-def _check_id(value: str) -> str:
-    if not value or "/" in value or "\0" in value or ":" in value or value.startswith("."):
-        raise InvalidRequest("container id", f"{value[:80]!r} can't name a file")
-    return value
-
-
-def _name(container_id: str, sandbox_id: str) -> str:
-    name = _check_id(container_id) + _SEPARATOR + _check_id(sandbox_id) + _SUFFIX
-    if len(os.fsencode(name)) > _MAX_NAME - 16:  # the temporary file's name is longer
-        raise InvalidRequest("container id", "is too long for a file's name")
-    return name
-
-
-def _split(name: str) -> tuple[str, str] | None:
-    """Container and sandbox id in a record's file name; None if it is none."""
-    if not name.endswith(_SUFFIX) or name.startswith("."):
-        return None
-    container, separator, sandbox = name[: -len(_SUFFIX)].rpartition(_SEPARATOR)
-    return (container, sandbox) if separator and container and sandbox else None
-
-
 def _names(root: str) -> list[str]:
     try:
-        return sorted(n for n in os.listdir(root) if _split(n) is not None)
+        return sorted(n for n in os.listdir(root) if split_name(n, RECORD) is not None)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -177,7 +168,7 @@ def _read(root: str, name: str) -> ContainerRecord | None:
         if data is None:
             return None
         record = _decode(data)
-        if (record.id, record.sandbox_id) != _split(name):
+        if (record.id, record.sandbox_id) != split_name(name, RECORD):
             raise ValueError("it is another container's")
     except OSError as error:
         raise Failed(f"state file {path}: {os.strerror(error.errno or 0).lower()}") from None
@@ -207,7 +198,7 @@ def save(root: str, record: ContainerRecord) -> None:
     ``root`` is made if need be.  Fills in the identity of this boot and of the shim's process.
     Raises InvalidRequest for an id that can't name a file, OSError.
     """
-    name = _name(record.id, record.sandbox_id)
+    name = file_name(record.id, record.sandbox_id, RECORD)
     if record.shim_pid and not record.shim_start_time:
         from runtime.pids import start_time
 
@@ -238,15 +229,19 @@ def locate(bundle: str) -> str | None:
 
 def load(root: str, container_id: str) -> ContainerRecord | None:
     """The container's record; None if there is none.  Raises Failed if it is corrupt."""
-    _check_id(container_id)
-    record = _read(root, _name(container_id, container_id))
+    check_id(container_id)
+    record = _read(root, file_name(container_id, container_id, RECORD))
     if record is not None:
         return record
-    prefix = container_id + _SEPARATOR
     for name in _names(root):
-        if name.startswith(prefix):
+        if name.startswith(container_id + SEPARATOR):
             return _read(root, name)
     return None
+
+
+def load_exact(root: str, container_id: str, sandbox_id: str) -> ContainerRecord | None:
+    """Like :func:`load`, for a container whose sandbox is known."""
+    return _read(root, file_name(container_id, sandbox_id, RECORD))
 
 
 def load_sandbox(root: str, sandbox_id: str) -> list[ContainerRecord]:
@@ -254,7 +249,7 @@ def load_sandbox(root: str, sandbox_id: str) -> list[ContainerRecord]:
 
     Corrupt ones are left out.
     """
-    ending = _SEPARATOR + _check_id(sandbox_id) + _SUFFIX
+    ending = SEPARATOR + check_id(sandbox_id) + RECORD
     found = [r for r, _ in _read_all(root, [n for n in _names(root) if n.endswith(ending)]) if r]
     return sorted(found, key=lambda r: not r.is_root)
 
@@ -273,12 +268,28 @@ def _read_all(root: str, names: list[str]) -> Iterator[tuple[ContainerRecord | N
             yield None, str(error)
 
 
-def remove(root: str, container_id: str) -> None:
-    """Forget the container; no error if it isn't recorded.  Raises OSError."""
-    prefix = _check_id(container_id) + _SEPARATOR
-    names = [n for n in _names(root) if n.startswith(prefix)]
-    if not names:
-        return
-    with _Lock(root):
-        for name in names:
-            files.remove_file(os.path.join(root, name))
+def remove(root: str, container_id: str, lock: StateLock | None = None) -> None:
+    """Forget the container: its record, runsc's state file and the lock.
+
+    ``lock`` is its lock, if the caller holds that.  No error if nothing is there.  Raises OSError.
+    """
+    check_id(container_id)
+    for ids in [ids for ids in list_ids(root) if ids[0] == container_id]:
+        mine = lock if lock is not None and lock.held else _lock_shortly(root, ids)
+        try:
+            with _Lock(root):
+                for ending in (STATE, RECORD, LOCK):
+                    name = file_name(*ids, ending)
+                    files.remove_file(os.path.join(root, name))
+        finally:
+            mine.release()
+
+
+def _lock_shortly(root: str, ids: tuple[str, str]) -> StateLock:
+    """The lock, or in vain: a process that hangs must not keep a dead container's files."""
+    lock = StateLock(root, *ids)
+    try:
+        lock.acquire(_REMOVE_PATIENCE)
+    except DeadlineExceeded:
+        pass
+    return lock

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from runtime.state import ContainerRecord, Pinned
+    from runtime.state_lock import StateLock
 
 _SIGKILL = 9
 #: Of the time there is, the part that processes may take to die; the rest is for cgroups.
@@ -83,11 +84,19 @@ def stop_shim(record: ContainerRecord, timeout: float) -> None:
 
 
 def destroy(
-    root: str, records: Sequence[ContainerRecord], timeout: float, also: Sequence[Pinned] = ()
+    root: str,
+    records: Sequence[ContainerRecord],
+    timeout: float,
+    also: Sequence[Pinned] = (),
+    *,
+    lock: StateLock | None = None,
+    strays: bool = True,
 ) -> Outcome:
     """End the recorded containers' processes and free what they held, within ``timeout`` seconds.
 
     ``also`` are further processes to end, such as the sentry of a member whose shim is dead.
+    ``lock`` is that of the only record's container, where the caller holds it.  Without
+    ``strays`` only recorded processes are ended.
     A record stays only where there are failures.  Raises nothing on account of what it finds.
     """
     deadline = time.monotonic() + timeout
@@ -99,7 +108,7 @@ def destroy(
         # After a reboot the numbers are other processes'.
         if record.boot_id == this_boot:
             processes += [p for p in (record.boot, *record.gofers) if p is not None]
-    bundles = {record.bundle for record in records if record.boot_id == this_boot}
+    bundles = {record.bundle for record in records if strays and record.boot_id == this_boot}
     processes += _strays(bundles)
     for process in kill(processes, timeout * _KILL_SHARE):
         failures.append(f"process {process.pid} survived SIGKILL")
@@ -111,7 +120,8 @@ def destroy(
         _release(record, deadline, failures, leftovers)
     if not failures:
         for record in records:
-            _attempt(leftovers, f"record of {record.id}", state.remove, root, record.id)
+            what = f"record of {record.id}"
+            _attempt(leftovers, what, state.remove, root, record.id, lock)
     return Outcome(failures=tuple(failures), leftovers=tuple(leftovers))
 
 
@@ -121,6 +131,8 @@ def _strays(bundles: set[str]) -> list[Pinned]:
     A shim that dies between a start and its record leaves such.  The names and the argument are
     those that the shim gives them; no container can start a process on the host.
     """
+    if not bundles:
+        return []
     wanted = {b"--bundle=" + os.fsencode(bundle) for bundle in bundles if bundle}
     found = []
     for name in os.listdir("/proc"):
@@ -153,7 +165,7 @@ def _release(
             _attempt(leftovers, path, files.remove_file, path)
     # Not only the recorded path: the shim may have died between a mount and its record.
     for target in dict.fromkeys((record.rootfs, os.path.join(record.bundle, "rootfs"))):
-        if target:
+        if target and record.owns_rootfs:
             _attempt(failures, target, mounts.unmount_all, target)
     for cgroup in record.cgroups:
         patience = max(0.2, deadline - time.monotonic())

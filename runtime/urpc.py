@@ -195,6 +195,32 @@ class Connection:
             if reply is not None:
                 return reply
 
+    def receive_files(self, count: int, deadline: float | None = None) -> tuple[Reply, list[int]]:
+        """Like ``receive``, with up to ``count`` descriptors that come beside the first byte.
+
+        They are the caller's to close.
+        """
+        received: list[int] = []
+        size = struct.calcsize("i")
+        try:
+            self._arm(deadline)
+            data, ancillary, _, _ = self._socket.recvmsg(
+                _CHUNK, _socket.CMSG_LEN(count * size), _socket.MSG_CMSG_CLOEXEC
+            )
+            for level, kind, rights in ancillary:
+                if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                    whole = len(rights) - len(rights) % size
+                    received += struct.unpack(f"={whole // size}i", rights[:whole])
+            return self._take(data) or self.receive(deadline), received
+        except BaseException as error:
+            for fd in received:
+                os.close(fd)
+            if isinstance(error, TimeoutError):
+                raise self._late() from None
+            if isinstance(error, OSError):
+                raise _broken(self._method, error) from None
+            raise
+
     def feed(self) -> Reply | None:
         """Take a bounded part of what has come; None if the reply isn't complete.
 
@@ -293,6 +319,23 @@ def call(
     except DeadlineExceeded:
         raise DeadlineExceeded(method, timeout) from None
     return reply.value()
+
+
+def call_for_files(
+    address: str, method: str, argument: object, count: int, timeout: float = DEFAULT_TIMEOUT
+) -> tuple[Any, list[int]]:
+    """Like :func:`call`, for a method that answers with descriptors, ``count`` at most.
+
+    They are the caller's to close.
+    """
+    deadline = time.monotonic() + timeout
+    with connect(address, deadline) as connection:
+        connection.send(method, argument, (), deadline)
+        reply, files = connection.receive_files(count, deadline)
+    if not reply.success:
+        for fd in files:
+            os.close(fd)
+    return reply.value(), files
 
 
 class SocketPath:

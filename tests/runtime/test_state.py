@@ -148,9 +148,10 @@ def test_bad_locator_is_none(tmp_path: Path, data: str) -> None:
     assert state.locate(str(tmp_path)) is None
 
 
-def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
-    for name in ("c1_sandbox:c1.state", "c1_sandbox:c1.lock", ".c1_sandbox:c1.shim.json.7"):
+def test_runscs_files_are_no_records_and_go_with_the_container(tmp_path: Path) -> None:
+    other = ".c1_sandbox:c1.shim.json.7", "c2_sandbox:c1.state", "c1.state"
+    for name in ("c1_sandbox:c1.state", "c1_sandbox:c1.lock", *other):
         (tmp_path / name).touch()
     assert state.list_all(str(tmp_path)) == ([], [])
     state.remove(str(tmp_path), "c1")
-    assert len(list(tmp_path.iterdir())) == 3
+    assert sorted(os.listdir(tmp_path)) == sorted(other)

@@ -1,0 +1,140 @@
+"""The end of a container that another process started: everything freed, whatever fails.
+
+Owns the rules of who may be destroyed, and the description of what runsc's state file says that
+there is to free.  How it is freed is ``teardown.py``'s part, as for a dead shim's containers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime import state, teardown
+from runtime.errors import Failed, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.gofer_mounts import is_gofer_mount
+from runtime.state import ContainerRecord, Pinned
+from runtime.state_lock import StateLock
+from runtime.stored_state import CREATED, STOPPED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runtime.pids import Foreign
+    from runtime.runsc_state import RunscState
+    from runtime.stored_state import StoredState
+
+_FILESTORE = ".gvisor.filestore."
+#: Go's number of an overlay whose changes go to a file in the file system itself.
+_UPPER_SELF = 2
+_CGROUP_ROOT = "/sys/fs/cgroup"
+
+
+def destroy(container: StoredState, force: bool, timeout: float) -> None:
+    """See :meth:`runtime.stored.StoredContainer.destroy`."""
+    deadline = time.monotonic() + timeout
+    if not container.is_stored():
+        return
+    status = container.status()
+    if not force and status not in (CREATED, STOPPED):
+        raise InvalidState("delete", container.subject, status)
+    faults: list[str] = []
+    lock = StateLock(container.root, container.id, container.sandbox_id)
+    try:
+        lock.acquire(min(timeout, 5.0))
+    except (RuntimeFault, OSError) as fault:
+        faults.append(str(fault))
+    try:
+        if not container.is_root:
+            _leave_sandbox(container, deadline, faults)
+        left = max(deadline - time.monotonic(), 1.0)
+        record = describe(container)
+        # Two containers may be made of one bundle: only a creation that was cut short, whose
+        # processes nobody wrote down, leaves some to be looked for.
+        strays = record.boot is None and not record.gofers and container.stored is None
+        outcome = teardown.destroy(container.root, (record,), left, lock=lock, strays=strays)
+    finally:
+        lock.release()
+    faults += (*outcome.failures, *outcome.leftovers)
+    if faults:
+        raise Failed(f"destroy {container.subject}: " + "; ".join(faults))
+
+
+def _leave_sandbox(container: StoredState, deadline: float, faults: list[str]) -> None:
+    """Have the sentry end one container of several."""
+    try:
+        container.control().destroy_subcontainer(
+            container.id, max(deadline - time.monotonic(), 1.0)
+        )
+    except (NotFound, SandboxGone):
+        return
+    except RuntimeFault as fault:
+        faults.append(f"end {container.subject}: {fault}")
+
+
+def describe(container: StoredState) -> ContainerRecord:
+    """All that there is to free, in the form of our own record."""
+    if container.record is not None:
+        return container.record
+    stored = container.stored
+    assert stored is not None
+    cgroups = [_cgroup(stored.compat_cgroup)]
+    if container.is_root:
+        # Their removal is in this order.
+        cgroups.append(_cgroup(stored.cgroup))
+    return ContainerRecord(
+        id=container.id,
+        sandbox_id=container.sandbox_id,
+        is_root=container.is_root,
+        bundle=container.bundle,
+        # Whoever called runsc made its root file system.
+        owns_rootfs=False,
+        boot=_pin(container.sandbox_process()) if container.is_root else None,
+        gofers=tuple(p for p in (_pin(container.gofer_process()),) if p is not None),
+        cgroups=tuple(each for each in cgroups if each is not None),
+        control_socket=stored.control_socket if container.is_root else "",
+        filestores=_filestores(container, stored),
+        boot_id=state.boot_id(),
+    )
+
+
+def _pin(process: Foreign | None) -> Pinned | None:
+    if process is None:
+        return None
+    with process:
+        return Pinned(pid=process.pid, start_time=process.started)
+
+
+def _filestores(container: StoredState, stored: RunscState) -> tuple[str, ...]:
+    """The files that hold what was changed in overlaid file systems."""
+    spec = container.spec
+    sources = [spec.root_path, *(m.source for m in spec.mounts if is_gofer_mount(m))]
+    found = [
+        source
+        for source, (_, upper) in zip(sources, stored.mount_confs, strict=False)
+        if upper == _UPPER_SELF and source not in stored.shared_sources
+    ]
+    if container.is_root:
+        # Shared ones go with the sandbox.
+        found += stored.shared_sources
+    return tuple(os.path.join(source, _FILESTORE + container.sandbox_id) for source in found)
+
+
+def _cgroup(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """runsc's JSON of a cgroup in the form of ours, which says what runsc had to make."""
+    old = data.get("cgroupv1")
+    new = data.get("cgroupv2") or data.get("cgroupsystemd")
+    if isinstance(old, dict):
+        own = old.get("own")
+        parents = old.get("parents")
+        made = {}
+        for name, ours in own.items() if isinstance(own, dict) else ():
+            parent = parents.get(name, "") if isinstance(parents, dict) else ""
+            path = "/".join((_CGROUP_ROOT, name, str(parent), str(old.get("name"))))
+            if ours is True:
+                made[name] = [os.path.normpath(path)]
+        return {"mode": "v1", "own": made}
+    if isinstance(new, dict) and isinstance(new.get("own"), list):
+        return {"mode": "v2", "own": {"": new["own"]}}
+    return None

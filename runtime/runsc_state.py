@@ -1,0 +1,175 @@
+"""runsc's own state file: reading it, whoever wrote it, and writing it so that runsc reads it.
+
+Owns the format, which is that of gVisor's ``runsc/container`` and ``runsc/sandbox`` at each
+release: the structures as Go's encoding/json has them.  Pure but for reading and replacing the
+file.  What a container is from its state is ``stored.py``'s part.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import fastjson, files
+from runtime.errors import Failed, InvalidRequest
+from runtime.json_fields import Fields, parse_object
+from runtime.record import Record
+from runtime.state_lock import STATE, file_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+MAX_STATE = 16 << 20
+#: As runsc: others of the group may read it.
+MODE = 0o640
+STATUSES = ("creating", "created", "running", "paused", "stopped")
+_MAX_PID = 1 << 30
+_MAX_ID = 0xFFFF_FFFF
+
+
+class RunscState(Record):
+    """What a state file says.  ``raw`` is all of it, so that rewriting it loses nothing."""
+
+    raw: Mapping[str, Any]
+    id: str
+    sandbox_id: str
+    status: str
+    bundle: str
+    created_at: str
+    owner: str
+    #: As it stands in the file.
+    spec: Mapping[str, Any]
+    gofer_pid: int
+    sandbox_pid: int
+    uid: int
+    gid: int
+    original_oom_score_adj: int
+    #: A path, or an abstract name that begins with NUL.
+    control_socket: str
+    #: The sandbox's cgroup, and the container's own that is empty, in runsc's form.
+    cgroup: Mapping[str, Any]
+    compat_cgroup: Mapping[str, Any]
+    #: (lower, upper) in Go's numbers: the root file system's, then each gofer mount's.
+    mount_confs: tuple[tuple[int, int], ...]
+    #: The day of the release, as 20240729; 0 where the file doesn't tell.
+    release: int
+    #: Sources of volumes that containers of the sandbox share.
+    shared_sources: tuple[str, ...]
+
+    @property
+    def has_socket_path(self) -> bool:
+        """Whether the sandbox is of a release with a control socket in the file system.
+
+        Since release-20230920; the calls changed their form at about the same time.
+        """
+        return not self.control_socket.startswith("\0")
+
+    def with_status(self, status: str) -> RunscState:
+        """The same in another status."""
+        return self.replace(status=status, raw={**self.raw, "status": status})
+
+
+def abstract_address(sandbox_id: str) -> str:
+    """Where a sentry of before release-20230920 listens: Go's library counts a final NUL."""
+    return f"\0runsc-sandbox.{sandbox_id}\0"
+
+
+def decode(data: bytes, where: str) -> RunscState:
+    """Read a state file; ``where`` names it in errors.  Raises InvalidRequest."""
+    raw = parse_object(data, where, MAX_STATE)
+    top = Fields(raw, where)
+    sandbox = top.fields("sandbox") or Fields({}, where, "sandbox")
+    saver = (top.fields("saver") or Fields({}, where)).fields("id") or Fields({}, where)
+    container_id, sandbox_id = top.text("id"), saver.text("sandboxId") or sandbox.text("id")
+    if not container_id or not sandbox_id:
+        raise top.error("id", "is missing")
+    status = top.text("status")
+    if status not in STATUSES:
+        raise top.error("status", f"{status[:20]!r} is none")
+    spec = top.fields("spec")
+    if spec is None:
+        raise top.error("spec", "is missing")
+    hints = (sandbox.fields("mountHints") or Fields({}, where)).fields("mounts")
+    return RunscState(
+        raw=raw,
+        id=container_id,
+        sandbox_id=sandbox_id,
+        status=status,
+        bundle=top.text("bundleDir"),
+        created_at=top.text("createdAt"),
+        owner=top.text("owner"),
+        spec=spec.value,
+        gofer_pid=top.integer("goferPid", 0, _MAX_PID) or 0,
+        sandbox_pid=sandbox.integer("pid", 0, _MAX_PID) or 0,
+        # -1 until the sandbox runs.
+        uid=max(sandbox.integer("uid", -1, _MAX_ID) or 0, 0),
+        gid=max(sandbox.integer("gid", -1, _MAX_ID) or 0, 0),
+        original_oom_score_adj=sandbox.integer("originalOomScoreAdj", -1000, 1000) or 0,
+        control_socket=_control_socket(sandbox, sandbox_id),
+        cgroup=_cgroup(sandbox, "cgroup"),
+        compat_cgroup=_cgroup(top, "compatCgroup"),
+        mount_confs=tuple(
+            (each.integer("lower", 0, 255) or 0, each.integer("upper", 0, 255) or 0)
+            for each in top.all_fields("goferMountConfs")
+        ),
+        release=_release(sandbox),
+        shared_sources=_shared_sources(hints) if hints is not None else (),
+    )
+
+
+def _control_socket(sandbox: Fields, sandbox_id: str) -> str:
+    if "controlSocketPath" not in sandbox.value:
+        return abstract_address(sandbox_id)
+    path = sandbox.text("controlSocketPath")
+    if path and not path.startswith("/"):
+        raise sandbox.error("controlSocketPath", "is not absolute")
+    return path
+
+
+def _release(sandbox: Fields) -> int:
+    """The day in a version such as ``0.0~20240729.0`` or ``release-20240729.0-5-gabc``."""
+    metadata = sandbox.fields("metricMetadata")
+    version = metadata.text("version") if metadata is not None else ""
+    digits = "".join(c if c in "0123456789" else " " for c in version).split()
+    return next((int(word) for word in digits if len(word) == 8), 0)
+
+
+def _cgroup(fields: Fields, name: str) -> Mapping[str, Any]:
+    found = fields.fields(name)
+    return found.value if found is not None else {}
+
+
+def _shared_sources(hints: Fields) -> tuple[str, ...]:
+    """The sources of hinted tmpfs volumes that are one file system for several containers."""
+    found = []
+    for name in hints.value:
+        hint = hints.fields(name)
+        mount = hint.fields("mount") if hint is not None else None
+        if mount is not None and mount.text("type") == "tmpfs" and mount.text("source"):
+            found.append(mount.text("source"))
+    return tuple(found)
+
+
+def load(root: str, container_id: str, sandbox_id: str) -> RunscState | None:
+    """The container's state; None if there is no file.  Raises Failed naming a corrupt file."""
+    path = os.path.join(root, file_name(container_id, sandbox_id, STATE))
+    try:
+        data = files.read_bounded(path, MAX_STATE)
+        if data is None:
+            return None
+        state = decode(data, "")
+        if (state.id, state.sandbox_id) != (container_id, sandbox_id):
+            raise Failed(f"state file {path}: it is another container's")
+    except OSError as error:
+        raise Failed(f"state file {path}: {os.strerror(error.errno or 0).lower()}") from None
+    except InvalidRequest as error:
+        why = f"{error.field} {error.why}".strip() if error.field != path else error.why
+        raise Failed(f"state file {path}: {why}") from None
+    return state
+
+
+def save(root: str, state: RunscState) -> None:
+    """Replace the container's state file; the caller holds its lock.  Raises OSError."""
+    path = os.path.join(root, file_name(state.id, state.sandbox_id, STATE))
+    files.replace_file(path, fastjson.dumps(dict(state.raw)).encode("ascii"), MODE)

@@ -1,0 +1,294 @@
+"""What a container is, from its state on disk alone, whoever made it: the shim, gvctl or runsc.
+
+Owns finding a container, joining runsc's state file with our own record, and judging its status
+by what lives and not only by what is written.  What can be done with it is in ``stored.py``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import runsc_state, state
+from runtime.control import ContainerState, Control
+from runtime.driver import DirectDriver
+from runtime.errors import DeadlineExceeded, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.generation import Generation
+from runtime.pids import Foreign, find_helper
+from runtime.spec import load_spec, read_spec
+from runtime.state_lock import StateLock, find_id, list_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from builtins import list as Listed
+    from collections.abc import Callable, Mapping
+    from typing import Any, Self
+
+    from runtime.runsc_state import RunscState
+    from runtime.spec import Spec
+    from runtime.state import ContainerRecord
+
+#: Of the state that ``oci_state`` gives, not of the spec in it.
+OCI_VERSION = "1.1.0"
+CREATING, CREATED, RUNNING, PAUSED, STOPPED = runsc_state.STATUSES
+#: Seconds for the sentry's word on what runs; it answers in less than a millisecond.
+_STATUS_TIMEOUT = 2.0
+
+
+class StoredState:
+    """A container as its files tell of it.  A snapshot: ``reload`` reads them again."""
+
+    def __init__(
+        self, root: str, stored: RunscState | None, record: ContainerRecord | None
+    ) -> None:
+        assert stored is not None or record is not None
+        self.root = root
+        self.stored = stored
+        #: What only our own processes write down; None for a container that runsc made.
+        self.record = record
+        if stored is not None:
+            self.id, self.sandbox_id, self.bundle = stored.id, stored.sandbox_id, stored.bundle
+        elif record is not None:
+            self.id, self.sandbox_id, self.bundle = record.id, record.sandbox_id, record.bundle
+        self.created_at = stored.created_at if stored is not None else ""
+        self.owner = stored.owner if stored is not None else ""
+        self._spec: Spec | None = None
+
+    # -- finding ---------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, root: str, ident: str) -> Self:
+        """The container that is called ``ident``, or is the only one whose id begins so.
+
+        Raises NotFound, InvalidRequest (ambiguous), Failed naming a corrupt file,
+        DeadlineExceeded if its lock is held for long.
+        """
+        container_id, sandbox_id = find_id(root, ident)
+        found = cls._read(root, container_id, sandbox_id)
+        if found is None:
+            raise NotFound("container", ident, f'container "{ident}" does not exist')
+        return found
+
+    @classmethod
+    def list(cls, root: str) -> tuple[Listed[Self], Listed[str]]:
+        """All containers below ``root``, and what is wrong with those that can't be read."""
+        return cls._read_all(root, "")
+
+    @classmethod
+    def load_sandbox(cls, root: str, sandbox_id: str) -> tuple[Listed[Self], Listed[str]]:
+        """Like ``list``, for the containers of one sandbox."""
+        return cls._read_all(root, sandbox_id)
+
+    @classmethod
+    def _read_all(cls, root: str, only: str) -> tuple[Listed[Self], Listed[str]]:
+        found: Listed[Self] = []
+        problems: Listed[str] = []
+        for container_id, sandbox_id in list_ids(root):
+            if only and sandbox_id != only:
+                continue
+            try:
+                each = cls._read(root, container_id, sandbox_id)
+            except RuntimeFault as fault:
+                problems.append(str(fault))
+            else:
+                if each is not None:
+                    found.append(each)
+        return found, problems
+
+    @classmethod
+    def _read(cls, root: str, container_id: str, sandbox_id: str) -> Self | None:
+        stored = runsc_state.load(root, container_id, sandbox_id)
+        record = state.load_exact(root, container_id, sandbox_id)
+        if stored is None and record is None:
+            return None
+        return cls(root, stored, record)
+
+    def reload(self) -> Self:
+        """The same, read again.  Raises NotFound if it is gone."""
+        found = self._read(self.root, self.id, self.sandbox_id)
+        if found is None:
+            raise NotFound("container", self.id, f'container "{self.id}" does not exist')
+        return found
+
+    def is_stored(self) -> bool:
+        """Whether there are files of it still."""
+        return (self.id, self.sandbox_id) in list_ids(self.root)
+
+    # -- what it is --------------------------------------------------------------------------
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is its sandbox's first container, whose end ends the sandbox."""
+        return self.id == self.sandbox_id
+
+    @property
+    def subject(self) -> str:
+        """How errors call it."""
+        return f'container "{self.id}"'
+
+    @property
+    def spec(self) -> Spec:
+        """Its spec, as it was run.  Raises InvalidRequest or Failed if it can't be read."""
+        if self._spec is None:
+            if self.stored is not None:
+                where = f'spec of container "{self.id}"'
+                self._spec = read_spec(dict(self.stored.spec), self.bundle, where)
+            else:
+                self._spec = load_spec(self.bundle)
+        return self._spec
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        return self.spec.annotations
+
+    @property
+    def rootfs(self) -> str:
+        """Where its root file system is on the host."""
+        return self.spec.root_path
+
+    @property
+    def control_socket(self) -> str:
+        """The sentry's: a path, or an abstract name that begins with NUL; empty if unknown."""
+        if self.stored is not None:
+            return self.stored.control_socket
+        assert self.record is not None
+        return self.record.control_socket
+
+    def sandbox_process(self) -> Foreign | None:
+        """A handle on the sentry, to be closed; None if it doesn't live."""
+        record = self.record
+        if record is not None and record.boot_id != state.boot_id():
+            return None
+        if record is not None and record.boot is not None:
+            return Foreign.open(record.boot.pid, record.boot.start_time)
+        pid = self.stored.sandbox_pid if self.stored is not None else 0
+        if not pid and record is not None:
+            pid = record.pid
+        # Nothing but a number is known of it, which may be another process's today.
+        return find_helper(pid, b"runsc-sandbox", lambda words: words[-1:] == [self._sandbox_word])
+
+    @property
+    def _sandbox_word(self) -> bytes:
+        return os.fsencode(self.sandbox_id)
+
+    def gofer_process(self) -> Foreign | None:
+        """A handle on its gofer, to be closed; None if it doesn't live."""
+        record = self.record
+        if record is not None and record.boot_id != state.boot_id():
+            return None
+        if record is not None and record.gofers:
+            return Foreign.open(record.gofers[0].pid, record.gofers[0].start_time)
+        bundle = os.fsencode(self.bundle)
+
+        def serves(words: Listed[bytes]) -> bool:
+            return b"--bundle=" + bundle in words or bundle in words
+
+        pid = self.stored.gofer_pid if self.stored is not None else 0
+        return find_helper(pid, b"runsc-gofer", serves)
+
+    @property
+    def sandbox_pid(self) -> int:
+        """The sentry's pid; -1 if it doesn't live, or the container has stopped."""
+        return -1 if self.status() in (CREATING, STOPPED) else self._live_pid(self.sandbox_process)
+
+    @property
+    def gofer_pid(self) -> int:
+        """Its gofer's pid; -1 if it doesn't live."""
+        return self._live_pid(self.gofer_process)
+
+    @staticmethod
+    def _live_pid(find: Callable[[], Foreign | None]) -> int:
+        process = find()
+        if process is None:
+            return -1
+        with process:
+            return -1 if process.wait_gone(0) else process.pid
+
+    @property
+    def cgroup_paths(self) -> Mapping[str, str]:
+        """The host's directories of the sandbox's cgroup, by controller; empty once it is gone."""
+        pid = self._live_pid(self.sandbox_process)
+        if pid < 0:
+            return {}
+        from runtime import cgroups
+
+        return cgroups.directories_of(pid)
+
+    def status(self) -> str:
+        """``creating``, ``created``, ``running``, ``paused`` or ``stopped``."""
+        written = self.stored.status if self.stored is not None else ""
+        if written == STOPPED or self._live_pid(self.sandbox_process) < 0:
+            # One that is being created has no sandbox yet.
+            return CREATING if written == CREATING and self._is_being_created() else STOPPED
+        if written == CREATING:
+            return CREATING
+        try:
+            found = self.control().state(self.id, _STATUS_TIMEOUT)
+        except SandboxGone:
+            return STOPPED
+        except RuntimeFault:
+            return written or RUNNING
+        if found is ContainerState.CREATING:
+            return CREATED
+        if found is ContainerState.RUNNING:
+            return PAUSED if written == PAUSED else RUNNING
+        if found is ContainerState.STOPPED and written == CREATED and not self._tells_created:
+            return CREATED
+        return STOPPED
+
+    @property
+    def _tells_created(self) -> bool:
+        """Old releases don't tell an init that is yet to come from one that has ended."""
+        return self.stored is None or self.stored.has_socket_path
+
+    def _is_being_created(self) -> bool:
+        lock = StateLock(self.root, self.id, self.sandbox_id)
+        try:
+            lock.acquire(0.0)
+        except DeadlineExceeded:
+            return True
+        lock.release()
+        return False
+
+    def require(self, operation: str, *allowed: str) -> str:
+        """The status, if it is one of those.  Raises InvalidState."""
+        status = self.status()
+        if status not in allowed:
+            raise InvalidState(operation, self.subject, status)
+        return status
+
+    def oci_state(self) -> dict[str, Any]:
+        """The state as the OCI runtime specification has it; the pid is 0 where none lives."""
+        status = self.status()
+        live = status not in (CREATING, STOPPED)
+        return {
+            "ociVersion": OCI_VERSION,
+            "id": self.id,
+            "status": status,
+            "pid": max(self._live_pid(self.sandbox_process), 0) if live else 0,
+            "bundle": self.bundle,
+            "annotations": dict(self.annotations),
+        }
+
+    # -- the sentry --------------------------------------------------------------------------
+
+    def control(self) -> Control:
+        """The sentry's calls.  Raises SandboxGone if it has no address."""
+        address = self.control_socket
+        if not address:
+            raise self._gone()
+        return Control(address, DirectDriver(self._generation()), self._gone)
+
+    def _generation(self) -> Generation:
+        """The release, as far as the calls differ by it and the state file shows it."""
+        old = self.stored is not None and not self.stored.has_socket_path
+        return Generation(
+            binary="",
+            version="",
+            boot_flags=frozenset(),
+            gofer_flags=frozenset() if old else frozenset({"gofer-mount-confs"}),
+            global_flags={},
+            gofer_takes_id=False,
+        )
+
+    def _gone(self) -> SandboxGone:
+        return SandboxGone(0, None, f'sandbox "{self.sandbox_id}" is not running')
