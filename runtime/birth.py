@@ -49,6 +49,7 @@ _STEPS = {
     lib.GV_STEP_CAPS: "set capabilities",
     lib.GV_STEP_AMBIENT: "raise ambient capability {index}",
     lib.GV_STEP_SETSID: "start a session",
+    lib.GV_STEP_MOUNTS: "keep mounts private",
     lib.GV_STEP_FD: "place file descriptor {index}",
     lib.GV_STEP_TTY: "make file descriptor {index} the controlling terminal",
     lib.GV_STEP_PDEATHSIG: "set the parent death signal",
@@ -114,6 +115,7 @@ class Birth:
         native.gid = -1 if spec.gid is None else spec.gid
         native.ambient = spec.ambient_caps
         native.setsid = spec.setsid
+        native.private_mounts = spec.private_mounts
         native.ctty = -1 if spec.controlling_tty is None else spec.controlling_tty
         native.pdeathsig = spec.pdeathsig
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
-from runtime import oom
+from runtime import hook_points, oom
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -132,10 +132,11 @@ class Container:
             raise InvalidState("start", self.init.subject, "paused")
         self.init.reserve(Op.START)
         try:
+            before = hook_points.before_start(self, sandbox, deadline)
             if self.is_root:
-                sandbox.start_root(deadline)
+                sandbox.start_root(deadline, *before)
             else:
-                sandbox.start_subcontainer(self.id, deadline)
+                sandbox.start_subcontainer(self.id, deadline, *before)
         except BaseException as fault:
             self.init.fail_start(Exit(status=self._failed_status(), at=time.time()), publish=True)
             if self.is_root:
@@ -146,6 +147,7 @@ class Container:
         self.init.commit(Op.STARTED, TaskStarted(container_id=self.id, pid=pid))
         if not self.is_root:
             sandbox.wait_container(self.id, self.init_exited)
+        hook_points.after_start(self, deadline)
         return pid
 
     def _failed_status(self) -> int:
@@ -542,6 +544,7 @@ class Container:
             self.init.exited(Exit(status=128 + _SIGKILL, at=time.time()))
         exit = self.init.exit or Exit(status=128 + _SIGKILL, at=time.time())
         pid = self.init.pid
+        hook_points.after_delete(self)
         release()
         self.init.commit(
             Op.DELETED,

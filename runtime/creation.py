@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import cgroups, lookup, network, pod_cgroup, restrictions, volumes
+from runtime import cgroups, hook_points, lookup, network, pod_cgroup, restrictions, volumes
 from runtime.driver import find_driver
 from runtime.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.events import TaskCreated
@@ -103,6 +103,7 @@ def create(
             holdings.release()
         except RuntimeFault as fault:
             _log.error("create.cleanup_failed", container=request.id, error=str(fault))
+        hook_points.after_delete(container)
         container.init.commit(Op.CREATE_FAILED)
         raise
     container.init.commit(
@@ -165,6 +166,8 @@ def _acquire(
         sandbox = _boot(container, params, context, holdings, deadline)
     else:
         sandbox = _join(container, params, holdings, root)
+    _go_on(container)
+    hook_points.while_creating(container, sandbox, deadline)
     _go_on(container)
     io.release_sentry_fds()
     holdings.record()

@@ -308,7 +308,7 @@ class DirectDriver:
         # Fields that a release doesn't know are ignored by it.
         caps = process.capabilities
         return {
-            "filename": "",
+            "filename": process.executable,
             "argv": list(process.args),
             "envv": list(process.env),
             "wd": process.cwd,

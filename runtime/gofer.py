@@ -210,7 +210,10 @@ def _pair(sentrys: FdSet, gofers: FdSet) -> tuple[int, int]:
 def raw_spec(spec: Spec, terminal: bool) -> dict[str, Any]:
     """The spec as runsc gets it: as it was checked, and with a terminal if the caller gives one."""
     process = {**spec.raw["process"], "terminal": terminal}
-    return {**spec.raw, "process": process}
+    raw = {**spec.raw, "process": process}
+    # Ours to run (hooks.py); a gofer would run some of them again (since release-20260520).
+    raw.pop("hooks", None)
+    return raw
 
 
 def spec_file(spec: Spec, terminal: bool, fds: FdSet) -> int:

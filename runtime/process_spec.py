@@ -34,6 +34,8 @@ class ProcessSpec(Record):
     """What to run and as whom."""
 
     args: tuple[str, ...]
+    #: The program where that isn't what ``args[0]`` names.
+    executable: str = ""
     env: tuple[str, ...] = ()
     cwd: str = "/"
     terminal: bool = False

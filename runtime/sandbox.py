@@ -11,12 +11,12 @@ import threading
 import time
 from functools import partial
 
+from runtime import held_start
 from runtime.capabilities import NET_RAW
 from runtime.control import ContainerState, Control, SandboxProcess, SignalMode
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
-    Failed,
     InvalidState,
     NotFound,
     RuntimeFault,
@@ -28,6 +28,7 @@ from runtime.gofer_mounts import remove_filestores
 from runtime.network import NetworkSetup, loopback_argument
 from runtime.record import Record
 from runtime.sentry import Sentry, own_stdio
+from runtime.steps import Steps
 from runtime.urpc import DEFAULT_TIMEOUT
 
 TYPE_CHECKING = False
@@ -184,9 +185,10 @@ class Sandbox:
             raise
         return sandbox
 
-    def start_root(self, deadline: float) -> None:
+    def start_root(self, deadline: float, before: Callable[[], None] | None = None) -> None:
         """Configure the network and run the root container's init.
 
+        ``before`` is called when init is there and has not run yet; what it raises is raised.
         Raises InvalidRequest if the program can't be run, SandboxGone with the reason, or what
         the network's set-up raises.  After a failure the sandbox is good for ``destroy`` only.
         """
@@ -198,7 +200,8 @@ class Sandbox:
         self._exits.starting(True)
         args = self._params.spec.process.args
         try:
-            self._control.start_root(self.id, _left(deadline), args)
+            start = partial(self._control.start_root, self.id, _left(deadline), args)
+            held_start.start(self._control, self.id, start, before is not None, deadline)
         except BaseException:
             connection.close()
             self._exits.starting(False)
@@ -211,6 +214,9 @@ class Sandbox:
             self._exits.pend_init(None)
         else:
             self._exits.pend_init(connection)
+        if before is not None:
+            before()
+            held_start.let_go(self._control, self.id, deadline)
 
     def _set_network(self, deadline: float) -> None:
         settings = self._settings
@@ -449,7 +455,9 @@ class Sandbox:
             self._subs[params.id] = sub
             self._shared_filestores += gofer.plan.shared_filestores
 
-    def start_subcontainer(self, cid: str, deadline: float) -> None:
+    def start_subcontainer(
+        self, cid: str, deadline: float, before: Callable[[], None] | None = None
+    ) -> None:
         """Run a subcontainer's init.  Raises as ``start_root`` does, and the gofer's failure."""
         sub = self._sub(cid)
         gofer = sub.gofer
@@ -463,10 +471,14 @@ class Sandbox:
             )
             stdio = () if sub.params.tty else sub.stdio
             fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
-            self._control.start_subcontainer(argument, fds, _left(deadline))
+            start = partial(self._control.start_subcontainer, argument, fds, _left(deadline))
+            held_start.start(self._control, cid, start, before is not None, deadline)
         finally:
             sub.close_stdio()
             gofer.release()
+        if before is not None:
+            before()
+            held_start.let_go(self._control, cid, deadline)
 
     def abandon(self, cid: str) -> None:
         """Close the stdio of a subcontainer that will never be started, as its end would."""
@@ -481,7 +493,7 @@ class Sandbox:
             sub = self._subs.pop(cid, None)
         if sub is None:
             return
-        steps = _Steps()
+        steps = Steps()
         steps.run("destroy container", lambda: self._forget(cid, deadline))
         steps.run("close stdio", sub.close_stdio)
         steps.run("stop gofer", lambda: sub.gofer.stop(_left(deadline)))
@@ -518,7 +530,7 @@ class Sandbox:
         """
         deadline = time.monotonic() + timeout
         with self._destroying:
-            steps = _Steps()
+            steps = Steps()
             steps.run("kill sentry", self.kill)
             steps.run("reap sentry", lambda: self._reap(deadline))
             with self._lock:
@@ -539,26 +551,8 @@ class Sandbox:
         self._sentry.log.close()
 
 
-class _Steps:
-    """Runs all steps of a clean-up and remembers which failed."""
-
-    def __init__(self) -> None:
-        self._faults: list[tuple[str, Exception]] = []
-
-    def run(self, what: str, step: Callable[[], object]) -> None:
-        try:
-            step()
-        except (RuntimeFault, OSError, ValueError) as fault:
-            self._faults.append((what, fault))
-
-    def finish(self) -> None:
-        if self._faults:
-            text = "; ".join(f"{what}: {fault}" for what, fault in self._faults)
-            raise Failed(text) from self._faults[0][1]
-
-
 def _undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
-    steps = _Steps()
+    steps = Steps()
     if sentry is not None:
         steps.run("kill sentry", sentry.kill)
         steps.run("reap sentry", lambda: sentry.child.wait(DEFAULT_TIMEOUT))

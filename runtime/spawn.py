@@ -13,7 +13,7 @@ from runtime import children
 from runtime.birth import NAMESPACES, Birth
 from runtime.children import Child, owns, reap_orphans
 from runtime.errors import InvalidRequest
-from runtime.linux import CLONE_NEWUSER
+from runtime.linux import CLONE_NEWNS, CLONE_NEWUSER
 from runtime.record import Record
 
 TYPE_CHECKING = False
@@ -70,6 +70,8 @@ class SpawnSpec(Record):
     ``cgroup.procs`` and spares waiting for an RCU grace period."""
     cgroup_fd: int | None = None
     """A cgroup v2 directory."""
+    private_mounts: bool = False
+    """Nothing that is mounted in the new mount namespace gets out of it; wants CLONE_NEWNS."""
     setsid: bool = False
     controlling_tty: int | None = None
     """The child's number of a terminal; wants ``setsid``."""
@@ -140,6 +142,8 @@ def _check(spec: SpawnSpec) -> None:
         raise InvalidRequest("namespaces", f"{spec.namespaces:#x} cannot be made")
     if spec.ambient_caps < 0 or spec.ambient_caps >> 64:
         raise InvalidRequest("ambient_caps", f"{spec.ambient_caps:#x} is out of range")
+    if spec.private_mounts and not spec.namespaces & CLONE_NEWNS:
+        raise InvalidRequest("private_mounts", "want a new mount namespace")
     if (spec.uid_maps or spec.gid_maps) and not spec.namespaces & CLONE_NEWUSER:
         raise InvalidRequest("uid_maps", "id maps want a new user namespace")
 

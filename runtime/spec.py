@@ -11,6 +11,7 @@ import os
 import stat
 
 from runtime.errors import InvalidRequest
+from runtime.hook_spec import read_hooks
 from runtime.json_fields import Fields, parse_object
 from runtime.process_spec import MAX_JSON, ProcessSpec, read_process
 from runtime.record import Record
@@ -19,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
+
+    from runtime.hook_spec import Hook
 
 _CONFIG = "config.json"
 #: Leaves room for what is put before and after it in a file name of 255 bytes.
@@ -76,7 +79,8 @@ class Spec(Record):
     namespaces: Mapping[str, str] = {}
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
-    hooks: Mapping[str, Any] = {}
+    #: By the name of the stage; a stage without any is left out.
+    hooks: Mapping[str, tuple[Hook, ...]] = {}
 
     @property
     def netns_path(self) -> str:
@@ -152,7 +156,6 @@ def read_spec(raw: dict[str, Any], bundle: str, where: str = _CONFIG) -> Spec:
         raise root.error("path", "is missing")
     linux = fields.fields("linux") or Fields({}, _CONFIG, "linux")
     resources = linux.fields("resources")
-    hooks = fields.fields("hooks")
     return Spec(
         raw=raw,
         bundle=bundle,
@@ -167,7 +170,7 @@ def read_spec(raw: dict[str, Any], bundle: str, where: str = _CONFIG) -> Spec:
         namespaces=_namespaces(linux),
         uid_mappings=_mappings(linux, "uidMappings"),
         gid_mappings=_mappings(linux, "gidMappings"),
-        hooks=hooks.value if hooks else {},
+        hooks=read_hooks(fields.fields("hooks")),
     )
 
 

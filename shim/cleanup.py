@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: containerd kills us after 5 s (io.containerd.timeout.shim.cleanup).
 _TIMEOUT = 4.0
 _SHIM_TIMEOUT = 0.5
+_LEAST_FOR_HOOKS = 0.5
+#: As in ``runtime/hooks.py``, whose import costs more than the look-up does.
+_OWED = "gvisor-poststop"
 #: What a container that was killed reports, as after SIGKILL.
 _KILLED = 128 + 9
 _MAX_SMALL_FILE = 4096
@@ -40,6 +43,7 @@ def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
     check_id("-namespace", call.namespace)
     bundle = os.path.abspath(call.bundle) if call.bundle else os.getcwd()
     warnings: list[str] = []
+    deadline = time.monotonic() + _TIMEOUT
     root = state.locate(bundle)
     if root is None:
         from shim.options import default_root
@@ -52,8 +56,9 @@ def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
         warnings.append(str(error))
     if record is None:
         _remove_remains(bundle)
-    else:
-        _clean_up(root, record, warnings)
+    gone = record is None or _clean_up(root, record, warnings)
+    if gone and os.path.lexists(os.path.join(bundle, _OWED)):
+        _run_poststop(bundle, call.id, deadline, warnings)
     _remove_stale_socket(bundle, record, warnings)
     return _reply(bundle, record), warnings
 
@@ -71,17 +76,33 @@ def _remove_remains(bundle: str) -> None:
         return
     from runtime import mounts
 
-    _unmount_ready()
+    _native_ready()
     mounts.unmount_all(rootfs)
 
 
-def _unmount_ready() -> None:
+def _native_ready() -> None:
     from shim import paths
 
     paths.complete("_cffi_backend")
 
 
-def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> None:
+def _run_poststop(bundle: str, container_id: str, deadline: float, warnings: list[str]) -> None:
+    """What the shim had still to do when it died."""
+    _native_ready()
+    from runtime.hooks import settle_poststop
+    from runtime.spec import load_spec
+
+    try:
+        spec = load_spec(bundle)
+    except InvalidRequest as error:
+        warnings.append(f"poststop hooks: {error}")
+        return
+    left = max(deadline - time.monotonic(), _LEAST_FOR_HOOKS)
+    warnings.extend(settle_poststop(spec, container_id, left))
+
+
+def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> bool:
+    """Whether the container is gone, and not left to a shim that lives."""
     from runtime import teardown
 
     if record.is_root and not _serves_another(root, record):
@@ -94,17 +115,18 @@ def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> None:
         doomed = family or [record]
     elif _shim_lives(record):
         # It only lost a connection.  The container is its to end, and the pod is alive.
-        return
+        return False
     else:
         # Nothing can end one container of a sandbox but its shim.  The rest of the pod is lost
         # as well; its records are left for its own deletes.
         doomed = [record]
         sentry = tuple(r.boot for r in family if r.boot and r.boot_id == state.boot_id())
-    _unmount_ready()
+    _native_ready()
     outcome = teardown.destroy(root, doomed, _TIMEOUT - _SHIM_TIMEOUT, sentry)
     warnings.extend(outcome.leftovers)
     if outcome.failures:
         raise Failed(f"clean up after {record.id}: " + "; ".join(outcome.failures))
+    return True
 
 
 def _serves_another(root: str, record: ContainerRecord) -> bool:

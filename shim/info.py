@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from runtime.errors import RuntimeFault
+from runtime.hook_spec import STAGES
 from shim import wire
 from shim.version import VERSION
 
@@ -24,7 +25,7 @@ _FEATURES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/features/Fea
 CLAIMS: Mapping[str, object] = {
     "ociVersionMin": "1.0.0",
     "ociVersionMax": "1.2.0",
-    "hooks": [],
+    "hooks": list(STAGES),
     "mountOptions": [
         "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime",
         "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "private",

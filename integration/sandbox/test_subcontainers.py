@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 
 def _add(lab: Lab, run: Run, name: str, args: list[str], **options: Any) -> Exit:
     """Create and start a container in a sandbox."""
-    null = os.open(os.devnull, os.O_RDWR)
+    null, before = os.open(os.devnull, os.O_RDWR), options.pop("before", None)
     try:
         run.sandbox.create_subcontainer(
             lab.params(name, args, options.pop("stdio", (null,) * 3), **options)
@@ -33,7 +33,7 @@ def _add(lab: Lab, run: Run, name: str, args: list[str], **options: Any) -> Exit
     finally:
         os.close(null)
     ended = Exit()
-    run.sandbox.start_subcontainer(name, time.monotonic() + TIMEOUT)
+    run.sandbox.start_subcontainer(name, time.monotonic() + TIMEOUT, before)
     run.sandbox.wait_container(name, ended)
     return ended
 
@@ -186,3 +186,36 @@ def test_shared_tmpfs_of_a_pod(lab: Lab) -> None:
     run.sandbox.destroy_subcontainer("two", time.monotonic() + TIMEOUT)
     assert run.execute("cat", "/mnt/mark")[0] == "shared\n"
     assert [path.name for path in volume.iterdir()] == [".gvisor.filestore.one"]
+
+
+def test_an_init_that_is_held_back(lab: Lab) -> None:
+    """Others run in the container before init does, and siblings go on."""
+    run = lab.run(["sleep", "100"])
+    reader, writer = os.pipe()
+
+    def before() -> None:
+        assert run.execute("true")[1].status == 0
+        assert run.execute("sh", "-c", "echo first >/tmp/mark", cid="two")[1].status == 0
+        assert [p.command for p in run.sandbox.processes("two")] == ["cat"]
+
+    stdio = {"stdio": (writer,) * 3, "root": _other_root(lab)}
+    assert _add(lab, run, "two", ["cat", "/tmp/mark"], before=before, **stdio).get().status == 0
+    assert os.read(reader, 100) == b"first\n"
+
+    def fail() -> None:
+        raise Failed("no luck")
+
+    with pytest.raises(Failed, match="no luck"):
+        _add(
+            lab,
+            run,
+            "three",
+            ["sh", "-c", "echo ran"],
+            before=fail,
+            **{**stdio, "root": _other_root(lab, "rootfs3")},
+        )
+    run.sandbox.signal("three", signal.SIGKILL, mode=SignalMode.ALL)
+    run.sandbox.destroy_subcontainer("three", time.monotonic() + TIMEOUT)
+    os.close(writer)
+    assert os.read(reader, 100) == b""
+    os.close(reader)

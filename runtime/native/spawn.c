@@ -193,6 +193,8 @@ static int gv_child(void *argument)
 
     if (spec->hold)
         gv_await(spec, slot, spec->sock, GV_STEP_RELEASE);
+    if (spec->private_mounts && mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
+        gv_fail(slot, GV_STEP_MOUNTS, 0);
     gv_credentials(spec, slot);
     if (spec->setsid && setsid() < 0)
         gv_fail(slot, GV_STEP_SETSID, 0);

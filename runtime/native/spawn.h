@@ -15,6 +15,7 @@ enum gv_step {
     GV_STEP_AMBIENT, /* index: the capability's number */
     GV_STEP_SETSID,
     GV_STEP_CHDIR,
+    GV_STEP_MOUNTS,
     GV_STEP_FD,      /* index: the child's number */
     GV_STEP_TTY,     /* index: the child's number */
     GV_STEP_PDEATHSIG,
@@ -46,6 +47,7 @@ struct gv_spec {
     long long gid;
     unsigned long long ambient;
     int setsid;
+    int private_mounts; /* keep mounts from getting out of the new mount namespace */
     int ctty;           /* child's number, or -1 */
     int pdeathsig;
 };

@@ -63,8 +63,15 @@ class FakeSandbox:
         self.next_pid = 2
         self.inside: list[Any] = []
 
-    def start_root(self, deadline: float) -> None:
+    def start_root(self, deadline: float, before: Callable[[], None] | None = None) -> None:
         self.start()
+        if before is not None:
+            before()
+
+    def start_subcontainer(
+        self, cid: str, deadline: float, before: Callable[[], None] | None = None
+    ) -> None:
+        self.start_root(deadline, before)
 
     def execute(
         self, cid: str, spec: ProcessSpec, fds: tuple[int, int, int], tty: bool, deadline: float
@@ -72,6 +79,9 @@ class FakeSandbox:
         self.start()
         self.next_pid += 1
         return self.next_pid
+
+    def wait_container(self, cid: str, callback: Callable[[ExitInfo], None]) -> None:
+        self.on_exit = callback
 
     def wait_pid(self, cid: str, pid: int, callback: Callable[[ExitInfo], None]) -> None:
         self.exec_waits[pid] = callback

@@ -76,7 +76,7 @@ def test_everything() -> None:
     assert spec.namespaces == {"pid": "", "network": "/run/netns/a"}
     assert spec.netns_path == "/run/netns/a"
     assert spec.uid_mappings == (IdMapping(container_id=0, host_id=1000, size=2),)
-    assert spec.hooks == {"prestart": []}
+    assert spec.hooks == {}
 
 
 def test_crio_annotations() -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from protos import task_pb2
-from runtime import pids, state
+from runtime import hooks, pids, state
 from runtime.state import ContainerRecord, Pinned
 from shim import sockets
 from tests.shim.process import Shim, ask
@@ -217,3 +218,49 @@ def test_socket_path_is_not_taken_from_an_abstract_address(node: Node) -> None:
     assert victim.exists()
     with socket.socket(socket.AF_UNIX) as probe, pytest.raises(OSError):
         probe.connect(str(victim))
+
+
+# -- poststop hooks -----------------------------------------------------------------------------
+
+
+def owed(node: Node, name: str, **fields: object) -> tuple[Path, Path]:
+    """A recorded container whose poststop hook, which is still to be run, writes a file."""
+    out = node.directory / f"{name}-hook"
+    text = f"import sys; open({str(out)!r}, 'a').write(sys.stdin.read())"
+    hook = {"path": os.path.realpath(sys.executable), "args": ["hook", "-ISc", text]}
+    spec = {"process": {"args": ["x"]}, "root": {"path": "rootfs"}, "hooks": {"poststop": [hook]}}
+    node.bundle(name, spec)
+    bundle = node.record(name, **fields)
+    (bundle / hooks.OWED).touch()
+    return bundle, out
+
+
+def test_poststop_hooks_of_a_dead_shims_container_run_once(node: Node) -> None:
+    boot = node.process()
+    bundle, out = owed(node, "c1", boot=boot)
+    for _ in range(2):
+        answer(node.delete("c1", bundle))
+        assert json.loads(out.read_text())["id"] == "c1"
+    assert not (bundle / hooks.OWED).exists()
+
+
+def test_poststop_hooks_of_a_living_shims_container_are_its_own(node: Node) -> None:
+    first = node.bundle("c1")
+    address = node.start("c1", first).stdout.decode()
+    node.record("c1", boot=node.process(), shim_address=address)
+    bundle, out = owed(node, "a1", shim_address=address)
+    answer(node.delete("a1", bundle))
+    assert not out.exists() and (bundle / hooks.OWED).exists()
+
+
+def test_a_failing_poststop_hook_and_a_lost_spec_only_warn(node: Node) -> None:
+    bundle, _ = owed(node, "c1")
+    config = json.loads((bundle / "config.json").read_text())
+    config["hooks"]["poststop"][0]["path"] = "/no/such"
+    (bundle / "config.json").write_text(json.dumps(config))
+    result = node.delete("c1", bundle)
+    assert result.returncode == 0 and b"poststop hook 0 (/no/such)" in result.stderr
+    bundle, _ = owed(node, "c1")
+    (bundle / "config.json").unlink()
+    result = node.delete("c1", bundle)
+    assert result.returncode == 0 and b"poststop hooks: config.json" in result.stderr

@@ -1,0 +1,27 @@
+"""A clean-up of many steps, each of which is taken whatever became of the others."""
+
+from __future__ import annotations
+
+from runtime.errors import Failed, RuntimeFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Steps:
+    """Runs all steps of a clean-up and remembers which failed."""
+
+    def __init__(self) -> None:
+        self._faults: list[tuple[str, Exception]] = []
+
+    def run(self, what: str, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except (RuntimeFault, OSError, ValueError) as fault:
+            self._faults.append((what, fault))
+
+    def finish(self) -> None:
+        if self._faults:
+            text = "; ".join(f"{what}: {fault}" for what, fault in self._faults)
+            raise Failed(text) from self._faults[0][1]
