@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from runtime.cgroup_limits import Setting
     from runtime.cgroup_path import Location
-    from runtime.cgroup_watch import OOMWatch, Reactor
+    from runtime.cgroup_watch import OOMWatch, Reactor, UsageMark
     from runtime.stats import HostStats
 
 _log = get_logger("cgroup")
@@ -114,6 +114,21 @@ class Cgroup:
 
         The watch must be cancelled before the reactor is dropped.  Raises Failed or its kin, and
         Unsupported where there is no memory controller.
+        """
+        raise NotImplementedError
+
+    def memory_usage(self) -> int | None:
+        """Bytes in use now, also by the cgroups below; None if that can't be read."""
+        raise NotImplementedError
+
+    def watch_usage(
+        self, reactor: Reactor, low: int, high: int, callback: Callable[[], object]
+    ) -> UsageMark:
+        """Call ``callback()`` in the reactor's thread when use leaves ``low`` to ``high`` bytes.
+
+        v2 tells of ``high`` only, and only in a cgroup that is owned.  Cancel it once it has
+        called, and before the reactor is dropped.  Raises Failed or its kin, and Unsupported
+        where there are no such marks.
         """
         raise NotImplementedError
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from runtime.cgroup_path import Location
     from runtime.cgroup_root import CgroupRoot
-    from runtime.cgroup_watch import OOMWatch, Reactor
+    from runtime.cgroup_watch import OOMWatch, Reactor, UsageMark
     from runtime.stats import HostStats
 
 _log = get_logger("cgroup")
@@ -170,6 +170,22 @@ class CgroupV1(Cgroup):
         if path is None:
             raise Unsupported("this host has no memory cgroup controller to watch for oom")
         return cgroup_watch.watch_v1(reactor, path, self._oom_baseline, callback)
+
+    def memory_usage(self) -> int | None:
+        """See :class:`Cgroup`."""
+        value = self._number(f"{self._directories.get('memory')}/memory.usage_in_bytes")
+        return value if value >= 0 else None
+
+    def watch_usage(
+        self, reactor: Reactor, low: int, high: int, callback: Callable[[], object]
+    ) -> UsageMark:
+        """See :class:`Cgroup`."""
+        from runtime import cgroup_watch
+
+        path = self._directories.get("memory")
+        if path is None:
+            raise Unsupported("this host has no memory cgroup controller to watch")
+        return cgroup_watch.mark_v1(reactor, path, low, high, callback)
 
     def _process_directory(self) -> str | None:
         # Any owned one will do, as processes join all; not one that others put theirs into.

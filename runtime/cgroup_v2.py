@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from runtime.cgroup_path import Location
     from runtime.cgroup_root import CgroupRoot
-    from runtime.cgroup_watch import OOMWatch, Reactor
+    from runtime.cgroup_watch import OOMWatch, Reactor, UsageMark
     from runtime.stats import HostStats
 
 _log = get_logger("cgroup")
@@ -147,6 +147,21 @@ class CgroupV2(Cgroup):
         if self._current("memory.events") is None:
             raise Unsupported(f"{self._directory} has no memory controller to watch for oom")
         return cgroup_watch.watch_v2(reactor, self._directory, self._oom_baseline, callback)
+
+    def memory_usage(self) -> int | None:
+        """See :class:`Cgroup`."""
+        text = self._current("memory.current")
+        return int(text) if text is not None and text.isdigit() else None
+
+    def watch_usage(
+        self, reactor: Reactor, low: int, high: int, callback: Callable[[], object]
+    ) -> UsageMark:
+        """See :class:`Cgroup`."""
+        from runtime import cgroup_watch
+
+        if not self.owned:
+            raise Unsupported(f"{self._directory} is not ours to set marks in")
+        return cgroup_watch.mark_v2(self._root, reactor, self._directory, high, callback)
 
     @property
     def _directory(self) -> str:

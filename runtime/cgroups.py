@@ -11,6 +11,8 @@ from runtime import cgroup_path
 from runtime.cgroup_path import derive_parent
 from runtime.cgroup_root import CgroupDenied, CgroupRoot
 from runtime.errors import Failed, InvalidRequest
+from runtime.log import get_logger
+from runtime.privilege import SYS_ADMIN, holds_over_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +26,18 @@ __all__ = [
     "CgroupDenied",
     "CgroupRoot",
     "create",
+    "create_if_allowed",
     "derive_parent",
     "directories_of",
     "from_json",
+    "hands_down",
     "host_mode",
     "join_shim",
     "of_process",
     "plan",
 ]
+
+_log = get_logger("cgroup")
 
 
 def host_mode(root: CgroupRoot | None = None) -> str:
@@ -58,6 +64,28 @@ def create(
     root = root or CgroupRoot()
     location = cgroup_path.locate(path, systemd=systemd)
     return _version(root.mode).create(root, location, resources)
+
+
+def create_if_allowed(
+    path: str,
+    resources: Mapping[str, Any] | None,
+    *,
+    systemd: bool = False,
+    root: CgroupRoot | None = None,
+    proc: str = "/proc",
+) -> Cgroup | None:
+    """The same, or None where this process is not privileged and may not make it.
+
+    A container without limits is better than none for a rootless caller, or for one who sees the
+    cgroups read-only; for the host's root a refusal is a failure.
+    """
+    try:
+        return create(path, resources, systemd=systemd, root=root)
+    except CgroupDenied as denied:
+        if holds_over_host(SYS_ADMIN, proc=proc):
+            raise
+        _log.warning("cgroup.denied", path=path, error=str(denied))
+        return None
 
 
 def plan(path: str, *, systemd: bool = False, root: CgroupRoot | None = None) -> dict[str, Any]:
@@ -102,6 +130,15 @@ def of_process(pid: int, root: CgroupRoot | None = None) -> Cgroup:
     path = next(iter(root.own_paths(pid).values()), "/") if directories else "/"
     data = {"mode": root.mode, "path": path, "directories": directories, "own": {}}
     return from_json(data, root)
+
+
+def hands_down(directory: str, root: CgroupRoot | None = None) -> bool:
+    """v2: whether a cgroup exists and has controllers enabled for its children."""
+    root = root or CgroupRoot()
+    try:
+        return bool(root.read(f"{root.path}{directory}/cgroup.subtree_control"))
+    except OSError:
+        return False
 
 
 def join_shim(path: str, pid: int, *, root: CgroupRoot | None = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
-from runtime import hook_points, oom
+from runtime import hook_points
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -27,8 +27,11 @@ from runtime.events import (
     TaskOOM,
     TaskStarted,
 )
+from runtime.joined import Joined
 from runtime.lifecycle import Op, State
+from runtime.limits import Limits
 from runtime.log import get_logger
+from runtime.pod_memory import Usage
 from runtime.process import Exit, IORequest, Process
 from runtime.record import Record
 from runtime.sandbox import ExitInfo, SignalMode
@@ -92,8 +95,10 @@ class Container:
         self._execs: dict[str, Process] = {}  # guarded by _lock
         self._init_exit: Exit | None = None  # guarded by _lock
         self._kill_status = 0  # guarded by _lock; how a container killed before its start ended
-        self._deleting: _Joined | None = None  # guarded by _lock
-        self._ooms = 0  # guarded by _lock; kernel kills that were published
+        self._deleting: Joined | None = None  # guarded by _lock
+        self._oom = False  # guarded by _lock; whether its TaskOOM was published
+        #: What its spec, and updates since, allow it.
+        self.limits = Limits()
         self._last_metrics: Metrics | None = None  # guarded by _lock
         self._cpu = CpuClock()
 
@@ -288,29 +293,48 @@ class Container:
             exit = exit.replace(status=128 + _SIGKILL)
         self.init.exited(exit, event)
 
-    def oom_seen(self, count: int) -> None:
-        """The kernel's notification; ``count`` kills since the cgroup was made."""
-        with self._lock:
-            if count <= self._ooms or self._init_exit is not None:
-                return
-            first, self._ooms = self._ooms == 0, count
-        if first:
-            self._context.emit(TaskOOM(container_id=self.id))
-
     def _new_oom(self) -> TaskOOM | None:
-        cgroup = self.holdings.cgroup if self.holdings is not None else None
-        if cgroup is None:
-            return None
-        try:
-            count = cgroup.oom_kills()
-        except OSError as error:
-            self._log.warning("oom.count_unreadable", error=str(error))
+        memory = self.holdings.memory if self.holdings is not None else None
+        if memory is None or not memory.claims(self.id):
             return None
         with self._lock:
-            if count <= 0:
-                return None
-            fresh, self._ooms = self._ooms == 0, max(count, self._ooms)
+            fresh, self._oom = not self._oom, True
         return TaskOOM(container_id=self.id) if fresh else None
+
+    # -- memory ---------------------------------------------------------------------------
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Its own limit in bytes, which in a pod is apart from the sandbox's."""
+        return self.limits.memory
+
+    @property
+    def is_pause(self) -> bool:
+        """Whether it is the one that only holds the pod's namespaces."""
+        return self.spec is not None and self.spec.container_type == "sandbox"
+
+    @property
+    def runs(self) -> bool:
+        """Whether init was started and its exit is yet to be published."""
+        return self.init.started
+
+    def out_of_memory(self, kill: bool) -> None:
+        """It has used too much: publish that, once, and end it unless the kernel does so.
+
+        From any thread.  Nothing happens after its end.
+        """
+        with self._lock:
+            if self._init_exit is not None:
+                return
+            if not self._oom:
+                self._oom = True
+                # Under the lock, so that its exit can't come before it.
+                self._context.emit(TaskOOM(container_id=self.id))
+        if kill:
+            try:
+                self._signal(_SIGKILL, 0, SignalMode.ALL)
+            except NotFound:
+                return  # it is on its way
 
     # -- kill -----------------------------------------------------------------------------
 
@@ -429,7 +453,7 @@ class Container:
         self.require_created()
         if self.init.exit is not None:
             with self._lock:
-                last = self._last_metrics if self._ooms else None
+                last = self._last_metrics if self._oom else None
             if last is None:
                 raise NotFound("task", self.id, "process already finished")
             return last
@@ -444,26 +468,36 @@ class Container:
                 self._log.debug("metrics.sentry_gone", error=str(fault))
         in_pod = self.spec is not None and bool(self.spec.container_type)
         metrics = combine(
-            host, sentry, self.id, is_root_only=False if in_pod else None, clock=self._cpu
+            host,
+            sentry,
+            self.id,
+            is_root_only=False if in_pod else None,
+            memory_limit=None if self.is_root else self.memory_limit,
+            clock=self._cpu,
         )
         with self._lock:
             self._last_metrics = metrics
+        if sentry is not None and holdings is not None and holdings.memory is not None:
+            usage = Usage(bytes=sentry.memory_usage, exact=sentry.own_cpu_ns is not None)
+            holdings.memory.note(self.id, usage)
         return metrics
 
     def update(self, resources: Mapping[str, Any]) -> None:
-        """Apply new limits to the host cgroup; all or none of them.  Raises NotFound if stopped.
+        """Apply new limits, all of them or none.  Raises NotFound if stopped.
 
-        For a container in a pod that is its own, empty cgroup, where the limits can be seen; what
-        binds is the pod's.
+        Those of a container in a pod go to its own, empty cgroup, where they can be seen.  Its
+        memory limit binds (see ``pod_memory.py``); and where the pod's limits are the sums of its
+        containers', they change by as much.
         """
         self.require_created()
         if not self.init.alive:
             raise NotFound("task", self.id, "process already finished")
         holdings = self.holdings
-        cgroup = (holdings.cgroup or holdings.own_cgroup) if holdings is not None else None
-        if cgroup is None:
+        if holdings is None or (holdings.cgroup is None and holdings.own_cgroup is None):
             raise InvalidState("update", self.init.subject, "running without a cgroup")
-        cgroup.update(resources)
+        self.limits.update(resources, holdings)
+        if holdings.memory is not None:
+            holdings.memory.refresh()
 
     # -- delete ---------------------------------------------------------------------------
 
@@ -496,7 +530,7 @@ class Container:
                 # Reserved under the lock, so that a second caller finds the first.
                 self._refuse_running()
                 self.init.reserve(Op.DELETE)
-                self._deleting = mine = _Joined()
+                self._deleting = mine = Joined()
         if joined is not None:
             return joined.result()
         try:
@@ -557,37 +591,3 @@ class Container:
             ),
         )
         return pid, exit
-
-    def set_oom_scores(self, score: int | None) -> None:
-        """Give the sentry and the gofer the spec's oom_score_adj, where it has one."""
-        if score is None:
-            return
-        sandbox = self.sandbox
-        for pid in (sandbox.pid, sandbox.gofer_pid):
-            if pid:
-                oom.set_score(pid, score)
-
-
-class _Joined:
-    """The outcome of one delete, for everybody who asked for it meanwhile."""
-
-    def __init__(self) -> None:
-        self._done = threading.Event()
-        self._outcome: tuple[int, Exit] | None = None
-        self._fault: BaseException | None = None
-
-    def finish(self, outcome: tuple[int, Exit]) -> None:
-        self._outcome = outcome
-        self._done.set()
-
-    def fail(self, fault: BaseException) -> None:
-        self._fault = fault
-        self._done.set()
-
-    def result(self) -> tuple[int, Exit]:
-        # The first caller's own bounds end it; this one only must never be the one that hangs.
-        if not self._done.wait(60):
-            raise DeadlineExceeded("delete", 60)
-        if self._outcome is None:
-            raise self._fault or InvalidState("delete", "container", "unknown")
-        return self._outcome

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import cgroups, hook_points, lookup, network, pod_cgroup, restrictions, volumes
+from runtime import cgroups, hook_points, lookup, network, oom, pod_cgroup, restrictions, volumes
 from runtime.driver import find_driver
 from runtime.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.events import TaskCreated
 from runtime.holdings import Holdings
 from runtime.lifecycle import Op
+from runtime.limits import PodLimits
 from runtime.log import get_logger
 from runtime.mounts import mount_rootfs
+from runtime.pod_memory import PodMemory
 from runtime.process import IORequest
 from runtime.record import Record
 from runtime.sandbox import BootParams, Sandbox
@@ -27,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from runtime.cgroups import Cgroup
     from runtime.config import RunscConfig
     from runtime.container import Container
     from runtime.driver import Driver
@@ -161,6 +164,7 @@ def _acquire(
         stdio=io.sentry_fds,
         tty=request.io.terminal,
     )
+    container.limits.set(spec.resources)
     _go_on(container)
     if root is None:
         sandbox = _boot(container, params, context, holdings, deadline)
@@ -171,7 +175,7 @@ def _acquire(
     _go_on(container)
     io.release_sentry_fds()
     holdings.record()
-    container.set_oom_scores(spec.process.oom_score_adj)
+    _set_oom_scores(container, spec, holdings, sandbox)
     _log.debug(
         "container.created",
         container=request.id,
@@ -218,29 +222,33 @@ def _boot(
 ) -> Sandbox:
     """A sandbox of the container's own."""
     spec, config = params.spec, params.config
-    wanted = pod_cgroup.place(spec, params.id, cgroups.host_mode())
+    wanted = pod_cgroup.place(spec, params.id, cgroups.host_mode(), cgroups.hands_down)
     systemd = config.systemd_cgroup
     # Members first: that is the order in which they can be removed.
     paths = [path for path in (wanted.own, wanted.path) if path]
     holdings.planned = tuple(cgroups.plan(path, systemd=systemd) for path in paths)
     holdings.control_socket = control_address(config.state_dir, params.id)
     holdings.record()
-    cgroup = holdings.cgroup = cgroups.create(wanted.path, wanted.resources, systemd=systemd)
+    cgroup = holdings.cgroup = cgroups.create_if_allowed(
+        wanted.path, wanted.resources, systemd=systemd
+    )
     if wanted.own:
-        holdings.own_cgroup = cgroups.create(wanted.own, {}, systemd=systemd)
+        holdings.own_cgroup = cgroups.create_if_allowed(wanted.own, {}, systemd=systemd)
     settings = params.driver.settings(config, spec)
     if settings.network == "sandbox" and spec.netns_path:
         # The helper's start overlaps with the sentry's.  It changes nothing before init starts.
         holdings.scrape = network.begin(spec.netns_path, flags=settings.effective)
-    v2 = cgroup.open_dir_fd()
+    if cgroup is not None:
+        params = params.replace(
+            cgroup_procs=cgroup.join_files,
+            cpu_count=cgroup.cpu_count(),
+            memory_limit=cgroup.memory_limit(),
+        )
+    original = oom.get_score(os.getpid())
+    v2 = cgroup.open_dir_fd() if cgroup is not None else None
     try:
         sandbox = holdings.sandbox = Sandbox.boot(
-            params.replace(
-                cgroup_procs=cgroup.join_files,
-                cgroup_fd=v2,
-                cpu_count=cgroup.cpu_count(),
-                memory_limit=cgroup.memory_limit(),
-            ),
+            params.replace(cgroup_fd=v2),
             reactor=context.reactor,
             network=lambda pid: _attach_network(holdings, pid, settings.effective),
             deadline=deadline,
@@ -248,11 +256,36 @@ def _boot(
     finally:
         if v2 is not None:
             os.close(v2)
-    try:
-        holdings.oom_watch = cgroup.watch_oom(context.reactor, container.oom_seen)
-    except Unsupported as fault:
-        _log.warning("oom.unwatched", container=params.id, error=str(fault))
+    child = sandbox.child
+    holdings.score = oom.SentryScore(child.pid, original, lambda: child.poll() is None)
+    if cgroup is not None:
+        holdings.memory = _watch_memory(container, sandbox, cgroup, context)
+        if spec.container_type == "sandbox":
+            holdings.pod_limits = PodLimits(cgroup, wanted.resources)
     return sandbox
+
+
+def _watch_memory(
+    container: Container, sandbox: Sandbox, cgroup: Cgroup, context: Context
+) -> PodMemory | None:
+    memory = PodMemory(sandbox.id, cgroup, sandbox.memory, context.reactor, context.workers)
+    try:
+        memory.open()
+    except Unsupported as fault:
+        _log.warning("oom.unwatched", container=container.id, error=str(fault))
+        return None
+    memory.add(container)
+    return memory
+
+
+def _set_oom_scores(container: Container, spec: Spec, holdings: Holdings, sandbox: Sandbox) -> None:
+    """The gofer gets its container's score, the sentry what all its containers make of it."""
+    wanted = spec.process.oom_score_adj
+    gofer = sandbox.gofer_pid_of(container.id)
+    if wanted is not None and gofer:
+        oom.set_score(gofer, wanted)
+    if holdings.score is not None:
+        holdings.score.add(container.id, spec.container_type, wanted)
 
 
 def _join(container: Container, params: BootParams, holdings: Holdings, root: Container) -> Sandbox:
@@ -268,7 +301,7 @@ def _join(container: Container, params: BootParams, holdings: Holdings, root: Co
     if path:
         holdings.planned = (cgroups.plan(path, systemd=systemd),)
         holdings.record()
-        holdings.own_cgroup = cgroups.create(path, {}, systemd=systemd)
+        holdings.own_cgroup = cgroups.create_if_allowed(path, {}, systemd=systemd)
     shared = holdings.sandbox_cgroup = host.cgroup
     v2 = shared.open_dir_fd() if shared is not None else None
     try:
@@ -280,6 +313,9 @@ def _join(container: Container, params: BootParams, holdings: Holdings, root: Co
     finally:
         if v2 is not None:
             os.close(v2)
+    holdings.score, holdings.pod_limits, holdings.memory = host.score, host.pod_limits, host.memory
+    if holdings.memory is not None:
+        holdings.memory.add(container)
     return sandbox
 
 

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runtime.cgroups import Cgroup, OOMWatch
+    from runtime.cgroups import Cgroup
     from runtime.children import Child
+    from runtime.limits import PodLimits
     from runtime.network import PendingScrape
+    from runtime.oom import SentryScore
+    from runtime.pod_memory import PodMemory
     from runtime.sandbox import Sandbox
 
 #: Seconds that ending a sandbox and removing its cgroup may take.
@@ -48,7 +51,10 @@ class Holdings:
         self.sandbox_cgroup: Cgroup | None = None
         #: Empty, and named after the container, for those who look for it there.
         self.own_cgroup: Cgroup | None = None
-        self.oom_watch: OOMWatch | None = None
+        #: What the containers of the sandbox share, and the first of them owns.
+        self.memory: PodMemory | None = None
+        self.pod_limits: PodLimits | None = None
+        self.score: SentryScore | None = None
         self.sandbox: Sandbox | None = None
         #: Whether ``sandbox`` is this container's own, and not one that it is a guest in.
         self.owns_sandbox = True
@@ -74,9 +80,13 @@ class Holdings:
             return True
 
         with self._lock:
-            watch, self.oom_watch = self.oom_watch, None
-            if watch is not None:
-                attempt("stop watching for oom", watch.cancel)
+            memory, score = self.memory, self.score
+            if memory is not None and self.owns_sandbox:
+                attempt("stop watching its memory", memory.close)
+            elif memory is not None:
+                attempt("forget its memory", lambda: memory.remove(self.container_id))
+            if score is not None and not self.owns_sandbox:
+                attempt("adjust the oom score", lambda: score.remove(self.container_id))
             scrape, self.scrape = self.scrape, None
             if scrape is not None:
                 attempt("end the network helper", scrape.cancel)

@@ -5,13 +5,13 @@ Knows the annotations of CRI and gVisor about a pod's cgroup; making it is ``cgr
 
 from __future__ import annotations
 
-from runtime.cgroup_path import derive_parent
+from runtime.cgroup_path import derive_parent, expand_slice, locate
 from runtime.errors import InvalidRequest
 from runtime.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, Final
 
     from runtime.spec import Spec
@@ -40,12 +40,17 @@ class Placement(Record):
     own: str = ""
 
 
-def place(spec: Spec, container_id: str, mode: str) -> Placement:
+def place(
+    spec: Spec, container_id: str, mode: str, hands_down: Callable[[str], bool] = lambda _: False
+) -> Placement:
     """The placement of a sandbox whose first container has this spec; ``mode`` is v1 or v2.
 
     A pod's sandbox goes into the pod's cgroup, so that the pod's limits bind all of it.  On v2 a
     cgroup with controllers enabled for its children can't have processes of its own: there the
     sandbox goes into its own container's cgroup, a leaf below the pod's.
+
+    An annotation may name the pod's cgroup, as a path or as a slice.  ``hands_down`` tells of a
+    path on v2 whether that cgroup has controllers enabled for its children.
 
     Raises InvalidRequest for paths and limits that are none.
     """
@@ -53,12 +58,34 @@ def place(spec: Spec, container_id: str, mode: str) -> Placement:
     resources = _resources(spec)
     named = spec.annotations.get(CGROUP_PARENT)
     if named:
-        return Placement(path=named, resources=resources, own=spec.cgroups_path)
+        return _place_in(named, spec.cgroups_path, container_id, mode, resources, hands_down)
     if spec.container_type != "sandbox" or mode != "v1":
         return Placement(path=own, resources=resources)
     parent = derive_parent(own)
     if parent is None:
         return Placement(path=own, resources=resources)
+    return Placement(path=parent, resources=resources, own=own)
+
+
+def _place_in(
+    named: str,
+    own: str,
+    container_id: str,
+    mode: str,
+    resources: Mapping[str, Any],
+    hands_down: Callable[[str], bool],
+) -> Placement:
+    slice_name = named if named.endswith(".slice") and "/" not in named and ":" not in named else ""
+    parent = expand_slice(slice_name) if slice_name else named
+    if mode == "v1" or ":" in named:
+        return Placement(path=parent, resources=resources, own=own)
+    if own and locate(own).directory.startswith(locate(parent).directory + "/"):
+        # Making it would enable controllers in its parent.
+        return Placement(path=own, resources=resources)
+    if slice_name:
+        return Placement(path=f"{slice_name}:gvisor:{container_id}", resources=resources, own=own)
+    if hands_down(locate(parent).directory):
+        return Placement(path=f"{parent}/{container_id}", resources=resources, own=own)
     return Placement(path=parent, resources=resources, own=own)
 
 

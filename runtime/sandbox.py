@@ -26,6 +26,7 @@ from runtime.exits import ExitInfo, Exits
 from runtime.gofer import Gofer, raw_spec
 from runtime.gofer_mounts import remove_filestores
 from runtime.network import NetworkSetup, loopback_argument
+from runtime.pod_memory import Usage
 from runtime.record import Record
 from runtime.sentry import Sentry, own_stdio
 from runtime.steps import Steps
@@ -251,6 +252,14 @@ class Sandbox:
         """The pid of the root container's gofer."""
         return self._gofer.pid
 
+    def gofer_pid_of(self, cid: str) -> int:
+        """The pid of a container's own gofer; 0 if there is no such container."""
+        if cid == self.id:
+            return self._gofer.pid
+        with self._lock:
+            sub = self._subs.get(cid)
+        return sub.gofer.pid if sub is not None else 0
+
     @property
     def gofer_child(self) -> Child:
         """The root container's gofer."""
@@ -394,6 +403,11 @@ class Sandbox:
         with self._lock:
             others = [other for other in (self.id, *self._subs) if other != cid]
         return self._control.event(cid, timeout, others)
+
+    def memory(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> Usage:
+        """A container's memory, as the sentry counts it."""
+        found = self._control.usage(cid, timeout)
+        return Usage(bytes=found.memory_usage, exact=found.own_cpu_ns is not None)
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""

@@ -11,6 +11,7 @@ from runtime.creation import Context
 from runtime.errors import NotFound
 from runtime.events import Event, TaskCreated
 from runtime.lifecycle import Op
+from runtime.pod_memory import PodMemory, Usage
 from runtime.process import IORequest
 from runtime.process_spec import ProcessSpec, parse_process
 from runtime.sandbox import ExitInfo, SignalMode
@@ -118,12 +119,31 @@ class FakeSandbox:
         return SentryStats(cpu_ns={cid: 5_000_000}, memory_usage=4096, pids=1)
 
 
+class FakeMark:
+    """A mark on memory use, which a test lets pass."""
+
+    def __init__(self, low: int, high: int, callback: Callable[[], object]) -> None:
+        self.low, self.high, self.callback = low, high, callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class FakeCgroup:
-    """Counts OOM kills as a test says; has no files."""
+    """Counts OOM kills and memory as a test says; has no files."""
+
+    path = "/fake"
 
     def __init__(self) -> None:
         self.kills = 0
+        self.used: int | None = 0
+        self.limit: int | None = None
         self.updates: list[Any] = []
+        self.marks: list[FakeMark] = []
+        self.refuse_update: Callable[[Any], None] = lambda _: None
+        self.refuse_mark: Callable[[], None] = lambda: None
+        self.tell_of_kills: Callable[[int], object] = lambda _: None
 
     def oom_kills(self) -> int:
         return self.kills
@@ -132,14 +152,33 @@ class FakeCgroup:
         return None
 
     def update(self, resources: Any) -> None:
+        self.refuse_update(resources)
         self.updates.append(resources)
+
+    def memory_usage(self) -> int | None:
+        return self.used
+
+    def memory_limit(self) -> int | None:
+        return self.limit
+
+    def watch_oom(self, reactor: Any, callback: Callable[[int], object]) -> FakeMark:
+        self.tell_of_kills = callback
+        return FakeMark(0, 0, lambda: None)
+
+    def watch_usage(
+        self, reactor: Any, low: int, high: int, callback: Callable[[], object]
+    ) -> FakeMark:
+        self.refuse_mark()
+        self.marks.append(FakeMark(low, high, callback))
+        return self.marks[-1]
 
 
 class FakeHoldings:
     def __init__(self) -> None:
         self.sandbox = FakeSandbox()
         self.cgroup = FakeCgroup()
-        self.own_cgroup = self.sandbox_cgroup = None
+        self.own_cgroup = self.sandbox_cgroup = self.pod_limits = None
+        self.memory: PodMemory | None = None
         self.releases = 0
         self.refuse: Callable[[], None] = lambda: None
 
@@ -170,6 +209,16 @@ class Bench:
         self.sandbox = self.holdings.sandbox
         holdings: Any = self.holdings
         self.container.holdings = holdings
+        self.memory = PodMemory(
+            container_id,
+            self.holdings.cgroup,
+            lambda cid, timeout: Usage(bytes=0, exact=True),
+            self.context.reactor,
+            self.workers,
+        )
+        self.holdings.memory = self.memory
+        self.memory.open()
+        self.memory.add(self.container)
         self.sandbox.on_exit = self.container.init_exited
         self.container.init.commit(
             Op.CREATED,

@@ -82,8 +82,8 @@ def test_inits_exit_is_published_after_the_execs(bench: Bench) -> None:
 
 def test_an_oom_is_published_once_and_before_the_exit(bench: Bench) -> None:
     bench.run()
-    bench.container.oom_seen(1)
-    bench.container.oom_seen(2)
+    bench.holdings.cgroup.tell_of_kills(1)
+    bench.holdings.cgroup.tell_of_kills(2)
     bench.holdings.cgroup.kills = 2
     bench.sandbox.end(137, sentry_died=True)
     assert bench.names()[2:] == ["TaskOOM", "TaskExited"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,69 @@ def test_a_refusal_is_fatal_only_to_those_who_may(
             oom.set_score(42, -500, proc=proc)
     else:
         oom.set_score(42, -500, proc=proc)
+
+
+class Sentry:
+    def __init__(self, base: Path, start: int) -> None:
+        self.base, self.alive = base, True
+        self.proc = fake_proc(base, "42", str(start))
+        self.score = oom.SentryScore(42, start, lambda: self.alive, proc=self.proc)
+
+    @property
+    def value(self) -> int:
+        return oom.get_score(42, proc=self.proc)
+
+
+def test_a_sentrys_score_follows_its_containers(tmp_path: Path) -> None:
+    sentry = Sentry(tmp_path, 7)
+    score = sentry.score
+    score.add("pause", "sandbox", None)
+    assert sentry.value == 7
+    score.add("a", "container", 900)
+    assert sentry.value == 900
+    score.add("b", "container", 300)
+    assert sentry.value == 300
+    score.remove("b")
+    assert sentry.value == 900
+    score.remove("a")
+    assert sentry.value == 7  # the original
+    score.remove("a")
+    score.remove("pause")
+    assert sentry.value == 7
+
+
+def test_what_the_pause_container_asks_for_holds_while_it_is_alone(tmp_path: Path) -> None:
+    sentry = Sentry(tmp_path, 7)
+    sentry.score.add("pause", "sandbox", -998)
+    sentry.score.add("a", "container", 500)
+    assert sentry.value == 500
+    sentry.score.remove("a")
+    assert sentry.value == -998
+
+
+def test_a_number_that_may_be_anothers_is_left_alone(tmp_path: Path) -> None:
+    sentry = Sentry(tmp_path, 7)
+    sentry.score.add("a", "container", 900)
+    sentry.alive = False
+    sentry.score.add("b", "container", 300)
+    assert sentry.value == 900
+
+
+def test_containers_that_come_and_go_at_once_leave_the_lowest(tmp_path: Path) -> None:
+    sentry = Sentry(tmp_path, 7)
+    sentry.score.add("pause", "sandbox", None)
+    sentry.score.add("stays", "container", 555)
+    gate = threading.Barrier(8)
+
+    def churn(number: int) -> None:
+        gate.wait(5)
+        for _ in range(50):
+            sentry.score.add(f"c{number}", "container", 100 + number)
+            sentry.score.remove(f"c{number}")
+
+    threads = [threading.Thread(target=churn, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sentry.value == 555

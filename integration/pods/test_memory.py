@@ -1,0 +1,164 @@
+"""Memory in a pod: a container's own limit, the pod's, who is to blame, and the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness import cri
+from integration.harness.daemon_api import Api, Refused
+from integration.harness.footprint import cgroup_files
+from integration.harness.image import IMAGE
+from integration.harness.linux import unified_cgroups
+from integration.harness.pods import PodNode, in_parallel
+from integration.harness.waiting import until
+
+pytestmark = pytest.mark.gvisor
+
+MIB = 1 << 20
+# Grows until something stops it: tail keeps what it reads for as long as no line ends.
+HOG = ("sh", "-c", "tail /dev/zero; exit 99")
+
+
+def holding(mib: int) -> tuple[str, ...]:
+    """Takes that much memory and keeps it."""
+    return ("sh", "-c", f"(head -c {mib}m /dev/zero; exec sleep 1000) | tail")
+
+
+def limited(mib: int) -> dict[str, object]:
+    return {"linux": {"resources": {"memory_limit_in_bytes": mib * MIB}}}
+
+
+def score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def used(pods: PodNode, container: str) -> int:
+    stats = pods.call("ContainerStats", container_id=container).stats
+    return int(stats.memory.usage_bytes.value)
+
+
+@pytest.fixture
+def api(pods: PodNode) -> Iterator[Api]:
+    api = Api(pods.daemon)
+    yield api
+    api.close()
+
+
+def test_a_container_over_its_own_limit(pods: PodNode, api: Api) -> None:
+    """It ends as the kernel would end it; the others, and the pod, live on."""
+    with api.events() as events:
+        pod = pods.pod()
+        other = pod.start("sleep", "1000", **limited(64))
+        hog = pod.start(*HOG, **limited(64))
+        ended = pods.wait_exited(hog, 30)
+        assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
+        topics = events.topics(hog)
+        assert topics.count("oom") == 1 and topics.index("oom") < topics.index("exit"), topics
+        assert "oom" not in events.topics(other)
+        assert pods.exec(other, "echo", "fine").out == "fine\n"
+        assert pod.status.state == cri.READY
+        again = pod.start(*HOG, attempt=1, **limited(64))
+        assert pods.wait_exited(again, 30).reason == "OOMKilled"
+        assert pods.status(other).state == cri.RUNNING
+
+
+def test_an_update_of_its_own_limit(pods: PodNode) -> None:
+    """A raised limit lets it have more; a lowered one binds at once."""
+    pod = pods.pod()
+    container = pod.start(*holding(90), **limited(1000))
+    pod.start("sleep", "1000")
+    until(lambda: used(pods, container) > 80 * MIB, 20, "it has its memory")
+    update = "UpdateContainerResources"
+    pods.call(update, container_id=container, linux={"memory_limit_in_bytes": 200 * MIB})
+    path = f"{pod.cgroup}/{container}"
+    file = "memory.max" if unified_cgroups() else "memory.limit_in_bytes"
+    assert cgroup_files("memory", path, file) == [str(200 * MIB)]
+    assert pods.status(container).state == cri.RUNNING
+    with pytest.raises(Refused):
+        # The kernel takes no quota below a millisecond; nothing of it holds then.
+        refused = {"memory_limit_in_bytes": 50 * MIB, "cpu_quota": 10, "cpu_period": 100000}
+        pods.call(update, container_id=container, linux=refused)
+    assert cgroup_files("memory", path, file) == [str(200 * MIB)]
+    assert pods.status(container).state == cri.RUNNING
+    pods.call(update, container_id=container, linux={"memory_limit_in_bytes": 50 * MIB})
+    ended = pods.wait_exited(container, 10)
+    assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
+
+
+@pytest.mark.core
+def test_a_pod_that_runs_out_of_memory(pods: PodNode, api: Api) -> None:
+    """The kernel ends all of it, and the container that used the most is told to be the cause."""
+    with api.events() as events:
+        sums = {"resources": {"memory_limit_in_bytes": 160 * MIB}}
+        pod = pods.pod(linux=sums)
+        steady = pod.start(*holding(20))
+        until(lambda: used(pods, steady) > 18 * MIB, 20, "it has its memory")
+        hog = pod.start(*HOG)
+        ended = pods.wait_exited(hog, 30)
+        assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
+        other = pods.wait_exited(steady, 10)
+        assert (other.exit_code, other.reason) == (137, "Error")
+        events.wait(pod.id, "exit")
+        topics = events.topics(hog)
+        assert topics.count("oom") == 1 and topics.index("oom") < topics.index("exit"), topics
+        assert "oom" not in events.topics(steady) + events.topics(pod.id)
+
+
+def test_limits_of_the_pod_follow_its_containers(pods: PodNode) -> None:
+    """The sandbox's cgroup has the sums that the pod began with, and what changed since."""
+    sums = {"memory_limit_in_bytes": 600 * MIB, "cpu_quota": 80000, "cpu_period": 100000}
+    pod = pods.pod(linux={"resources": sums})
+    place = f"{pod.cgroup}/{pod.id}" if unified_cgroups() else pod.cgroup
+    file = "memory.max" if unified_cgroups() else "memory.limit_in_bytes"
+    container = pod.start("sleep", "1000", **limited(200))
+    assert cgroup_files("memory", place, file) == [str(600 * MIB)]
+    update = "UpdateContainerResources"
+    pods.call(update, container_id=container, linux={"memory_limit_in_bytes": 300 * MIB})
+    assert cgroup_files("memory", place, file) == [str(700 * MIB)]
+    with pytest.raises(Refused):
+        refused = {"memory_limit_in_bytes": 400 * MIB, "cpu_quota": 10, "cpu_period": 100000}
+        pods.call(update, container_id=container, linux=refused)
+    assert cgroup_files("memory", place, file) == [str(700 * MIB)]
+
+
+def test_scores(pods: PodNode) -> None:
+    """The sentry's is the lowest that a workload asks for, each gofer's its own container's."""
+    pod = pods.pod()
+    sentry = pod.sentry()
+    original = score(sentry)
+
+    def scored(value: int, name: str) -> str:
+        return pod.start("sleep", "1000", name=name, linux={"resources": {"oom_score_adj": value}})
+
+    first = scored(900, "first")
+    assert (score(sentry), score(pod.gofer(first))) == (900, 900)
+    calls = [
+        pods.cri.call_later(
+            "CreateContainer",
+            30,
+            pod_sandbox_id=pod.id,
+            sandbox_config=pod.config,
+            config={
+                "metadata": {"name": f"n{value}"},
+                "image": {"image": IMAGE},
+                "command": ["sleep", "1000"],
+                "linux": {"resources": {"oom_score_adj": value}},
+            },
+        )
+        for value in (700, 500, 600)
+    ]
+    others = [reply.container_id for reply in in_parallel(calls)]
+    for each in others:
+        pods.call("StartContainer", container_id=each)
+    assert score(sentry) == 500
+    assert [score(pod.gofer(each)) for each in others] == [700, 500, 600]
+    assert score(pod.gofer(first)) == 900
+    for each, left in zip(
+        (others[1], others[2], others[0], first), (600, 700, 900, original), strict=True
+    ):
+        pods.stop(each)
+        pods.delete(each)
+        assert score(sentry) == left
