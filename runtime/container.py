@@ -149,11 +149,17 @@ class Container:
             self._log.info("container.start_failed", error=str(fault))
             raise
         pid = self.init.pid
+        self.status_changed("running")
         self.init.commit(Op.STARTED, TaskStarted(container_id=self.id, pid=pid))
         if not self.is_root:
             sandbox.wait_container(self.id, self.init_exited)
         hook_points.after_start(self, deadline)
         return pid
+
+    def status_changed(self, status: str) -> None:
+        """Write the status down where runsc's commands read it.  Never raises."""
+        if self.holdings is not None:
+            self.holdings.status_changed(status)
 
     def _failed_status(self) -> int:
         with self._lock:

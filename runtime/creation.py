@@ -142,7 +142,8 @@ def _acquire(
     root = find_root(spec)
     container.is_root = holdings.owns_sandbox = root is None
     config = request.config
-    holdings.root = config.root
+    # Here, and not in a directory of our own: runsc's commands are told of this one.
+    holdings.reserve(config.state_dir, root.id if root is not None else request.id)
     driver = find_driver(config, context.cache_dir)
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
@@ -175,6 +176,8 @@ def _acquire(
     _go_on(container)
     io.release_sentry_fds()
     holdings.record()
+    host = root.holdings if root is not None else None
+    holdings.record_state(spec, driver.generation, host)
     _set_oom_scores(container, spec, holdings, sandbox)
     _log.debug(
         "container.created",

@@ -12,15 +12,13 @@ import time
 from runtime import state, teardown
 from runtime.errors import Failed, InvalidState, NotFound, RuntimeFault, SandboxGone
 from runtime.gofer_mounts import is_gofer_mount
+from runtime.runsc_state import own_cgroup_json
 from runtime.state import ContainerRecord, Pinned
 from runtime.state_lock import StateLock
 from runtime.stored_state import CREATED, STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from runtime.pids import Foreign
     from runtime.runsc_state import RunscState
     from runtime.stored_state import StoredState
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 _FILESTORE = ".gvisor.filestore."
 #: Go's number of an overlay whose changes go to a file in the file system itself.
 _UPPER_SELF = 2
-_CGROUP_ROOT = "/sys/fs/cgroup"
 
 
 def destroy(container: StoredState, force: bool, timeout: float) -> None:
@@ -79,10 +76,10 @@ def describe(container: StoredState) -> ContainerRecord:
         return container.record
     stored = container.stored
     assert stored is not None
-    cgroups = [_cgroup(stored.compat_cgroup)]
+    cgroups = [own_cgroup_json(stored.compat_cgroup)]
     if container.is_root:
         # Their removal is in this order.
-        cgroups.append(_cgroup(stored.cgroup))
+        cgroups.append(own_cgroup_json(stored.cgroup))
     return ContainerRecord(
         id=container.id,
         sandbox_id=container.sandbox_id,
@@ -119,22 +116,3 @@ def _filestores(container: StoredState, stored: RunscState) -> tuple[str, ...]:
         # Shared ones go with the sandbox.
         found += stored.shared_sources
     return tuple(os.path.join(source, _FILESTORE + container.sandbox_id) for source in found)
-
-
-def _cgroup(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """runsc's JSON of a cgroup in the form of ours, which says what runsc had to make."""
-    old = data.get("cgroupv1")
-    new = data.get("cgroupv2") or data.get("cgroupsystemd")
-    if isinstance(old, dict):
-        own = old.get("own")
-        parents = old.get("parents")
-        made = {}
-        for name, ours in own.items() if isinstance(own, dict) else ():
-            parent = parents.get(name, "") if isinstance(parents, dict) else ""
-            path = "/".join((_CGROUP_ROOT, name, str(parent), str(old.get("name"))))
-            if ours is True:
-                made[name] = [os.path.normpath(path)]
-        return {"mode": "v1", "own": made}
-    if isinstance(new, dict) and isinstance(new.get("own"), list):
-        return {"mode": "v2", "own": {"": new["own"]}}
-    return None

@@ -50,6 +50,16 @@ class MountConf(Record):
     def __str__(self) -> str:
         return f"{self.lower}:{self.upper}"
 
+    @property
+    def lower_number(self) -> int:
+        """Go's number of ``lower``."""
+        return _LOWER[self.lower]
+
+    @property
+    def upper_number(self) -> int:
+        """Go's number of ``upper``."""
+        return _UPPER[self.upper]
+
 
 class Credentials(Record):
     """As whom a gofer or a sentry runs, and in which user namespace."""
@@ -138,6 +148,10 @@ if TYPE_CHECKING:
 
         def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command: ...
         def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command: ...
+        @property
+        def abstract_sockets(self) -> bool:
+            """Whether runsc's commands look for control sockets under abstract names."""
+
         @property
         def network_methods(self) -> Sequence[str]:
             """The network call's names, to be tried in this order."""
@@ -284,6 +298,10 @@ class DirectDriver:
     # -- calls -----------------------------------------------------------------------------
 
     @property
+    def abstract_sockets(self) -> bool:
+        return not self.generation.path_sockets
+
+    @property
     def network_methods(self) -> Sequence[str]:
         # A call that isn't registered costs one exchange and changes nothing.
         new, old = "containerManager.SetNetworkArgs", "Network.CreateLinksAndRoutes"
@@ -349,7 +367,7 @@ class DirectDriver:
             argument["IsDevIoFilePresent"] = False
             argument["IsRootfsUpperTarFilePresent"] = False
             argument["GoferMountConfs"] = [
-                {"lower": _LOWER[conf.lower], "upper": _UPPER[conf.upper]} for conf in confs
+                {"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs
             ]
         return argument
 

@@ -70,6 +70,15 @@ class Generation(Record):
         return "gofer-mount-confs" in self.gofer_flags
 
     @property
+    def path_sockets(self) -> bool:
+        """Whether runsc looks for control sockets in the file system (since release-20230920).
+
+        The nearest that the help tells of is four weeks younger.  Builds between are taken for
+        old ones, whose sandboxes only their own commands don't find.
+        """
+        return self.mount_confs
+
+    @property
     def gofer_rpc(self) -> bool:
         """Whether the gofer insists on a socket to ask for mounts (since release-20241118)."""
         return "rpc-fd" in self.gofer_flags

@@ -17,6 +17,7 @@ from runtime.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from runtime.fds import FdSet
     from runtime.generation import Generation
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _HINT = "dev.gvisor.spec.mount."
 _ROOTFS_HINT = "dev.gvisor.spec.rootfs."
+#: In the order of Go's numbers, from 1 on.
+_SHARES = ("container", "pod", "shared")
 _FILE_MODE = 0o666  # less the umask
 
 
@@ -46,6 +49,7 @@ class MountPlan(Record):
 
 
 class _Hint(Record):
+    name: str
     source: str
     type: str
     share: str
@@ -142,19 +146,28 @@ def _mount_hints(annotations: Mapping[str, str]) -> dict[str, _Hint]:
             if name and dot:
                 found.setdefault(name, {})[field] = value
     hints = {}
-    for fields in found.values():
+    for name, fields in found.items():
         hint = _Hint(
+            name=name,
             source=fields.get("source", ""),
             type=fields.get("type", ""),
             share=fields.get("share", ""),
         )
-        if (
-            hint.source
-            and hint.type in ("tmpfs", "bind")
-            and hint.share in ("container", "pod", "shared")
-        ):
+        if hint.source and hint.type in ("tmpfs", "bind") and hint.share in _SHARES:
             hints[hint.source] = hint
     return hints
+
+
+def mount_hints(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The hints as runsc writes them down (gVisor runsc/boot/mount_hints.go, MountHint)."""
+    return {
+        hint.name: {
+            "name": hint.name,
+            "share": _SHARES.index(hint.share) + 1,
+            "mount": {"destination": "", "type": hint.type, "source": hint.source},
+        }
+        for hint in _mount_hints(annotations).values()
+    }
 
 
 class _Filestores:

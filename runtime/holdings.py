@@ -14,6 +14,7 @@ from runtime import state
 from runtime.errors import Failed, RuntimeFault
 from runtime.log import get_logger
 from runtime.mounts import unmount_all
+from runtime.state_keeper import StateKeeper, describe, describe_sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from runtime.cgroups import Cgroup
     from runtime.children import Child
+    from runtime.generation import Generation
     from runtime.limits import PodLimits
     from runtime.network import PendingScrape
     from runtime.oom import SentryScore
     from runtime.pod_memory import PodMemory
     from runtime.sandbox import Sandbox
+    from runtime.spec import Spec
 
 #: Seconds that ending a sandbox and removing its cgroup may take.
 RELEASE_TIMEOUT = 8.0
@@ -64,6 +67,8 @@ class Holdings:
         #: Cgroups that are about to be made, in the form of their JSON.
         self.planned: tuple[Mapping[str, Any], ...] = ()
         self.recorded = False
+        #: The state file that runsc reads, too; None before the id is taken.
+        self.keeper: StateKeeper | None = None
         self._lock = threading.Lock()
 
     def release(self) -> None:
@@ -108,11 +113,74 @@ class Holdings:
                 self.own_cgroup = None
             if cgroup is not None and attempt("remove the cgroup", lambda: cgroup.remove(5.0)):
                 self.cgroup = None
-            if not faults and self.recorded:
-                attempt("remove the record", lambda: state.remove(self.root, self.container_id))
+            lock = self.keeper.lock if self.keeper is not None else None
+            if not faults and (self.recorded or (lock is not None and lock.held)):
+                attempt(
+                    "remove the record", lambda: state.remove(self.root, self.container_id, lock)
+                )
                 self.recorded = False
+            if lock is not None:
+                lock.release()
         if faults:
             raise Failed("; ".join(faults))
+
+    def reserve(self, root: str, sandbox_id: str) -> None:
+        """Take the id in the directory of the state files, from other processes as well.
+
+        Raises AlreadyExists, DeadlineExceeded, Failed.
+        """
+        self.root = root
+        keeper = StateKeeper(root, self.container_id, sandbox_id)
+        try:
+            keeper.reserve()
+        except OSError as error:
+            raise Failed(f"{keeper.lock.path}: {os.strerror(error.errno or 0).lower()}") from None
+        self.keeper = keeper
+
+    def record_state(self, spec: Spec, generation: Generation, host: Holdings | None) -> None:
+        """Write the container down as created in the file that runsc reads, and free its id's lock.
+
+        ``host`` is what the container holds whose sandbox this one is in.  Raises Failed.
+        """
+        keeper, sandbox = self.keeper, self.sandbox
+        assert keeper is not None and sandbox is not None
+        now = time.time_ns()
+        if host is not None and host.keeper is not None:
+            described = host.keeper.sandbox
+        else:
+            described = describe_sandbox(
+                spec,
+                sandbox.id,
+                pid=sandbox.pid,
+                owner=(sandbox.uid, sandbox.gid),
+                control_socket=sandbox.control_address,
+                cgroup=self.cgroup,
+                generation=generation,
+                network=sandbox.network,
+                platform=sandbox.platform,
+                started=now,
+            )
+        gofer = sandbox.gofer_of(self.container_id)
+        body = describe(
+            spec,
+            self.container_id,
+            self.root,
+            sandbox=described,
+            gofer_pid=gofer.pid,
+            own_cgroup=self.own_cgroup,
+            confs=gofer.plan.confs,
+            generation=generation,
+            created=now,
+        )
+        try:
+            keeper.created(body)
+        except OSError as error:
+            raise Failed(f"state file: {os.strerror(error.errno or 0).lower()}") from None
+
+    def status_changed(self, status: str) -> None:
+        """Write down that the container runs, or is paused.  Never raises."""
+        if self.keeper is not None:
+            self.keeper.changed(status)
 
     def record(self) -> None:
         """Write down what a clean-up needs that can't ask us.  Raises Failed."""

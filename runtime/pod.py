@@ -139,6 +139,7 @@ class Pod:
         self._act(
             [container, *others],
             sandbox.pause,
+            "paused",
             Op.PAUSED,
             Op.PAUSE_FAILED,
             lambda c: TaskPaused(container_id=c.id),
@@ -154,6 +155,7 @@ class Pod:
         self._act(
             [container, *others],
             sandbox.resume,
+            "running",
             Op.RESUMED,
             Op.RESUME_FAILED,
             lambda c: TaskResumed(container_id=c.id),
@@ -177,6 +179,7 @@ class Pod:
         self,
         containers: list[Container],
         action: Callable[[], None],
+        status: str,
         done: Op,
         failed: Op,
         event: Callable[[Container], TaskPaused | TaskResumed],
@@ -188,4 +191,5 @@ class Pod:
                 container.init.commit(failed)
             raise
         for container in containers:
+            container.status_changed(status)
             container.init.commit(done, event(container))

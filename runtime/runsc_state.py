@@ -13,17 +13,22 @@ from runtime import fastjson, files
 from runtime.errors import Failed, InvalidRequest
 from runtime.json_fields import Fields, parse_object
 from runtime.record import Record
-from runtime.state_lock import STATE, file_name
+from runtime.state_lock import LOCK, STATE, file_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from runtime.state_lock import StateLock
+
 MAX_STATE = 16 << 20
 #: As runsc: others of the group may read it.
 MODE = 0o640
 STATUSES = ("creating", "created", "running", "paused", "stopped")
+#: The first release with control sockets in the file system.
+_NEW_RELEASE = 20230920
+_CGROUP_ROOT = "/sys/fs/cgroup"
 _MAX_PID = 1 << 30
 _MAX_ID = 0xFFFF_FFFF
 
@@ -58,12 +63,14 @@ class RunscState(Record):
     shared_sources: tuple[str, ...]
 
     @property
-    def has_socket_path(self) -> bool:
-        """Whether the sandbox is of a release with a control socket in the file system.
+    def is_old(self) -> bool:
+        """Whether the sandbox is of a release before the calls changed their form.
 
-        Since release-20230920; the calls changed their form at about the same time.
+        That came at about the same time as control sockets in the file system.
         """
-        return not self.control_socket.startswith("\0")
+        if self.release:
+            return self.release < _NEW_RELEASE
+        return self.control_socket.startswith("\0")
 
     def with_status(self, status: str) -> RunscState:
         """The same in another status."""
@@ -172,4 +179,57 @@ def load(root: str, container_id: str, sandbox_id: str) -> RunscState | None:
 def save(root: str, state: RunscState) -> None:
     """Replace the container's state file; the caller holds its lock.  Raises OSError."""
     path = os.path.join(root, file_name(state.id, state.sandbox_id, STATE))
-    files.replace_file(path, fastjson.dumps(dict(state.raw)).encode("ascii"), MODE)
+    _replace(path, state.raw)
+
+
+def save_raw(lock: StateLock, raw: Mapping[str, Any]) -> None:
+    """Like :func:`save`, under the lock that the caller holds.  Raises OSError."""
+    _replace(lock.path.removesuffix(LOCK) + STATE, raw)
+
+
+def _replace(path: str, raw: Mapping[str, Any]) -> None:
+    files.replace_file(path, fastjson.dumps(raw).encode("ascii"), MODE)
+
+
+# -- cgroups --------------------------------------------------------------------------------
+
+
+def cgroup_json(ours: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A cgroup in runsc's form, given what our ``Cgroup.to_json`` says (gVisor runsc/cgroup).
+
+    What runsc takes for its own, it removes: that is what we made.
+    """
+    if ours is None:
+        return {"cgroupunknown": None}
+    own = ours["own"]
+    if ours["mode"] == "v1":
+        made = {name: True for name, paths in own.items() if paths}
+        return {"cgroupv1": {"name": ours["path"], "parents": None, "own": made}}
+    made_paths = list(own.get("", ()))
+    return {
+        "cgroupv2": {
+            "mountpoint": _CGROUP_ROOT,
+            "path": ours["path"],
+            "controllers": [],
+            "own": made_paths,
+        }
+    }
+
+
+def own_cgroup_json(theirs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The reverse: what runsc had to make, in the form of ours; None if there is no cgroup."""
+    old = theirs.get("cgroupv1")
+    new = theirs.get("cgroupv2") or theirs.get("cgroupsystemd")
+    if isinstance(old, dict):
+        own = old.get("own")
+        parents = old.get("parents")
+        made = {}
+        for name, ours in own.items() if isinstance(own, dict) else ():
+            parent = parents.get(name, "") if isinstance(parents, dict) else ""
+            path = "/".join((_CGROUP_ROOT, name, str(parent), str(old.get("name"))))
+            if ours is True:
+                made[name] = [os.path.normpath(path)]
+        return {"mode": "v1", "own": made}
+    if isinstance(new, dict) and isinstance(new.get("own"), list):
+        return {"mode": "v2", "own": {"": new["own"]}}
+    return None

@@ -295,6 +295,15 @@ class Sandbox:
         return self._settings.network
 
     @property
+    def platform(self) -> str:
+        """The platform that was asked for; empty for the binary's own default."""
+        return self._settings.platform
+
+    def gofer_of(self, cid: str) -> Gofer:
+        """The gofer of one of its containers.  Raises NotFound."""
+        return self._gofer if cid == self.id else self._sub(cid).gofer
+
+    @property
     def paused(self) -> bool:
         """Whether ``pause`` was the last of pause and resume that succeeded."""
         with self._lock:

@@ -20,6 +20,7 @@ from runtime.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
 from runtime.fds import FdSet
 from runtime.gofer import describe_status, id_maps, open_namespace, spec_file
 from runtime.log_files import open_logs
+from runtime.runsc_state import abstract_address
 from runtime.spawn import IdMap, SpawnSpec, spawn
 from runtime.urpc import SocketPath
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 _RLIMIT_MEMLOCK = 8
 _NAME_LIMIT = 80
+#: Bytes of sun_path.
+_MAX_ABSTRACT = 108
 #: Seconds for a process that failed to be gone, so that its last words are complete.
 _DYING_TIMEOUT = 1.0
 #: The standard input's number, which is the terminal's if there is one.
@@ -77,13 +80,13 @@ class Sentry:
         AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
         """
         credentials = driver.sandbox_credentials(settings, spec)
-        address = control_address(config.state_dir, sandbox_id)
+        addresses = control_addresses(config.state_dir, sandbox_id, driver.abstract_sockets)
         platform = settings.platform or driver.generation.default_platform
         log = ChildLog("sentry-log")
         child = None
         try:
             with FdSet() as ours:
-                listener = _bind(address, sandbox_id, ours)
+                listener, address = _bind_first(addresses, sandbox_id, ours)
                 try:
                     ready, ready_write = ours.pipe()
                     own_stdio(stdio, *credentials.owner)
@@ -229,15 +232,49 @@ def _terminal_number(argv: tuple[str, ...]) -> int:
 
 
 def control_address(directory: str, sandbox_id: str) -> str:
-    """Where a sandbox's control socket is: ``runsc-<id>.sock``, as runsc itself names it.
+    """The path of a sandbox's control socket: ``runsc-<id>.sock``, as runsc itself names it.
 
-    A path for every generation, although runsc before 20230920 used an abstract name: those can
-    be reached by everybody in the network namespace.  Of an overlong id the end is a checksum.
+    Of an overlong id the end is a checksum.
     """
     name = sandbox_id
     if len(name) > _NAME_LIMIT - 12:
         name = f"{name[: _NAME_LIMIT - 21]}-{crc32(name.encode()):08x}"
     return os.path.join(directory, f"runsc-{name}.sock")
+
+
+def control_addresses(directory: str, sandbox_id: str, abstract: bool) -> tuple[str, ...]:
+    """Where a sandbox's control socket may be, to be tried in this order.
+
+    With ``abstract``, runsc looks for an abstract name (before release-20230920).  That is no
+    secret, and one for all root directories: where it is taken, or too long, there is the path,
+    which the sentry doesn't mind, but that runsc's own commands don't find.
+    """
+    path = control_address(directory, sandbox_id)
+    name = abstract_address(sandbox_id)
+    if not abstract or len(os.fsencode(name)) > _MAX_ABSTRACT:
+        return (path,)
+    return name, path
+
+
+def _bind_first(addresses: tuple[str, ...], sandbox_id: str, fds: FdSet) -> tuple[int, str]:
+    """A socket bound to the first of the addresses that is free, and that address."""
+    for address in addresses[:-1]:
+        try:
+            return _bind_abstract(address, fds), address
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Failed(f"bind control socket: {os.strerror(error.errno or 0)}") from None
+    return _bind(addresses[-1], sandbox_id, fds), addresses[-1]
+
+
+def _bind_abstract(name: str, fds: FdSet) -> int:
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return fds.add(sock.detach())
 
 
 def _bind(address: str, sandbox_id: str, fds: FdSet) -> int:
@@ -284,6 +321,8 @@ def _lives(path: str) -> bool:
 
 
 def _unlink(path: str) -> None:
+    if path.startswith("\0"):
+        return  # an abstract name ends with its socket
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A clean-up of many steps, each of which is taken whatever became of the others."""
+"""The steps of a clean-up: all are done, whatever fails, and what failed is told at the end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ class Steps:
         self._faults: list[tuple[str, Exception]] = []
 
     def run(self, what: str, step: Callable[[], object]) -> None:
+        """Do one; ``what`` names it."""
         try:
             step()
         except (RuntimeFault, OSError, ValueError) as fault:
             self._faults.append((what, fault))
 
     def finish(self) -> None:
+        """Raise Failed with all that failed, from the first of them, if anything did."""
         if self._faults:
             text = "; ".join(f"{what}: {fault}" for what, fault in self._faults)
             raise Failed(text) from self._faults[0][1]

@@ -238,7 +238,7 @@ class StoredState:
     @property
     def _tells_created(self) -> bool:
         """Old releases don't tell an init that is yet to come from one that has ended."""
-        return self.stored is None or self.stored.has_socket_path
+        return self.stored is None or not self.stored.is_old
 
     def _is_being_created(self) -> bool:
         lock = StateLock(self.root, self.id, self.sandbox_id)
@@ -280,7 +280,7 @@ class StoredState:
 
     def _generation(self) -> Generation:
         """The release, as far as the calls differ by it and the state file shows it."""
-        old = self.stored is not None and not self.stored.has_socket_path
+        old = self.stored is not None and self.stored.is_old
         return Generation(
             binary="",
             version="",

@@ -78,6 +78,10 @@ def test_missing_network_namespace(lab: Lab) -> None:
 
 def test_the_same_id_twice(lab: Lab) -> None:
     run = lab.run(["sleep", "100"])
+    if run.sandbox.control_address.startswith("\0"):
+        # Another root directory's sandbox may have that name: then there is the path.
+        run = lab.run(["sleep", "100"])
+        assert run.sandbox.control_address == str(lab.state / "runsc-one.sock")
     with pytest.raises((AlreadyExists, Failed)):
         lab.boot(["true"], root={"path": str(lab.rootfs), "readonly": True})
     assert run.execute("true")[1].status == 0

@@ -179,8 +179,12 @@ class FakeHoldings:
         self.cgroup = FakeCgroup()
         self.own_cgroup = self.sandbox_cgroup = self.pod_limits = None
         self.memory: PodMemory | None = None
+        self.statuses: list[str] = []
         self.releases = 0
         self.refuse: Callable[[], None] = lambda: None
+
+    def status_changed(self, status: str) -> None:
+        self.statuses.append(status)
 
     def release(self) -> None:
         self.refuse()

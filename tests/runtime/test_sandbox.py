@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -28,8 +29,9 @@ from runtime.exits import ExitInfo
 from runtime.network import NetworkSetup
 from runtime.process_spec import ProcessSpec
 from runtime.reactor import Reactor
+from runtime.runsc_state import abstract_address
 from runtime.sandbox import BootParams, Sandbox
-from runtime.sentry import control_address, own_stdio
+from runtime.sentry import control_address, control_addresses, own_stdio
 from runtime.settings import Settings
 from runtime.spec import Spec, load_spec
 from tests.fakes import runsc
@@ -39,7 +41,9 @@ TIMEOUT = 10.0
 
 
 class Unprivileged(DirectDriver):
-    """Without the namespaces and credentials that take root."""
+    """Without the namespaces and credentials that take root, and no name that others have."""
+
+    abstract_sockets = False
 
     def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
         return 0
@@ -208,6 +212,19 @@ def test_control_socket(lab: Lab) -> None:
     lab.start("exit", "0")
 
 
+def test_control_socket_under_an_abstract_name(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The name is one for the whole network namespace: another test run may have it.
+    name = abstract_address("one")
+    with socket.socket(socket.AF_UNIX) as other:
+        try:
+            other.bind(name)
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+        monkeypatch.setattr(Unprivileged, "abstract_sockets", True)
+        sandbox, _ = lab.start("wait")
+        assert sandbox.control_address == str(lab.state / "runsc-one.sock")
+
+
 def test_socket_path_that_is_something_else(lab: Lab) -> None:
     lab.state.mkdir()
     path = lab.state / "runsc-one.sock"
@@ -219,6 +236,9 @@ def test_socket_path_that_is_something_else(lab: Lab) -> None:
 
 
 def test_control_addresses() -> None:
+    assert control_addresses("/r", "a", False) == ("/r/runsc-a.sock",)
+    assert control_addresses("/r", "a", True) == ("\0runsc-sandbox.a\0", "/r/runsc-a.sock")
+    assert control_addresses("/r", "a" * 93, True)[0].startswith("/r/"), "of no room for it"
     assert control_address("/r", "a" * 68) == f"/r/runsc-{'a' * 68}.sock"
     long = {os.path.basename(control_address("/r", "a" * 199 + end)) for end in "xy"}
     assert len(long) == 2

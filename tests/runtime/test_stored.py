@@ -476,7 +476,8 @@ def test_destroy_goes_on_past_failures_and_names_them(scene: Scene) -> None:
 
 
 def test_cgroups_of_runsc_in_our_form(tmp_path: Path) -> None:
-    from runtime.destroy import _cgroup
+    from runtime.runsc_state import cgroup_json
+    from runtime.runsc_state import own_cgroup_json as _cgroup
 
     v1 = {"cgroupv1": {"name": "/a/b", "parents": None, "own": {"cpu": True, "memory": False}}}
     assert _cgroup(v1) == {"mode": "v1", "own": {"cpu": ["/sys/fs/cgroup/cpu/a/b"]}}
@@ -485,6 +486,9 @@ def test_cgroups_of_runsc_in_our_form(tmp_path: Path) -> None:
     v2 = {"cgroupv2": {"mountpoint": "/sys/fs/cgroup", "path": "/a", "own": ["/sys/fs/cgroup/a"]}}
     assert _cgroup(v2) == {"mode": "v2", "own": {"": ["/sys/fs/cgroup/a"]}}
     assert _cgroup({"cgroupunknown": None}) is None
+    ours = {"mode": "v1", "path": "/a", "own": {"cpu": ["/sys/fs/cgroup/cpu/a"], "memory": []}}
+    assert cgroup_json(ours) == {"cgroupv1": {"name": "/a", "parents": None, "own": {"cpu": True}}}
+    assert cgroup_json(None) == {"cgroupunknown": None}
 
 
 def test_a_state_file_is_replaced_whole(scene: Scene) -> None:

@@ -1,0 +1,154 @@
+"""Containers that runsc itself made, known from their state files and driven without it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness.runsc import Runsc
+from integration.harness.waiting import until
+from integration.sandbox.lab import Lab
+from runtime.errors import Failed, InvalidState, Unsupported
+from runtime.process_spec import ProcessSpec
+from runtime.stored import StoredContainer
+
+
+class Place:
+    """runsc's commands, and what they made as the library sees it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.root = lab.folder / "root"
+        self.runsc = Runsc(lab.generation, self.root)
+
+    def make(self, name: str, *command: str, start: bool = True) -> StoredContainer:
+        readonly = {"path": str(self.lab.rootfs), "readonly": True}
+        bundle = self.lab.bundle(name, list(command), root=readonly)
+        self.runsc.ok("create", "--bundle", bundle, name, output=False)
+        if start:
+            self.runsc.ok("start", name, output=False)
+        return StoredContainer.load(str(self.root), name)
+
+    def left(self) -> list[str]:
+        return os.listdir(self.root)
+
+
+@pytest.fixture
+def place(lab: Lab) -> Iterator[Place]:
+    place = Place(lab)
+    yield place
+    found, problems = StoredContainer.list(str(place.root))
+    for container in found:
+        container.destroy(force=True)
+    assert not problems
+
+
+def output_of(container: StoredContainer, *command: str) -> tuple[str, int]:
+    reader, writer = os.pipe()
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        spec = ProcessSpec(args=command, env=("PATH=/bin",))
+        pid = container.execute(spec, (null, writer, writer), False)
+        os.close(writer)
+        writer = -1
+        with open(reader, closefd=False) as file:
+            return file.read(), container.wait_pid(pid, 10)
+    finally:
+        for fd in (reader, writer, null):
+            if fd >= 0:
+                os.close(fd)
+
+
+def test_from_creation_to_destruction(place: Place) -> None:
+    container = place.make("one", "sleep", "1000", start=False)
+    assert container.status() == "created"
+    assert container.oci_state()["pid"] == container.sandbox_pid > 0
+    assert container.gofer_pid > 0
+    with pytest.raises(InvalidState, match='cannot get processes of container "one" in state cr'):
+        container.processes()
+    place.runsc.ok("start", "one", output=False)
+    container = StoredContainer.load(str(place.root), "o")
+    assert container.status() == "running"
+    assert [process.command for process in container.processes()] == ["sleep"]
+    assert output_of(container, "sh", "-c", "echo here; exit 5") == ("here\n", 5)
+    with pytest.raises(InvalidState, match='cannot delete container "one" in state running'):
+        container.destroy()
+    container.signal(15)
+    assert container.wait(10) == 143
+    assert container.status() == "stopped" and container.sandbox_pid == -1
+    container.destroy()
+    assert place.left() == []
+    container.destroy()
+    assert place.left() == []
+
+
+def test_what_can_be_asked(place: Place) -> None:
+    container = place.make("one", "sleep", "1000")
+    usage = container.usage(full=True)
+    assert usage.anonymous > 0 and usage.total > usage.anonymous
+    with container.usage_fd() as files:
+        assert files.read().total > 0
+    container.reduce(wait=True)
+    assert "goroutine" in container.stacks()
+    metrics = container.event()
+    assert metrics.pids == 1 and metrics.memory.usage > 0
+    assert all(path.endswith("/one") for path in container.cgroup_paths.values())
+    for ask in (
+        lambda: container.signal_process_group(1, 2),
+        lambda: container.port_forward(80, 0),
+    ):
+        refused(ask)
+    assert container.status() == "running"
+
+
+def refused(ask: Callable[[], None]) -> None:
+    # There is no network to forward into; old releases don't know of it at all.
+    with pytest.raises((Unsupported, Failed)):
+        ask()
+
+
+def test_pause_is_seen_by_runsc_and_the_other_way_round(place: Place) -> None:
+    container = place.make("one", "sleep", "1000")
+    container.pause()
+    assert place.runsc.status("one") == container.status() == "paused"
+    place.runsc.ok("resume", "one")
+    assert container.reload().status() == "running"
+    place.runsc.ok("pause", "one")
+    container = container.reload()
+    assert container.status() == "paused"
+    container.resume()
+    assert place.runsc.status("one") == "running"
+
+
+def test_signals_reach_one_or_all(place: Place) -> None:
+    script = "trap 'exit 3' TERM; sleep 1000; while :; do sleep 0.05; done"
+    container = place.make("one", "sh", "-c", script)
+    sleeper = until(
+        lambda: [p.pid for p in container.processes() if p.command == "sleep"], 5, "a sleeper"
+    )
+    container.signal_process(sleeper[0], 9)
+    container.signal(15)
+    assert container.wait(10) == 3
+    other = place.make("two", "sleep", "1000")
+    other.signal(9, everyone=True)
+    assert other.wait(10) == 137
+
+
+def test_a_created_container_can_be_killed(place: Place) -> None:
+    container = place.make("one", "sleep", "1000", start=False)
+    container.signal(15)
+    assert container.status() == "stopped"
+    container.destroy()
+    assert place.left() == []
+
+
+def test_two_of_one_bundle_are_apart(place: Place) -> None:
+    place.make("one", "sleep", "1000")
+    bundle = str(Path(place.lab.folder, "one"))
+    place.runsc.ok("create", "--bundle", bundle, "two", output=False)
+    StoredContainer.load(str(place.root), "two").destroy(force=True)
+    container = StoredContainer.load(str(place.root), "one")
+    assert output_of(container, "echo", "alive") == ("alive\n", 0)

@@ -1,0 +1,81 @@
+"""runsc's own commands on containers that the shim made through containerd.
+
+An operator's habits and tools go on working: what is on disk is what the runsc of the same
+generation writes and reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from integration.harness.node import Node
+from integration.harness.runsc import Runsc
+from integration.harness.waiting import until
+
+
+def runsc_of(node: Node) -> Runsc:
+    return Runsc(node.daemon.generation, Path("/run/containerd/runsc", node.daemon.namespace))
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_commands_that_look_and_act(node: Node) -> None:
+    runsc = runsc_of(node)
+    name = node.new_id()
+    mounts = node.api.make(name, node.runtime, node.api.spec("sleep", "1000", container=name))
+    pid = node.api.task("Create", container_id=name, rootfs=mounts).pid
+    assert runsc.status(name) == "created"
+    node.api.task("Start", container_id=name)
+
+    state = runsc.json("state", name)
+    assert (state["status"], state["pid"]) == ("running", pid)
+    assert state["bundle"] == str(node.daemon.bundle(name))
+    line = next(row for row in runsc.ok("list").splitlines() if row.startswith(f"{name} "))
+    assert line.split()[1:3] == [str(pid), "running"]
+    assert "sleep" in runsc.ok("ps", name)
+    assert runsc.ok("exec", name, "echo", "inside") == "inside\n"
+    assert runsc("exec", name, "sh", "-c", "exit 7").code == 7
+    assert runsc.json("events", "-stats", name)["data"]["pids"]["current"] >= 1
+    stacks = runsc("debug", "--stacks", name)
+    assert stacks.code == 0 and "goroutine" in stacks.out + stacks.err
+
+    runsc.ok("pause", name)
+    assert runsc.status(name) == "paused"
+    runsc.ok("resume", name)
+    assert runsc.status(name) == "running"
+    node.api.task("Pause", container_id=name)
+    assert runsc.status(name) == "paused"
+    node.api.task("Resume", container_id=name)
+    assert runsc.status(name) == "running"
+
+    assert runsc("delete", name).code != 0, "it runs"
+    runsc.ok("kill", name, "KILL")
+    node.wait_stopped(name)
+    assert runsc.status(name) == "stopped"
+    assert node.api.task("Delete", container_id=name).exit_status == 137
+    assert runsc("state", name).code != 0
+    node.api.unmake(name)
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_delete_by_runsc_leaves_the_shim_a_task_to_delete(node: Node) -> None:
+    runsc = runsc_of(node)
+    name = node.run_detached("sleep", "1000")
+    runsc.ok("delete", "--force", name)
+    until(lambda: node.status(name) == "STOPPED", 5, "the shim saw the end")
+    assert node.api.task("Delete", container_id=name).exit_status == 137
+    node.api.unmake(name)
+
+
+@pytest.mark.gvisor
+def test_an_id_that_runsc_has_is_taken(node: Node, tmp_path: Path) -> None:
+    """The lock and the file are runsc's: neither makes what the other has."""
+    runsc = runsc_of(node)
+    name = node.run_detached("sleep", "1000")
+    again = runsc("create", "--bundle", str(node.daemon.bundle(name)), name)
+    assert again.code != 0 and "already exists" in again.err + again.out
+    assert node.status(name) == "RUNNING"
+    node.delete(name)
