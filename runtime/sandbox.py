@@ -23,13 +23,14 @@ from runtime.errors import (
     SandboxGone,
 )
 from runtime.exits import ExitInfo, Exits
-from runtime.gofer import Gofer, raw_spec
+from runtime.gofer import Gofer
 from runtime.gofer_mounts import remove_filestores
 from runtime.network import NetworkSetup, loopback_argument
 from runtime.pod_memory import Usage
 from runtime.record import Record
 from runtime.sentry import Sentry, own_stdio
 from runtime.steps import Steps
+from runtime.subcontainer import Subcontainer, resolved_spec
 from runtime.urpc import DEFAULT_TIMEOUT
 
 TYPE_CHECKING = False
@@ -78,21 +79,6 @@ class BootParams(Record):
     attached: bool = False
 
 
-class _Subcontainer:
-    """A container besides the root one."""
-
-    def __init__(self, params: BootParams, settings: Settings, gofer: Gofer) -> None:
-        self.params = params
-        self.settings = settings
-        self.gofer = gofer
-        self.stdio = tuple(os.dup(fd) for fd in params.stdio)
-
-    def close_stdio(self) -> None:
-        stdio, self.stdio = self.stdio, ()
-        for fd in stdio:
-            os.close(fd)
-
-
 class Sandbox:
     """A running sandbox.  Methods may be called by any thread; those that call the sentry block
     for ``timeout`` seconds at most, or until ``deadline`` (``time.monotonic()``).
@@ -122,7 +108,7 @@ class Sandbox:
         self._exits = Exits(params.id, sentry, reactor)
         self._lock = threading.Lock()
         self._paused = False  # guarded by _lock
-        self._subs: dict[str, _Subcontainer] = {}  # guarded by _lock
+        self._subs: dict[str, Subcontainer] = {}  # guarded by _lock
         self._destroying = threading.Lock()
 
     # -- start -----------------------------------------------------------------------------
@@ -466,7 +452,7 @@ class Sandbox:
             cgroup_fd=params.cgroup_fd,
             attached=params.attached,
         )
-        sub = _Subcontainer(params, settings, gofer)
+        sub = Subcontainer(params, settings, gofer)
         try:
             terminal = (params.stdio[0],) if params.tty else ()
             self._control.create_subcontainer(params.id, terminal)
@@ -488,7 +474,7 @@ class Sandbox:
             raise InvalidState("start", f"container {cid!r}", "started")
         try:
             mounts = gofer.read_mounts(deadline)
-            spec = _resolved_spec(sub.params, mounts, self.pid)
+            spec = resolved_spec(sub.params, mounts, self.pid)
             argument = self._driver.start_subcontainer_argument(
                 cid, spec, sub.settings, gofer.plan.confs, len(gofer.plan.filestore_fds)
             )
@@ -528,7 +514,7 @@ class Sandbox:
         except (NotFound, SandboxGone):
             return
 
-    def _sub(self, cid: str) -> _Subcontainer:
+    def _sub(self, cid: str) -> Subcontainer:
         with self._lock:
             sub = self._subs.get(cid)
         if sub is None:
@@ -589,21 +575,3 @@ def _undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
 def _left(deadline: float) -> float:
     """Seconds until the deadline; a little at least, so that the call fails and not this."""
     return max(deadline - time.monotonic(), 0.001)
-
-
-def _resolved_spec(params: BootParams, mounts: list[Any], sentry_pid: int) -> dict[str, Any]:
-    """The spec as the sentry wants it for a subcontainer: the gofer's mounts, absolute paths.
-
-    A PID namespace that is the sentry's own means the sandbox's root one, which a container is
-    in if it names none (runsc/sandbox, fixPidns).
-    """
-    raw = raw_spec(params.spec, params.tty)
-    raw["mounts"] = mounts
-    raw["root"] = {**raw["root"], "path": params.spec.root_path}
-    linux = raw.get("linux")
-    if isinstance(linux, dict) and params.spec.namespaces.get("pid") == (
-        f"/proc/{sentry_pid}/ns/pid"
-    ):
-        others = [n for n in linux["namespaces"] if n.get("type") != "pid"]
-        raw["linux"] = {**linux, "namespaces": others}
-    return raw
