@@ -65,6 +65,12 @@ class Containerd:
         self._path_first = path_first
         self._prepared = False
 
+    def become(self, version: str, cri: str) -> None:
+        """Be another release from the next start on, with that configuration of CRI."""
+        self.version, self.bin = version, peers.containerd_bin(version)
+        self.release = peers.daemon_generation(version)
+        self._cri, self._prepared = cri, False
+
     @property
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -178,6 +178,15 @@ class PodNode:
         self.daemon.start()
         self.wait_ready()
 
+    def become(self, version: str) -> None:
+        """Go on with another release of containerd on the same state, as an upgrade does."""
+        self.close()
+        self.daemon.stop()
+        text = self._configuration(self.daemon.folder, peers.daemon_generation(version))
+        self.daemon.become(version, text)
+        self.daemon.start()
+        self.wait_ready()
+
     def revive(self) -> None:
         """Start the daemon again if it does not run."""
         if not self.daemon.alive:
@@ -252,12 +261,13 @@ class PodNode:
     def _calls(self) -> Path:
         return self.daemon.folder / "calls"
 
-    def shim_calls(self) -> list[tuple[str, str]]:
-        """Action and id of each call of the shim's binary for pods of the variant `counted`."""
+    def shim_calls(self, *ids: str) -> list[tuple[str, str]]:
+        """Action and id of each call of the shim's binary for containers of `counted` pods."""
         if not self._calls.exists():
             return []
         found = [line.split() for line in self._calls.read_text().splitlines()]
-        return [(words[-1], words[words.index("-id") + 1]) for words in found if "-id" in words]
+        calls = [(words[-1], words[words.index("-id") + 1]) for words in found if "-id" in words]
+        return [call for call in calls if call[1] in ids]
 
     # -- pods -------------------------------------------------------------------------------
 
