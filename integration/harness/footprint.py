@@ -208,3 +208,9 @@ def cgroup_files(controller: str, path: str, name: str) -> list[str]:
 def size(pid: int) -> tuple[int, int]:
     """Descriptors and threads of a process."""
     return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
+
+
+def memory(pid: int) -> int:
+    """Resident bytes of a process."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

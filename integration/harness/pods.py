@@ -341,13 +341,25 @@ class PodNode:
     def _is_shim(word: str) -> bool:
         return word.rpartition("/")[2].startswith("containerd-shim-")
 
+    def mounts(self) -> list[str]:
+        """Mount points of this node's pods."""
+        return footprint.mounts(self._ours)
+
+    def processes(self) -> list[int]:
+        """All processes of this node's pods, shims included."""
+        return footprint.processes(self._ours)
+
+    def cgroups(self) -> list[Path]:
+        """All cgroups of this node's pods."""
+        return footprint.cgroups(self._ours)
+
     def leftovers(self) -> list[str]:
         """One line for each thing that stands of any pod."""
         found = [
             f"process {pid}: {' '.join(footprint.command_line(pid))[-400:]}"
             for pid in footprint.processes(self._ours)
         ]
-        found += [f"mount {target}" for target in footprint.mounts(self.daemon)]
+        found += [f"mount {target}" for target in self.mounts()]
         # Those above the containers' own are the kubelet's to remove.
         found += [
             f"cgroup {path}"

@@ -182,11 +182,11 @@ def _delete(pods: PodNode, container: str) -> subprocess.CompletedProcess[bytes]
 def test_delete_of_a_member_leaves_a_live_pod_alone(pods: PodNode) -> None:
     pod = pods.pod()
     containers = _members(pods, pod)
-    mounts = footprint.mounts(pods.daemon)
+    mounts = pods.mounts()
     for container in containers:
         done = _delete(pods, container)
         assert (done.returncode, done.stderr) == (0, b"")
-    assert footprint.mounts(pods.daemon) == mounts
+    assert pods.mounts() == mounts
     for container in containers:
         assert pods.exec(container, "echo", "well").out == "well\n"
         assert pods.status(container).state == cri.RUNNING
@@ -203,9 +203,9 @@ def test_delete_of_a_dead_pod_takes_every_member(pods: PodNode) -> None:
     until(lambda: pods.shim_calls(pod.id, *containers) == calls, 10, "the sandbox's delete")
     ended = [pods.wait_exited(c) for c in containers[:2]]
     assert {each.exit_code for each in ended} <= {137, 255}
-    until(lambda: not footprint.processes(pods._ours), 5, "no process is left")
+    until(lambda: not pods.processes(), 5, "no process is left")
     rootfs = [f"{pods.daemon.bundle(c)}/rootfs" for c in (pod.id, *containers)]
-    assert not set(rootfs) & set(footprint.mounts(pods.daemon))
+    assert not set(rootfs) & set(pods.mounts())
     state = pods.daemon.folder / "runsc" / NAMESPACE
     assert not [path for path in state.glob("*") if path.is_file()]
     # Had it waited for the members' own, they would not have come.

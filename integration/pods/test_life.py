@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from integration.harness import cri, footprint
+from integration.harness import cri
 from integration.harness.daemon_api import Refused
 from integration.harness.pods import PodNode, in_parallel
 from integration.harness.waiting import until
@@ -199,55 +199,6 @@ def test_volumes_are_shared(pods: PodNode) -> None:
     assert folder.joinpath("note").read_text() == "from writer\n"
     assert pods.exec(reader, "cat", "/mnt/note").out == "from writer\n"
     assert pods.exec(reader, "touch", "/mnt/other").code == 1
-
-
-def test_pid_namespaces(pods: PodNode) -> None:
-    """Containers see their own processes, or all of the pod, as the spec says."""
-    pod = pods.pod()
-    options = {"security_context": {"namespace_options": {"pid": cri.CONTAINER}}}
-    private = pod.start("sleep", "1234", linux=options)
-    other = pod.start("sleep", "4321", linux=options)
-    seen = pods.exec(private, "ps").out
-    assert "1234" in seen
-    assert "4321" not in seen
-    shared = pod.start("sleep", "1111")
-    seen = pods.exec(shared, "ps").out
-    assert "1111" in seen
-    if not pods.gvisor:
-        assert "4321" not in seen
-    assert pods.exec(other, "sh", "-c", "cat /proc/1/cmdline").out.startswith("sleep")
-
-
-@pytest.mark.gvisor
-def test_container_made_and_deleted_many_times(pods: PodNode) -> None:
-    """The shim keeps nothing of a container that is gone."""
-    pod = pods.pod()
-    steady = pod.start("sleep", "1000")
-
-    def round_trip(number: int) -> None:
-        container = pod.start("true", name=f"r{number}")
-        pods.wait_exited(container)
-        pods.delete(container)
-
-    for number in range(10):
-        round_trip(number)
-    shim, sentry = pod.shim, pod.sentry()
-
-    def sizes() -> tuple[int, int, int, int]:
-        return (*footprint.size(shim), len(pod._below()), footprint.size(sentry)[0])
-
-    until(lambda: footprint.idle_size(shim), 5, "idle")
-    before, memory = sizes(), _rss(shim)
-    for number in range(10, 100):
-        round_trip(number)
-    until(lambda: footprint.idle_size(shim) and sizes() <= before, 10, f"{before}, now {sizes()}")
-    assert _rss(shim) - memory < 1 << 20
-    assert pods.exec(steady, "echo", "well").out == "well\n"
-
-
-def _rss(pid: int) -> int:
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 @pytest.mark.parametrize("count", [8])
