@@ -46,7 +46,7 @@ def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
     deadline = time.monotonic() + _TIMEOUT
     root = state.locate(bundle)
     if root is None:
-        from shim.options import default_root
+        from runtime.options_file import default_root
 
         root = default_root(call.namespace)
     record = None

@@ -1,7 +1,7 @@
 """What the operator asked for: options of the request, or a configuration file of the host.
 
-Owns the option messages, the keys of the file and the order in which files are looked for.  Never
-looks into a bundle or at annotations: those come from the pod, not from the operator.
+Owns the option messages; the file and its keys are ``runtime/options_file.py``'s.  Never looks
+into a bundle or at annotations: those come from the pod, not from the operator.
 
 Options come as ``runtimeoptions.v1.Options`` (CRI: the path of a TOML file, or TOML inline) or as
 ``containerd.runc.v1.Options`` (``ctr --runc-*``, Docker, clients that know no other).  Without
@@ -11,39 +11,27 @@ options the first of :data:`GLOBAL_FILES` that exists is read; they are not merg
 from __future__ import annotations
 
 from runtime.errors import InvalidRequest
-from runtime.files import read_bounded
+from runtime.options_file import (
+    GLOBAL_FILES,
+    MAX_FILE,
+    check,
+    config_of,
+    parse,
+    read,
+)
 from runtime.record import Record
 from shim import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     from runtime.config import RunscConfig
-
-#: Our own file first, so that a host can run gVisor's shim and this one with different settings;
-#: then the two that gVisor's shim reads (pkg/shim/v1/runsc/options.go; its third, config.toml in
-#: the working directory, is not read here: that is the bundle).
-GLOBAL_FILES = (
-    "/etc/containerd/gvisor-shim.toml",
-    "/run/containerd/runsc/config.toml",
-    "/etc/containerd/runsc/config.toml",
-)
-DEFAULT_BINARY = "runsc"
-DEFAULT_ROOT = "/run/containerd/runsc"
-MAX_FILE = 1 << 20
 
 _CRI = ("runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options")
 _RUNC = ("containerd.runc.v1.Options", "containerd.linux.runc.CreateOptions")
 #: Names that can't be gVisor: clients that were written for runc send them whatever the runtime.
 _FOREIGN_BINARIES = ("runc", "crun", "youki", "kata-runtime")
-_STRINGS = ("binary_name", "root", "log_level", "log_path", "shim_cgroup")
-_NUMBERS = ("io_uid", "io_gid")
-_BOOLEANS = ("grouping", "systemd_cgroup")
-#: Known and without effect here: gVisor's hibernate server, and what CRI puts into inline TOML.
-_IGNORED = ("enable_hibernate_server", "TypeUrl", "ConfigPath", "ConfigBody")
-_LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")
 _ID_LIMIT = (1 << 32) - 1
 
 
@@ -74,7 +62,7 @@ def _source(type_url: str, value: bytes) -> tuple[str, bytes]:
         except wire.WireError as error:
             raise InvalidRequest("runtime options", str(error)) from None
         if path:
-            data = _read(path)
+            data = read(path)
             if data is None:
                 raise InvalidRequest(path, "no such file")
             return path, data
@@ -83,88 +71,10 @@ def _source(type_url: str, value: bytes) -> tuple[str, bytes]:
         if body:
             return "runtime options", body
     for path in GLOBAL_FILES:
-        data = _read(path)
+        data = read(path)
         if data is not None:
             return path, data
     return "", b""
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        return read_bounded(path, MAX_FILE, follow=True)
-    except OSError as error:
-        raise InvalidRequest(path, f"can't be read: {(error.strerror or '').lower()}") from None
-
-
-def _parse_toml(where: str, data: bytes) -> Mapping[str, Any]:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidRequest(where, "is not UTF-8") from None
-    from shim import toml_subset
-
-    document = toml_subset.parse(text)
-    if document is not None:
-        return document
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidRequest(where, f"is not TOML: {error}") from None
-
-
-def _check(where: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The keys with their values, and the names of those that have no effect here.
-
-    Raises InvalidRequest naming file, key and reason: a key that is misspelt and then silently
-    without effect would be worse than a container that doesn't start.
-    """
-    found: dict[str, Any] = {}
-    ineffective: list[str] = []
-    for key, value in document.items():
-        place = f"{where}: {key}"
-        if key in _STRINGS:
-            if not isinstance(value, str) or "\0" in value:
-                raise InvalidRequest(place, "must be a string")
-            if key == "log_level" and value and value not in _LEVELS:
-                raise InvalidRequest(place, f"{value!r} is none of {', '.join(_LEVELS)}")
-            if key == "root" and value and not value.startswith("/"):
-                raise InvalidRequest(place, f"{value!r} is not an absolute path")
-        elif key in _NUMBERS:
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _ID_LIMIT:
-                raise InvalidRequest(place, f"must be an integer from 0 to {_ID_LIMIT}")
-        elif key in _BOOLEANS:
-            if not isinstance(value, bool):
-                raise InvalidRequest(place, "must be true or false")
-        elif key == "runsc_config":
-            value = _check_flags(place, value)
-        elif key in _IGNORED:
-            if value is True:
-                ineffective.append(key)
-            continue
-        else:
-            raise InvalidRequest(place, "is no option of this shim")
-        found[key] = value
-    return found, ineffective
-
-
-def _check_flags(place: str, table: object) -> dict[str, str]:
-    if not isinstance(table, dict):
-        raise InvalidRequest(place, "must be a table")
-    flags: dict[str, str] = {}
-    for name, value in table.items():
-        bare = name.replace("-", "").replace("_", "").replace(".", "")
-        if name.startswith("-") or not (bare.isascii() and bare.isalnum()):
-            raise InvalidRequest(f"{place}.{name}", "is not the name of a flag")
-        if isinstance(value, bool):
-            value = "true" if value else "false"
-        elif isinstance(value, int):
-            value = str(value)
-        if not isinstance(value, str) or "\0" in value:
-            raise InvalidRequest(f"{place}.{name}", "must be a string")
-        flags[name] = value
-    return flags
 
 
 def _runc(value: bytes) -> dict[str, Any]:
@@ -193,18 +103,18 @@ def _runc(value: bytes) -> dict[str, Any]:
         # the one that comes along is runc's.
         del found["binary_name"]
         found.pop("root", None)
-    return _check("runtime options", found)[0]
+    return check("runtime options", found)[0]
 
 
 def _settings(type_url: str, value: bytes) -> tuple[dict[str, Any], list[str], str]:
     if type_url and value and _short_name(type_url) in _RUNC:
         base_where, base = _source("", b"")
-        document = _check(base_where, _parse_toml(base_where, base))[0] if base else {}
+        document = check(base_where, parse(base_where, base))[0] if base else {}
         return {**document, **_runc(value)}, [], base_where
     where, data = _source(type_url, value)
     if not data:
         return {}, [], where
-    return *_check(where, _parse_toml(where, data)), where
+    return *check(where, parse(where, data)), where
 
 
 def is_known(type_url: str) -> bool:
@@ -222,17 +132,12 @@ def start_options(type_url: str, value: bytes) -> StartOptions:
         # A key may be written with escapes in quotes, hence the backslash.
         if not any(mark in data for mark in (b"grouping", b"shim_cgroup", b"\\")):
             return StartOptions()
-        found = _check(where, _parse_toml(where, data))[0]
+        found = check(where, parse(where, data))[0]
     else:
         found = _settings(type_url, value)[0]
     return StartOptions(
         grouping=found.get("grouping", True), shim_cgroup=found.get("shim_cgroup", "")
     )
-
-
-def default_root(namespace: str) -> str:
-    """The runtime's root where the operator names none, one for each containerd namespace."""
-    return f"{DEFAULT_ROOT}/{namespace}"
 
 
 def decode(type_url: str, value: bytes, namespace: str, *, container_id: str = "") -> RunscConfig:
@@ -243,32 +148,13 @@ def decode(type_url: str, value: bytes, namespace: str, *, container_id: str = "
     namespace appended, as the Go shims do.  ``%ID%`` in ``log_path`` becomes ``container_id``;
     in runsc's flags it is runsc's to replace.  Raises InvalidRequest naming file, key and reason.
     """
-    from runtime.config import RunscConfig
-
     if type_url and value and not is_known(type_url):
         _warn("options.type_unknown", type_url=type_url)
         type_url, value = "", b""
     found, ineffective, where = _settings(type_url, value)
     for key in ineffective:
         _warn("options.key_ignored", key=key, file=where)
-    root = found.get("root", "")
-    log_path = found.get("log_path", "")
-    if log_path.endswith("/"):
-        log_path += "runsc-shim-%ID%.log"
-    if container_id:
-        log_path = log_path.replace("%ID%", container_id)
-    return RunscConfig(
-        binary=found.get("binary_name", "") or DEFAULT_BINARY,
-        root=f"{root.rstrip('/')}/{namespace}" if root else default_root(namespace),
-        flags=found.get("runsc_config", {}),
-        log_path=log_path,
-        log_level=found.get("log_level", ""),
-        shim_cgroup=found.get("shim_cgroup", ""),
-        io_uid=found.get("io_uid", 0),
-        io_gid=found.get("io_gid", 0),
-        systemd_cgroup=found.get("systemd_cgroup", False),
-        grouping=found.get("grouping", True),
-    )
+    return config_of(found, namespace, container_id)
 
 
 def _warn(event: str, **fields: object) -> None:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import runc_pb2, runtimeoptions_pb2
+from runtime import options_file, toml_subset
 from runtime.errors import InvalidRequest
-from shim import options, toml_subset
+from shim import options
 
 CRI = "runtimeoptions.v1.Options"
 RUNC = "containerd.runc.v1.Options"
@@ -158,7 +159,8 @@ def test_missing_and_oversized_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         options.decode(CRI, cri(path=str(tmp_path / "none")), "ns")
     with pytest.raises(InvalidRequest, match="not a regular file"):
         options.decode(CRI, cri(path="/dev/zero"), "ns")
-    monkeypatch.setattr(options, "MAX_FILE", 10)
+    for module in (options, options_file):
+        monkeypatch.setattr(module, "MAX_FILE", 10)
     (tmp_path / "big").write_text("#" * 11)
     with pytest.raises(InvalidRequest, match="larger than 10 bytes"):
         options.decode(CRI, cri(path=str(tmp_path / "big")), "ns")
