@@ -102,7 +102,7 @@ class CgroupV1(Cgroup):
     def join_files(self) -> tuple[str, ...]:
         """See :class:`Cgroup`.  Controllers mounted together are joined once."""
         paths = dict.fromkeys(self._directories.values())
-        return tuple(f"{path}/cgroup.procs" for path in paths)
+        return tuple(f"{path}/tasks" for path in paths)
 
     def cpu_count(self) -> int | None:
         """See :class:`Cgroup`."""

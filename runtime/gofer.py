@@ -124,6 +124,8 @@ class Gofer:
                         setsid=driver.gofer_session,
                         oom_score_adj=spec.process.oom_score_adj,
                         pdeathsig=_SIGKILL if attached else 0,
+                        # It shares no memory that would need one.
+                        no_membarrier=True,
                     )
                 )
             except BaseException:

@@ -50,6 +50,7 @@ struct gv_spec {
     int private_mounts; /* keep mounts from getting out of the new mount namespace */
     int ctty;           /* child's number, or -1 */
     int pdeathsig;
+    int no_membarrier;  /* membarrier(2) gives ENOSYS from the exec on */
 };
 
 /* One page shared by the caller, the intermediate process and the child until it executes. */

@@ -56,7 +56,7 @@ def test_v1_create(v1: FakeHost) -> None:
     # Only the cgroup itself is limited, not the parent that had to be made.
     assert v1.get("pids/a/pids.max") == "max"
     # One file per hierarchy, though cpu and cpuacct share theirs.
-    assert sorted(group.join_files) == sorted(f"{v1.path}/{m}/a/b/cgroup.procs" for m in mounts)
+    assert sorted(group.join_files) == sorted(f"{v1.path}/{m}/a/b/tasks" for m in mounts)
     assert group.open_dir_fd() is None
     assert group.owned
     group.remove()
@@ -101,7 +101,7 @@ def test_v1_an_existing_cgroup_is_neither_limited_nor_removed(v1: FakeHost) -> N
     group.update({"memory": {"limit": 200}, "pids": {"limit": 4}})
     assert v1.get("memory/pod/memory.limit_in_bytes") == "9223372036854771712"
     assert v1.get("pids/pod/pids.max") == "4"
-    assert f"{v1.path}/memory/pod/cgroup.procs" in group.join_files
+    assert f"{v1.path}/memory/pod/tasks" in group.join_files
     group.remove()
     assert tree(v1) == {"memory/pod"}
 

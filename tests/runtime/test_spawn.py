@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -353,6 +354,21 @@ def test_the_oom_score_is_set_where_that_is_allowed() -> None:
     assert report(result, oom_score_adj=777) == 777
     assert report(result, oom_score_adj=-1000) in (-1000, ours)
     assert int(Path("/proc/self/oom_score_adj").read_text()) == ours
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_membarrier_can_be_absent(absent: bool) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("installing a filter needs CAP_SYS_ADMIN")
+    program = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+query = libc.syscall({"x86_64": 324, "aarch64": 283}[os.uname().machine], 0, 0, 0)
+result = [query, ctypes.get_errno(), os.getpid() > 0]
+"""
+    query, error, others_work = report(program, no_membarrier=absent)
+    assert others_work
+    assert (query, error) == (-1, errno.ENOSYS) if absent else query > 0
 
 
 def test_the_child_dies_with_its_parent() -> None:
