@@ -32,7 +32,7 @@ _CONTAINER: dict[str, dict[str, set[int]]] = {
             for method in ("State", "Pids", "Kill", "Delete", "Start", "Exec", "ResizePty")
         },
         **{method: {NOT_FOUND} for method in ("CloseIO", "Pause", "Resume", "Wait", "Stats")},
-        "Checkpoint": {NOT_FOUND, UNIMPLEMENTED},
+        "Checkpoint": {NOT_FOUND},
         "Update": {NOT_FOUND, INVALID},
         "Connect": {OK},
     },
@@ -42,7 +42,7 @@ _CONTAINER: dict[str, dict[str, set[int]]] = {
         "Create": {EXISTS},
         "Pause": {WRONG_STATE},
         "Resume": {WRONG_STATE},
-        "Checkpoint": {UNIMPLEMENTED},
+        "Checkpoint": {WRONG_STATE},
         "Update": {OK},
     },
     "running": {
@@ -52,7 +52,7 @@ _CONTAINER: dict[str, dict[str, set[int]]] = {
         "Start": {WRONG_STATE},
         "Resume": {WRONG_STATE},
         "Delete": {WRONG_STATE},
-        "Checkpoint": {UNIMPLEMENTED},
+        "Checkpoint": {INVALID},
     },
     "paused": {
         **{method: {OK} for method in ("State", "Connect", "ResizePty", "CloseIO")},
@@ -62,7 +62,7 @@ _CONTAINER: dict[str, dict[str, set[int]]] = {
         "Exec": {WRONG_STATE},
         "Pause": {WRONG_STATE},
         "Delete": {WRONG_STATE},
-        "Checkpoint": {UNIMPLEMENTED},
+        "Checkpoint": {INVALID},
     },
     "stopped": {
         **{method: {OK} for method in ("State", "Pids", "Connect", "Wait")},
@@ -76,7 +76,7 @@ _CONTAINER: dict[str, dict[str, set[int]]] = {
         "Pause": {WRONG_STATE},
         "Resume": {WRONG_STATE},
         "Update": {NOT_FOUND, WRONG_STATE},
-        "Checkpoint": {UNIMPLEMENTED, WRONG_STATE},
+        "Checkpoint": {WRONG_STATE},
     },
 }
 _CONTAINER["deleted"] = _CONTAINER["unknown"]

@@ -258,18 +258,6 @@ def test_attach(node: Node) -> None:
     attached.communicate(timeout=15)
 
 
-@pytest.mark.gvisor
-def test_checkpoint_is_not_implemented(node: Node) -> None:
-    name = node.run_detached("sleep", "1000")
-    with pytest.raises(Refused) as refused:
-        node.api.task("Checkpoint", container_id=name)
-    assert refused.value.code == Code.UNIMPLEMENTED, refused.value
-    done = node.ctr("tasks", "checkpoint", name)
-    assert done.code != 0
-    assert "not implemented" in done.err.lower() or "unimplemented" in done.err.lower(), done
-    assert node.status(name) == "RUNNING"
-
-
 @pytest.mark.core
 def test_events_are_complete_and_in_order(node: Node) -> None:
     with node.api.events() as events:

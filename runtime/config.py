@@ -32,6 +32,8 @@ class RunscConfig(Record):
     io_gid: int = 0
     systemd_cgroup: bool = False
     grouping: bool = True
+    #: How checkpoints are compressed; empty for the default.
+    checkpoint_compression: str = ""
 
     def flag(self, name: str, default: str = "") -> str:
         """The flag's value, as given."""

@@ -28,7 +28,7 @@ from runtime.events import (
     TaskStarted,
 )
 from runtime.joined import Joined
-from runtime.lifecycle import Op, State
+from runtime.lifecycle import HOLDS_EXIT, Op, State
 from runtime.limits import Limits
 from runtime.log import get_logger
 from runtime.pod_memory import Usage
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from runtime.creation import Context
     from runtime.holdings import Holdings
     from runtime.process_spec import ProcessSpec
-    from runtime.sandbox import Sandbox, SandboxProcess
+    from runtime.sandbox import Sandbox
     from runtime.spec import Spec
     from runtime.stats import Metrics
 
@@ -259,6 +259,11 @@ class Container:
         else:
             self._publish_init_exit()
 
+    def started_execs(self) -> int:
+        """How many execs run."""
+        with self._lock:
+            return sum(process.started for process in self._execs.values())
+
     def _leaves_processes(self) -> bool:
         """Whether init's end is not everybody's: in a pid namespace that is the pod's."""
         spec = self.spec
@@ -364,14 +369,16 @@ class Container:
             return
         if process.state is State.CREATED:
             self._kill_created(signo)
-        elif self.is_root and signo == _SIGKILL and self._would_be_held_back(process):
-            self._kill_sentry(signo)
+        elif self.sandbox.restoring and signo and signo not in _HARMLESS:
+            self._kill_sentry(signo)  # nothing runs before all of the pod is restored
+        elif (
+            self.is_root
+            and signo == _SIGKILL
+            and (self.sandbox.paused or process.state in HOLDS_EXIT)
+        ):
+            self._kill_sentry(signo)  # it would not act on it, frozen or half up as it is
         else:
             self._signal(signo, 0, SignalMode.ALL if everyone else SignalMode.PROCESS)
-
-    def _would_be_held_back(self, process: Process) -> bool:
-        """Whether the sentry is frozen, or only half up."""
-        return self.sandbox.paused or process.state is State.STARTING
 
     def _kill_created_exec(self, process: Process, signo: int) -> None:
         if signo == 0 or signo in _HARMLESS:
@@ -444,15 +451,11 @@ class Container:
             return [main]
         with self._lock:
             execs = {p.pid: p.exec_id for p in self._execs.values() if p.started}
-        first = self._init_pid(inside)
+        # Init is the process that no other process of the container started, the eldest.
+        first = min((p.pid for p in inside if p.ppid == 0), default=0)
         return [main] + [
             Pid(pid=p.pid, exec_id=execs.get(p.pid, "")) for p in inside if p.pid != first
         ]
-
-    @staticmethod
-    def _init_pid(inside: list[SandboxProcess]) -> int:
-        """Init is the process that no other process of the container started, the eldest."""
-        return min((p.pid for p in inside if p.ppid == 0), default=0)
 
     def metrics(self) -> Metrics:
         """Usage now; after an OOM the last known figures stay readable until Delete."""
@@ -534,7 +537,9 @@ class Container:
             joined = self._deleting
             if joined is None:
                 # Reserved under the lock, so that a second caller finds the first.
-                self._refuse_running()
+                state = self.init.state
+                if state not in (State.CREATED, State.STOPPED):
+                    raise InvalidState("delete a running process:", self.init.subject, state.value)
                 self.init.reserve(Op.DELETE)
                 self._deleting = mine = Joined()
         if joined is not None:
@@ -549,11 +554,6 @@ class Container:
             raise
         mine.finish(outcome)
         return outcome
-
-    def _refuse_running(self) -> None:
-        state = self.init.state
-        if state not in (State.CREATED, State.STOPPED):
-            raise InvalidState("delete a running process:", self.init.subject, state.value)
 
     def _delete(self, release: Callable[[], None]) -> tuple[int, Exit]:
         holdings = self.holdings

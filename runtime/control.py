@@ -298,6 +298,76 @@ class Control:
         )
         return _stats(result)
 
+    # -- checkpoint and restore ------------------------------------------------------------
+
+    def restores_pods(self) -> bool:
+        """Whether the sentry can go on after a checkpoint, and save several containers.
+
+        Both came with release-20240501, as did the call by which it is found out.
+        """
+        try:
+            self.call(_PREFIX + "ContainerRuntimeState", "")
+        except Unsupported:
+            return False
+        return True
+
+    def checkpoint(
+        self,
+        sandbox_id: str,
+        files: Sequence[int],
+        *,
+        compression: str,
+        paged: bool,
+        leave_running: bool,
+        timeout: float,
+    ) -> None:
+        """Save the sandbox to ``files``: the state, and with ``paged`` the pages' two files."""
+        argument = self._driver.checkpoint_argument(
+            sandbox_id, compression, paged=paged, leave_running=leave_running
+        )
+        self._plain_call("Checkpoint", argument, files, timeout, f"checkpoint {sandbox_id!r}")
+
+    def restore(
+        self, sandbox_id: str, files: Sequence[int], *, paged: bool, device: bool, timeout: float
+    ) -> None:
+        """Load what was saved, in the place of StartRoot; ``device``: the platform's comes last.
+
+        With several containers in the image this returns at once, and the restore of the last
+        one does the work.
+        """
+        argument = self._driver.restore_argument(sandbox_id, paged=paged, device=device)
+        self._plain_call("Restore", argument, files, timeout, f"restore {sandbox_id!r}")
+
+    def restore_subcontainer(
+        self, argument: Mapping[str, Any], fds: Sequence[int], timeout: float
+    ) -> None:
+        """Restore a container that is registered, in the place of StartSubcontainer."""
+        what = f"restore {argument['CID']!r}"
+        self._plain_call("RestoreSubcontainer", argument, fds, timeout, what)
+
+    def _plain_call(
+        self, method: str, argument: object, fds: Sequence[int], timeout: float, what: str
+    ) -> None:
+        """A call whose error is passed on in the sentry's words, as is what it says when it dies.
+
+        The table of :func:`translate` is about starts; here the same words mean other things.
+        """
+        try:
+            urpc.call(self.address, _PREFIX + method, argument, fds, timeout)
+        except urpc.RemoteError as error:
+            # A state that can't be decoded comes with the stack of the one who tried.
+            text = str(error).partition("\ngoroutine ")[0].strip().rstrip(":")[:2000]
+            if "unknown method" in text:
+                raise Unsupported(f"{what}: {text}") from None
+            if "using hostinet" in text:
+                raise Unsupported(f"{what}: the network is the host's: {text}") from None
+            raise Failed(f"{what}: {text}") from None
+        except urpc.Disconnected:
+            gone = self._gone()
+            raise SandboxGone(gone.pid, gone.status, f"{what}: {gone}") from None
+        except urpc.ProtocolError as error:
+            raise Failed(f"{what}: {error}") from None
+
     # -- waiting ---------------------------------------------------------------------------
 
     def connect(self, timeout: float) -> Connection:

@@ -9,7 +9,17 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import cgroups, hook_points, lookup, network, oom, pod_cgroup, restrictions, volumes
+from runtime import (
+    cgroups,
+    checkpoint,
+    hook_points,
+    lookup,
+    network,
+    oom,
+    pod_cgroup,
+    restrictions,
+    volumes,
+)
 from runtime.driver import find_driver
 from runtime.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.events import TaskCreated
@@ -145,6 +155,9 @@ def _acquire(
     # Here, and not in a directory of our own: runsc's commands are told of this one.
     holdings.reserve(config.state_dir, root.id if root is not None else request.id)
     driver = find_driver(config, context.cache_dir)
+    if request.checkpoint:
+        # Before anything else is done.  The caller may remove it as soon as the container exists.
+        holdings.image = checkpoint.load(request.checkpoint, driver.generation)
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
         mount_rootfs(request.rootfs, holdings.rootfs)
@@ -156,6 +169,7 @@ def _acquire(
     io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
     # Whoever cleans up after a failure closes it.
     container.init.attach(io)
+    _check_image(container, request, holdings, root)
     params = BootParams(
         id=request.id,
         bundle=request.bundle,
@@ -164,6 +178,7 @@ def _acquire(
         driver=driver,
         stdio=io.sentry_fds,
         tty=request.io.terminal,
+        image=holdings.image,
     )
     container.limits.set(spec.resources)
     _go_on(container)
@@ -193,6 +208,31 @@ def _go_on(container: Container) -> None:
     """Give the creation up if a delete waits for its end."""
     if container.abandoned.is_set():
         raise Failed(f"container {container.id!r} was deleted while it was being created")
+
+
+def _check_image(
+    container: Container, request: CreateRequest, holdings: Holdings, root: Container | None
+) -> None:
+    """Whether the container can be restored from where it is to be.  Raises InvalidRequest.
+
+    A sandbox is restored as a whole.  A container that joins one which is being restored is so,
+    too, whether its creation names the image or not.
+    """
+    image = holdings.image
+    if root is not None:
+        sandbox = root.holdings.sandbox if root.holdings is not None else None
+        restore = sandbox.restore if sandbox is not None else None
+        if image is not None:
+            holdings.image = None
+            image.close()
+            if restore is None or restore.complete:
+                raise InvalidRequest(
+                    "checkpoint", f"the pod's sandbox {root.id!r} is not one that is being restored"
+                )
+        image = restore.image if restore is not None and not restore.complete else None
+    if image is not None and container.spec is not None:
+        described = checkpoint.describe(container.spec, request.io.terminal)
+        checkpoint.check_fit(image, described, root is None)
 
 
 def _prepare(

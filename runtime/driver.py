@@ -35,6 +35,7 @@ CLONE_NEWNET = 0x4000_0000
 _NOBODY = 65534
 _ALL_IDS = 0xFFFF_FFFF
 _FIRST_FD = 3
+_EXEC_TIMEOUT_NS = 600_000_000_000
 
 #: What a mount or root file system is served by, and what is laid over it, in Go's numbers.
 _LOWER = {"none": 0, "lisafs": 1, "erofs": 2}
@@ -171,6 +172,12 @@ if TYPE_CHECKING:
             settings: Settings,
             confs: Sequence[MountConf],
             filestores: int,
+        ) -> dict[str, Any]: ...
+        def checkpoint_argument(
+            self, sandbox_id: str, compression: str, *, paged: bool, leave_running: bool
+        ) -> dict[str, Any]: ...
+        def restore_argument(
+            self, sandbox_id: str, *, paged: bool, device: bool
         ) -> dict[str, Any]: ...
 
 
@@ -370,6 +377,32 @@ class DirectDriver:
                 {"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs
             ]
         return argument
+
+    def checkpoint_argument(
+        self, sandbox_id: str, compression: str, *, paged: bool, leave_running: bool
+    ) -> dict[str, Any]:
+        if not self.generation.mount_confs:
+            return {"key": None, "metadata": None}
+        return {
+            "key": None,
+            "metadata": {"compression": compression},
+            "have_pages_file": paged,
+            "Resume": leave_running,
+            # The time that a program of the container's would get, which none is asked for.
+            "ExecOpts": {"Argv": "", "Timeout": _EXEC_TIMEOUT_NS, "ContainerID": sandbox_id},
+            # From release-20260817's generation on; the sentry puts it in the image.
+            "runsc_version": self.generation.version,
+        }
+
+    def restore_argument(self, sandbox_id: str, *, paged: bool, device: bool) -> dict[str, Any]:
+        if not self.generation.mount_confs:
+            return {"SandboxID": sandbox_id}
+        return {
+            "SandboxID": sandbox_id,
+            "HavePagesFile": paged,
+            "HaveDeviceFile": device,
+            "Background": False,
+        }
 
 
 def _own_user_namespace(settings: Settings, spec: Spec) -> str:

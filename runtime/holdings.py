@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroups import Cgroup
+    from runtime.checkpoint_image import Image
     from runtime.children import Child
     from runtime.generation import Generation
     from runtime.limits import PodLimits
@@ -64,6 +65,8 @@ class Holdings:
         #: Where the control socket of a sandbox that is yet to boot will be.
         self.control_socket = ""
         self.scrape: PendingScrape | None = None
+        #: The checkpoint that the container is to be restored from.
+        self.image: Image | None = None
         #: Cgroups that are about to be made, in the form of their JSON.
         self.planned: tuple[Mapping[str, Any], ...] = ()
         self.recorded = False
@@ -92,6 +95,9 @@ class Holdings:
                 attempt("forget its memory", lambda: memory.remove(self.container_id))
             if score is not None and not self.owns_sandbox:
                 attempt("adjust the oom score", lambda: score.remove(self.container_id))
+            image, self.image = self.image, None
+            if image is not None:
+                attempt("close the checkpoint", image.close)
             scrape, self.scrape = self.scrape, None
             if scrape is not None:
                 attempt("end the network helper", scrape.cancel)

@@ -2,7 +2,8 @@
 
 Pure: no locks, no I/O.  ``process.py`` asks :func:`step` under its lock and acts outside of it.
 A slow operation has two steps: it *reserves* a transient state, acts, then *commits* or *fails*.
-An exit that is seen while a start is under way is held back by the caller until the commit.
+An exit that is seen while a start or a checkpoint is under way is held back by the caller until
+the commit.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class State(Constant):
     PAUSING: ClassVar[State] = member("pausing")
     PAUSED: ClassVar[State] = member("paused")
     RESUMING: ClassVar[State] = member("resuming")
+    CHECKPOINTING: ClassVar[State] = member("checkpointing")
+    #: A checkpoint of what was paused, and will be again.
+    CHECKPOINTING_PAUSED: ClassVar[State] = member("checkpointing_paused")
     STOPPED: ClassVar[State] = member("stopped")
     DELETING: ClassVar[State] = member("deleting")
     DELETED: ClassVar[State] = member("deleted")
@@ -46,6 +50,9 @@ class Op(Constant):
     RESUME: ClassVar[Op] = member("resume")
     RESUMED: ClassVar[Op] = member("finish resuming")
     RESUME_FAILED: ClassVar[Op] = member("give up resuming")
+    CHECKPOINT: ClassVar[Op] = member("checkpoint")
+    CHECKPOINTED: ClassVar[Op] = member("finish checkpointing")
+    CHECKPOINT_FAILED: ClassVar[Op] = member("give up checkpointing")
     DELETE: ClassVar[Op] = member("delete")
     DELETED: ClassVar[Op] = member("finish deleting")
     DELETE_FAILED: ClassVar[Op] = member("give up deleting")
@@ -69,6 +76,12 @@ TRANSITIONS: Final[Mapping[tuple[State, Op], State]] = {
     (State.RESUMING, Op.RESUMED): State.RUNNING,
     (State.RESUMING, Op.RESUME_FAILED): State.PAUSED,
     (State.RESUMING, Op.EXIT): State.STOPPED,
+    (State.RUNNING, Op.CHECKPOINT): State.CHECKPOINTING,
+    (State.CHECKPOINTING, Op.CHECKPOINTED): State.RUNNING,
+    (State.CHECKPOINTING, Op.CHECKPOINT_FAILED): State.RUNNING,
+    (State.PAUSED, Op.CHECKPOINT): State.CHECKPOINTING_PAUSED,
+    (State.CHECKPOINTING_PAUSED, Op.CHECKPOINTED): State.PAUSED,
+    (State.CHECKPOINTING_PAUSED, Op.CHECKPOINT_FAILED): State.PAUSED,
     (State.STOPPED, Op.DELETE): State.DELETING,
     (State.DELETING, Op.EXIT): State.DELETING,
     (State.DELETING, Op.DELETED): State.DELETED,
@@ -84,8 +97,14 @@ ALIVE: Final = frozenset(
         State.PAUSING,
         State.PAUSED,
         State.RESUMING,
+        State.CHECKPOINTING,
+        State.CHECKPOINTING_PAUSED,
     }
 )
+
+#: States in which an exit is held back until the operation is over, so that its event comes
+#: first: a task that a checkpoint ends was checkpointed before it ended.
+HOLDS_EXIT: Final = frozenset({State.STARTING, State.CHECKPOINTING, State.CHECKPOINTING_PAUSED})
 
 
 def step(state: State, op: Op, subject: str = "process") -> State:

@@ -28,7 +28,14 @@ DEFAULT_BINARY = "runsc"
 DEFAULT_ROOT = "/run/containerd/runsc"
 MAX_FILE = 1 << 20
 
-_STRINGS = ("binary_name", "root", "log_level", "log_path", "shim_cgroup")
+_STRINGS = (
+    "binary_name",
+    "checkpoint_compression",
+    "log_level",
+    "log_path",
+    "root",
+    "shim_cgroup",
+)
 _NUMBERS = ("io_uid", "io_gid")
 _BOOLEANS = ("grouping", "systemd_cgroup")
 #: Known and without effect here: gVisor's hibernate server, and what CRI puts into inline TOML.
@@ -79,6 +86,8 @@ def check(where: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], list
                 raise InvalidRequest(place, "must be a string")
             if key == "log_level" and value and value not in _LEVELS:
                 raise InvalidRequest(place, f"{value!r} is none of {', '.join(_LEVELS)}")
+            if key == "checkpoint_compression" and value not in ("", "flate-best-speed", "none"):
+                raise InvalidRequest(place, f"{value!r} is neither flate-best-speed nor none")
             if key == "root" and value and not value.startswith("/"):
                 raise InvalidRequest(place, f"{value!r} is not an absolute path")
         elif key in _NUMBERS:
@@ -147,4 +156,5 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         io_gid=found.get("io_gid", 0),
         systemd_cgroup=found.get("systemd_cgroup", False),
         grouping=found.get("grouping", True),
+        checkpoint_compression=found.get("checkpoint_compression", ""),
     )

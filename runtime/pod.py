@@ -1,14 +1,16 @@
 """A pod: the containers that one shim serves, by id.
 
-Owns the registry and what concerns several containers at once: ids reserved atomically, pause
-and resume of a whole sandbox, the end of the pod.  Usually all containers share the sandbox of
-the first; containers that are grouped by a label alone each have their own.
+Owns the registry and what concerns several containers at once: ids reserved atomically, pause,
+resume and checkpoint of a whole sandbox, the end of the pod.  Usually all containers share the
+sandbox of the first; containers that are grouped by a label alone each have their own.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 
+from runtime import checkpoint
 from runtime.container import Container
 from runtime.creation import create
 from runtime.errors import (
@@ -19,7 +21,7 @@ from runtime.errors import (
     NotFound,
     SandboxGone,
 )
-from runtime.events import TaskPaused, TaskResumed
+from runtime.events import TaskCheckpointed, TaskPaused, TaskResumed
 from runtime.lifecycle import Op, State
 from runtime.log import get_logger
 from runtime.spec import validate_id
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtime.creation import Context, CreateRequest
+    from runtime.events import Event
     from runtime.process import Exit
     from runtime.sandbox import Sandbox
     from runtime.spec import Spec
 
 #: Seconds that a delete waits for a creation to be given up.
 SETTLE_TIMEOUT = 30.0
+#: Seconds for the sentry to forget a container that has ended.
+DESTROY_TIMEOUT = 5.0
 
 
 class Pod:
@@ -134,6 +139,8 @@ class Pod:
         container = self.container(container_id)
         container.require_created()
         sandbox = container.sandbox
+        if sandbox.restoring:
+            raise InvalidState("pause", container.init.subject, "being restored")
         container.init.reserve(Op.PAUSE)
         others = self._reserve_others(container, sandbox, State.RUNNING, Op.PAUSE)
         self._act(
@@ -161,6 +168,43 @@ class Pod:
             lambda c: TaskResumed(container_id=c.id),
         )
 
+    # -- checkpoint: the sentry is saved as a whole -----------------------------------------
+
+    def checkpoint(self, container_id: str, path: str, *, exit: bool, timeout: float) -> None:
+        """Save the container's sandbox, with all its containers, in directory ``path``.
+
+        Running or paused, they are afterwards as they were; with ``exit`` they end, with status
+        0.  Whichever container of a pod is named, the image is the pod's, as with runsc.  Raises
+        InvalidState if one of them was created and not started, and what
+        ``checkpoint.save_sandbox`` raises; then no image is left.
+        """
+        container = self.container(container_id)
+        container.require_created()
+        sandbox = container.sandbox
+        for other in self._sharing(sandbox):
+            if other.init.state in (State.CREATED, State.STARTING):
+                # The sentry would count it, and wait for it when the pod is restored.
+                raise InvalidState("checkpoint", other.init.subject, other.init.state.value)
+        before = container.init.reserve(Op.CHECKPOINT)
+        others = self._reserve_others(container, sandbox, before, Op.CHECKPOINT)
+
+        def act() -> None:
+            for other in self._sharing(sandbox):
+                if other.init.state is State.STOPPED and not other.is_root:
+                    # Likewise, and it is of no use to the sentry any more.
+                    sandbox.destroy_subcontainer(other.id, time.monotonic() + DESTROY_TIMEOUT)
+            execs = sum(each.started_execs() for each in (container, *others))
+            checkpoint.save_sandbox(sandbox, path, exit=exit, execs=execs, timeout=timeout)
+
+        self._act(
+            [container, *others],
+            act,
+            "running" if before is State.RUNNING else "paused",
+            Op.CHECKPOINTED,
+            Op.CHECKPOINT_FAILED,
+            lambda c: TaskCheckpointed(container_id=c.id, path=path) if c is container else None,
+        )
+
     def _reserve_others(
         self, first: Container, sandbox: Sandbox, state: State, op: Op
     ) -> list[Container]:
@@ -182,7 +226,7 @@ class Pod:
         status: str,
         done: Op,
         failed: Op,
-        event: Callable[[Container], TaskPaused | TaskResumed],
+        event: Callable[[Container], Event | None],
     ) -> None:
         try:
             action()

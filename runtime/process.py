@@ -11,7 +11,7 @@ import threading
 
 from runtime.errors import InvalidState
 from runtime.events import TaskExited
-from runtime.lifecycle import ALIVE, Op, State, step
+from runtime.lifecycle import ALIVE, HOLDS_EXIT, Op, State, step
 from runtime.record import Record
 
 TYPE_CHECKING = False
@@ -90,7 +90,7 @@ class Process:
         self._state = State.CREATING  # guarded by _lock
         self._pid = 0  # guarded by _lock
         self._exit: Exit | None = None  # guarded by _lock; written once
-        self._held: tuple[Exit, Event | None] | None = None  # guarded by _lock; seen while starting
+        self._held: tuple[Exit, Event | None] | None = None  # guarded by _lock; came too early
         self._waiters: list[Callable[[Exit], None]] = []  # guarded by _lock
         self._io: IO | None = None  # guarded by _lock
         self._size: tuple[int, int] | None = None  # guarded by _lock; a resize before the start
@@ -170,13 +170,13 @@ class Process:
     def exited(self, exit: Exit, first: Event | None = None) -> bool:
         """Record the exit, once; queue ``first`` (an OOM) and TaskExited, then call the waiters.
 
-        While a start is under way the exit is held back until it commits.  False if the exit
-        was known already.
+        While a start or a checkpoint is under way the exit is held back until it commits.  False
+        if the exit was known already.
         """
         with self._lock:
             if self._exit is not None or self._held is not None:
                 return False
-            if self._state is State.STARTING:
+            if self._state in HOLDS_EXIT:
                 self._held = (exit, first)
                 return True
             if first is not None:

@@ -12,6 +12,7 @@ import time
 from functools import partial
 
 from runtime import held_start
+from runtime.boot_params import BootParams
 from runtime.capabilities import NET_RAW
 from runtime.control import ContainerState, Control, SandboxProcess, SignalMode
 from runtime.errors import (
@@ -27,7 +28,7 @@ from runtime.gofer import Gofer
 from runtime.gofer_mounts import remove_filestores
 from runtime.network import NetworkSetup, loopback_argument
 from runtime.pod_memory import Usage
-from runtime.record import Record
+from runtime.restoring import Restore
 from runtime.sentry import Sentry, own_stdio
 from runtime.steps import Steps
 from runtime.subcontainer import Subcontainer, resolved_spec
@@ -39,13 +40,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.capabilities import Capabilities
-    from runtime.config import RunscConfig
-    from runtime.driver import Driver
     from runtime.process_spec import ProcessSpec
     from runtime.reactor import Reactor
     from runtime.settings import Settings
     from runtime.spawn import Child
-    from runtime.spec import Spec
     from runtime.stats import SentryStats
     from runtime.urpc import Connection
 
@@ -53,30 +51,6 @@ __all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess"
 
 #: Seconds to learn why the sentry went away in the middle of a call.
 _AUTOPSY_TIMEOUT = 0.5
-
-
-class BootParams(Record):
-    """What a container's sandbox, or a container in one, is made of.
-
-    ``stdio`` stays the caller's.  ``cgroup_procs`` and ``cgroup_fd`` are as in SpawnSpec.
-    Limits are what the container is told to have.
-    """
-
-    id: str
-    bundle: str
-    spec: Spec
-    config: RunscConfig
-    driver: Driver
-    stdio: tuple[int, int, int]
-    tty: bool = False
-    cgroup_procs: tuple[str, ...] = ()
-    cgroup_fd: int | None = None
-    cpu_count: int | None = None
-    cpu_quota: int | None = None
-    cpu_period: int | None = None
-    memory_limit: int | None = None
-    #: Whether sentry and gofers die with the shim.
-    attached: bool = False
 
 
 class Sandbox:
@@ -101,6 +75,8 @@ class Sandbox:
         self._sentry = sentry
         self._gofer = gofer
         self._control = Control(sentry.address, params.driver, self._autopsy)
+        #: How it comes to life if not by a start.
+        self.restore = Restore(params.image) if params.image is not None else None
         self._shared_filestores = list(gofer.plan.shared_filestores)  # guarded by _lock
         self._network: Callable[[int], NetworkSetup | None] | None = None
         #: What the sentry was told of its network, for a restore; None before the start.
@@ -173,7 +149,7 @@ class Sandbox:
         return sandbox
 
     def start_root(self, deadline: float, before: Callable[[], None] | None = None) -> None:
-        """Configure the network and run the root container's init.
+        """Configure the network and run the root container's init, or restore it.
 
         ``before`` is called when init is there and has not run yet; what it raises is raised.
         Raises InvalidRequest if the program can't be run, SandboxGone with the reason, or what
@@ -185,9 +161,14 @@ class Sandbox:
         connection = self._control.connect(_left(deadline))
         # Before, as init may have ended before the call returns.
         self._exits.starting(True)
-        args = self._params.spec.process.args
-        try:
+        if self.restore is not None:
+            # Init did its first step long ago.
+            root, before = self.restore.root, None
+            start = partial(root, self._control, self._settings, self.id, _left(deadline))
+        else:
+            args = self._params.spec.process.args
             start = partial(self._control.start_root, self.id, _left(deadline), args)
+        try:
             held_start.start(self._control, self.id, start, before is not None, deadline)
         except BaseException:
             connection.close()
@@ -295,6 +276,21 @@ class Sandbox:
         with self._lock:
             return self._paused
 
+    @property
+    def control(self) -> Control:
+        """The sentry's calls."""
+        return self._control
+
+    @property
+    def restoring(self) -> bool:
+        """Whether containers are missing without which nothing of the image runs."""
+        return self.restore is not None and self.restore.waiting
+
+    def members(self) -> list[BootParams]:
+        """What its containers were made of, in the order of their creation."""
+        with self._lock:
+            return [self._params, *(sub.params for sub in self._subs.values())]
+
     def log_tail(self) -> str:
         """What the sentry and the root container's gofer have printed; for diagnosis."""
         parts = (("gofer", self._gofer.log_text()), ("sentry", self._sentry.log.text()))
@@ -387,11 +383,18 @@ class Sandbox:
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         """Signal init, an exec by its pid, or several.  Raises NotFound if it has ended."""
+        if mode is SignalMode.ALL and self._old_id:
+            mode = SignalMode.PROCESS  # its only container: the end of init is everybody's
         self._control.signal(cid, signo, pid, mode, timeout)
 
     def processes(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> list[SandboxProcess]:
         """The processes of a container; of all if ``cid`` is empty."""
-        return self._control.processes(cid, timeout)
+        return self._control.processes("" if self._old_id else cid, timeout)
+
+    @property
+    def _old_id(self) -> bool:
+        """Whether the sentry knows processes by the id that they were saved with."""
+        return self.restore is not None and not self._driver.generation.mount_confs
 
     def event(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> SentryStats:
         """Usage, as the sentry counts it."""
@@ -480,7 +483,11 @@ class Sandbox:
             )
             stdio = () if sub.params.tty else sub.stdio
             fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
-            start = partial(self._control.start_subcontainer, argument, fds, _left(deadline))
+            if self.restore is not None and self.restore.waiting:
+                member, before = self.restore.member, None
+                start = partial(member, self._control, self.kill, argument, fds, _left(deadline))
+            else:
+                start = partial(self._control.start_subcontainer, argument, fds, _left(deadline))
             held_start.start(self._control, cid, start, before is not None, deadline)
         finally:
             sub.close_stdio()

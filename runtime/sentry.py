@@ -108,7 +108,7 @@ class Sentry:
                             confs=gofer.plan.confs,
                             total_memory=min(memory_limit or host_memory, host_memory),
                             host_memory=host_memory,
-                            device_fd=_open_device(settings, ours),
+                            device_fd=open_device(settings, ours),
                             cpu_count=cpu_count,
                             cpu_quota=cpu_quota,
                             cpu_period=cpu_period,
@@ -352,7 +352,7 @@ def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:
                 raise
 
 
-def _open_device(settings: Settings, fds: FdSet) -> int:
+def open_device(settings: Settings, fds: FdSet) -> int:
     """The device of the KVM platform, or -1.  Raises Unsupported if the host has none."""
     if settings.platform != "kvm":
         return -1

@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from runtime.boot_params import BootParams
     from runtime.gofer import Gofer
-    from runtime.sandbox import BootParams
     from runtime.settings import Settings
 
 

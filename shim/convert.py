@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from protos.runc_pb2 import CheckpointOptions
     from runtime.process import Snapshot
 
 #: Go's zero time, which clients recognise as "not exited"; 1970 would look like a date.
@@ -30,6 +31,8 @@ STATUS: Final = {
     State.PAUSING: pb.PAUSING,
     State.PAUSED: pb.PAUSED,
     State.RESUMING: pb.PAUSED,
+    State.CHECKPOINTING: pb.RUNNING,
+    State.CHECKPOINTING_PAUSED: pb.PAUSED,
     State.STOPPED: pb.STOPPED,
     State.DELETING: pb.STOPPED,
     State.DELETED: pb.STOPPED,
@@ -83,6 +86,15 @@ def state_response(snapshot: Snapshot, container_id: str, exec_id: str, bundle: 
         exited_at=timestamp(exit.at if exit is not None else None),
         exec_id=exec_id,
     ).SerializeToString()
+
+
+def checkpoint_options(value: Any) -> CheckpointOptions:
+    """``containerd.runc.v1.CheckpointOptions``, or the defaults for options of another type."""
+    from protos import runc_pb2
+
+    if value.type_url.rsplit("/", 1)[-1] != "containerd.runc.v1.CheckpointOptions":
+        return runc_pb2.CheckpointOptions()
+    return runc_pb2.CheckpointOptions.FromString(value.value)
 
 
 def resources(value: Any | None) -> dict[str, object]:

@@ -14,7 +14,7 @@ from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any
 from runtime import files, log
 from runtime.creation import CreateRequest
-from runtime.errors import NotFound, Unsupported
+from runtime.errors import NotFound
 from runtime.process_spec import parse_process
 from shim import convert, status
 from shim.ttrpc.errors import StatusError
@@ -35,6 +35,8 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 #: Seconds for a start or exec whose caller set no deadline.
 START_TIMEOUT: Final = 60.0
+#: Seconds for a checkpoint, or a start from one; memory may be large.
+CHECKPOINT_TIMEOUT: Final = 600.0
 
 
 class TaskService:
@@ -106,15 +108,13 @@ class TaskService:
                     ms=round((time.monotonic() - started) * 1000, 2),
                 )
 
-    def _deadline(self, call: Call) -> float:
-        return call.deadline if call.deadline is not None else time.monotonic() + START_TIMEOUT
+    def _deadline(self, call: Call, timeout: float = START_TIMEOUT) -> float:
+        return call.deadline if call.deadline is not None else time.monotonic() + timeout
 
     # -- life -----------------------------------------------------------------------------
 
     def _create(self, call: Call) -> bytes:
         request = pb.CreateTaskRequest.FromString(call.payload)
-        if request.checkpoint:
-            raise Unsupported("restoring from a checkpoint is not supported by this version")
         options = request.options
         # Nobody would ever delete a container whose creator has gone: it is given up.
         call.on_cancel(lambda: self._pod.abandon(request.id))
@@ -158,11 +158,12 @@ class TaskService:
     def _start(self, call: Call) -> bytes:
         request = pb.StartRequest.FromString(call.payload)
         container = self._pod.container(request.id)
-        deadline = self._deadline(call)
         if request.exec_id:
-            pid = container.start_exec(request.exec_id, deadline)
+            pid = container.start_exec(request.exec_id, self._deadline(call))
+        elif container.sandbox.restore is not None:
+            pid = container.start(self._deadline(call, CHECKPOINT_TIMEOUT))
         else:
-            pid = container.start(deadline)
+            pid = container.start(self._deadline(call))
         return pb.StartResponse(pid=pid).SerializeToString()
 
     def _delete(self, call: Call) -> bytes:
@@ -213,8 +214,14 @@ class TaskService:
 
     def _checkpoint(self, call: Call) -> bytes:
         request = pb.CheckpointTaskRequest.FromString(call.payload)
-        self._pod.container(request.id)
-        raise Unsupported("checkpoint is not supported by this version")
+        options = convert.checkpoint_options(request.options)
+        self._pod.checkpoint(
+            request.id,
+            request.path or options.image_path,
+            exit=options.exit,
+            timeout=self._deadline(call, CHECKPOINT_TIMEOUT) - time.monotonic(),
+        )
+        return b""
 
     def _stop(self, call: Call) -> bytes | None:
         if not self._pod.close_if_empty():

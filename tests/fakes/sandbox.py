@@ -53,7 +53,8 @@ class FakeSandbox:
     gofer_pid = 4712
 
     def __init__(self) -> None:
-        self.paused = False
+        self.paused = self.restoring = False
+        self.restore = None
         self.killed = threading.Event()
         self.destroyed = 0
         self.signals: list[tuple[str, int, int, SignalMode]] = []

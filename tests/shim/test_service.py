@@ -185,13 +185,12 @@ def test_an_exec_spec_that_is_no_json_is_refused(shim: Shim) -> None:
     assert "exec spec" in message
 
 
-def test_checkpoints_are_unimplemented_and_say_so(shim: Shim) -> None:
+def test_a_checkpoint_of_what_does_not_run_is_refused(shim: Shim) -> None:
     shim.adopt()
     with shim.client() as client:
-        code, message = refusal(client, "Checkpoint", pb.CheckpointTaskRequest(id="c"))
-        assert (code, "checkpoint" in message) == (12, True)
-        request = pb.CreateTaskRequest(id="new", checkpoint="/image")
-        assert refusal(client, "Create", request)[0] == 12
+        assert refusal(client, "Checkpoint", pb.CheckpointTaskRequest(id="other"))[0] == 5
+        code, message = refusal(client, "Checkpoint", pb.CheckpointTaskRequest(id="c", path="/i"))
+        assert (code, "in state created" in message) == (9, True)
 
 
 # -- the end of the shim ----------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""What a sandbox, or a container in one, is made of."""
+
+from __future__ import annotations
+
+from runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.checkpoint_image import Image
+    from runtime.config import RunscConfig
+    from runtime.driver import Driver
+    from runtime.spec import Spec
+
+
+class BootParams(Record):
+    """What a container's sandbox, or a container in one, is made of.
+
+    ``stdio`` stays the caller's.  ``cgroup_procs`` and ``cgroup_fd`` are as in SpawnSpec.
+    Limits are what the container is told to have.
+    """
+
+    id: str
+    bundle: str
+    spec: Spec
+    config: RunscConfig
+    driver: Driver
+    stdio: tuple[int, int, int]
+    tty: bool = False
+    cgroup_procs: tuple[str, ...] = ()
+    cgroup_fd: int | None = None
+    cpu_count: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    memory_limit: int | None = None
+    #: Whether sentry and gofers die with the shim.
+    attached: bool = False
+    #: What the containers are restored from, in place of being started; stays the caller's.
+    image: Image | None = None

@@ -1,0 +1,78 @@
+"""A sandbox's restore from an image, container by container.
+
+Owns the count of those that are missing, and the sentry's calls.  A sentry loads its image when
+the last of the image's containers is there: until then none of them runs, and few calls work.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from runtime.fds import FdSet
+from runtime.sentry import open_device
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.checkpoint_image import Image
+    from runtime.control import Control
+    from runtime.settings import Settings
+
+
+class Restore:
+    """The restore of one sandbox.  Thread-safe."""
+
+    def __init__(self, image: Image) -> None:
+        """``image`` stays the caller's; it is not needed any more after ``root``."""
+        self.image = image
+        self._lock = threading.Lock()
+        self._begun = False  # guarded by _lock
+        self._missing = image.containers  # guarded by _lock
+
+    @property
+    def complete(self) -> bool:
+        """Whether all containers of the image run; others are started as usual."""
+        with self._lock:
+            return not self._missing
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the root container is there, and others are missing."""
+        with self._lock:
+            return self._begun and bool(self._missing)
+
+    def root(self, control: Control, settings: Settings, sandbox_id: str, timeout: float) -> None:
+        """Hand the image to the sentry.  Raises as ``Control.restore`` does."""
+        image = self.image
+        with FdSet() as ours:
+            device = open_device(settings, ours)
+            control.restore(
+                sandbox_id,
+                image.fds if device < 0 else (*image.fds, device),
+                paged=image.paged,
+                device=device >= 0,
+                timeout=timeout,
+            )
+        with self._lock:
+            self._begun = True
+            self._missing -= 1
+        image.close()
+
+    def member(
+        self,
+        control: Control,
+        give_up: Callable[[], None],
+        argument: Mapping[str, Any],
+        fds: tuple[int, ...],
+        timeout: float,
+    ) -> None:
+        """Restore another container; ``give_up`` is called, to end the sandbox, if it fails."""
+        try:
+            control.restore_subcontainer(argument, fds, timeout)
+        except BaseException:
+            give_up()  # half of a pod can't run, and the sentry can't be asked again
+            raise
+        with self._lock:
+            self._missing -= 1
