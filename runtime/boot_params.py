@@ -6,6 +6,8 @@ from runtime.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runtime.checkpoint_image import Image
     from runtime.config import RunscConfig
     from runtime.driver import Driver
@@ -34,5 +36,9 @@ class BootParams(Record):
     memory_limit: int | None = None
     #: Whether sentry and gofers die with the shim.
     attached: bool = False
+    #: A file for what the sentry has to say to the container's user.
+    user_log: str = ""
+    #: Further files of the first container's init: its number to ours, which stays the caller's.
+    pass_fds: Mapping[int, int] = {}
     #: What the containers are restored from, in place of being started; stays the caller's.
     image: Image | None = None

@@ -178,6 +178,14 @@ def reap_orphans() -> int:
                 orphans += 1
 
 
+def collect() -> None:
+    """Reap those of our children that have ended; each remembers its status."""
+    with _lock:
+        ended = list(_children.values())
+    for child in ended:
+        child.poll()
+
+
 def destroy(pid: int, timeout: float) -> None:
     """Kill and reap a process within its birth; gives up on it after ``timeout`` seconds.
 

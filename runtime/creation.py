@@ -71,6 +71,7 @@ class Context:
         open_io: Callable[[IORequest, str, int, int, bool, float], IO],
         cache_dir: str,
         shim_address: str = "",
+        starts: bool = True,
     ) -> None:
         self.namespace = namespace
         self.reactor = reactor
@@ -79,6 +80,8 @@ class Context:
         self.open_io = open_io
         self.cache_dir = cache_dir
         self.shim_address = shim_address
+        #: Whether what is created is started by the same process, and worth preparing.
+        self.starts = starts
 
 
 class CreateRequest(Record):
@@ -90,6 +93,12 @@ class CreateRequest(Record):
     config: RunscConfig
     rootfs: tuple[RootfsMount, ...] = ()
     checkpoint: str = ""
+    #: Whether sentry and gofers die with this process.
+    attached: bool = False
+    #: A file for what the sentry has to say to the container's user.
+    user_log: str = ""
+    #: Further files of init, in a sandbox of its own: its number to ours.
+    pass_fds: Mapping[int, int] = {}
 
 
 def create(
@@ -165,6 +174,7 @@ def _acquire(
         raise InvalidRequest("config.json: root.path", f"no directory {spec.root_path}")
     lookup.find_executable(spec.root_path, spec)
     spec, config = _prepare(container, spec, config, driver, root)
+    holdings.binary, holdings.flags = driver.generation.binary, config.flags
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
     io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
     # Whoever cleans up after a failure closes it.
@@ -179,6 +189,9 @@ def _acquire(
         stdio=io.sentry_fds,
         tty=request.io.terminal,
         image=holdings.image,
+        attached=request.attached,
+        user_log=request.user_log,
+        pass_fds=request.pass_fds,
     )
     container.limits.set(spec.resources)
     _go_on(container)
@@ -278,7 +291,7 @@ def _boot(
     if wanted.own:
         holdings.own_cgroup = cgroups.create_if_allowed(wanted.own, {}, systemd=systemd)
     settings = params.driver.settings(config, spec)
-    if settings.network == "sandbox" and spec.netns_path:
+    if settings.network == "sandbox" and spec.netns_path and context.starts:
         # The helper's start overlaps with the sentry's.  It changes nothing before init starts.
         holdings.scrape = network.begin(spec.netns_path, flags=settings.effective)
     if cgroup is not None:
@@ -293,7 +306,7 @@ def _boot(
         sandbox = holdings.sandbox = Sandbox.boot(
             params.replace(cgroup_fd=v2),
             reactor=context.reactor,
-            network=lambda pid: _attach_network(holdings, pid, settings.effective),
+            network=lambda pid: attach_network(holdings, pid, settings.effective),
             deadline=deadline,
         )
     finally:
@@ -369,7 +382,7 @@ def _io_owner(config: RunscConfig, sentry: tuple[int, int]) -> tuple[int, int]:
     return sentry
 
 
-def _attach_network(holdings: Holdings, pid: int, flags: Mapping[str, str]) -> NetworkSetup:
+def attach_network(holdings: Holdings, pid: int, flags: Mapping[str, str]) -> NetworkSetup:
     """What the sentry is told of its network; called when init is started."""
     deadline = time.monotonic() + NETWORK_TIMEOUT
     scrape, holdings.scrape = holdings.scrape, None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import state, teardown
+from runtime import children, oom, state, teardown
 from runtime.errors import Failed, InvalidState, NotFound, RuntimeFault, SandboxGone
 from runtime.gofer_mounts import is_gofer_mount
+from runtime.hook_spec import POSTSTOP
+from runtime.log import get_logger
 from runtime.runsc_state import own_cgroup_json
 from runtime.state import ContainerRecord, Pinned
 from runtime.state_lock import StateLock
@@ -19,10 +21,13 @@ from runtime.stored_state import CREATED, STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.pids import Foreign
     from runtime.runsc_state import RunscState
     from runtime.stored_state import StoredState
 
+_log = get_logger("destroy")
 _FILESTORE = ".gvisor.filestore."
 #: Go's number of an overlay whose changes go to a file in the file system itself.
 _UPPER_SELF = 2
@@ -53,9 +58,64 @@ def destroy(container: StoredState, force: bool, timeout: float) -> None:
         outcome = teardown.destroy(container.root, (record,), left, lock=lock, strays=strays)
     finally:
         lock.release()
+    # They may be of our own making.
+    children.collect()
     faults += (*outcome.failures, *outcome.leftovers)
+    if not container.is_root:
+        # The end of the first container is the end of the sandbox.
+        _attempt(faults, "adjust the oom score", lambda: adjust_score(container))
+    _attempt(faults, "poststop hooks", lambda: _run_poststop(container))
     if faults:
         raise Failed(f"destroy {container.subject}: " + "; ".join(faults))
+
+
+def _attempt(faults: list[str], what: str, step: Callable[[], object]) -> None:
+    try:
+        step()
+    except (RuntimeFault, OSError) as fault:
+        faults.append(f"{what}: {fault}")
+
+
+def adjust_score(container: StoredState) -> None:
+    """Give the sentry the oom_score_adj that its containers make of it, as far as they are known.
+
+    With the last one that asked for a score gone, the original is back.  A sandbox that has ended
+    needs none.  Raises Failed as :func:`runtime.oom.set_score` does.
+    """
+    siblings, problems = container.load_sandbox(container.root, container.sandbox_id)
+    root = next((each for each in siblings if each.is_root), None)
+    process = root.sandbox_process() if root is not None else None
+    if root is None or process is None:
+        return
+    with process:
+        asked = [(each.spec.container_type, each.spec.process.oom_score_adj) for each in siblings]
+        if root.stored is None or problems:
+            return  # a score that leaves somebody out would be wrong
+        score = oom.sandbox_score(asked, root.stored.original_oom_score_adj)
+        if not process.wait_gone(0) and score != oom.get_score(process.pid):
+            oom.set_score(process.pid, score)
+
+
+def _run_poststop(container: StoredState) -> None:
+    """Once: the files are gone, so nobody can load the container any more.
+
+    A hook's failure is a warning, as the OCI has it.
+    """
+    try:
+        spec = container.spec
+    except RuntimeFault as fault:
+        _log.warning("hooks.unknown", container=container.id, error=str(fault))
+        return
+    if POSTSTOP not in spec.hooks:
+        return
+    from runtime import hooks
+
+    if container.record is not None:
+        hooks.settle_poststop(spec, container.id)
+    else:
+        # Whoever made it wrote down nowhere that they are owed.
+        state = hooks.state_of(spec, container.id, "stopped")
+        hooks.run_all(spec, POSTSTOP, state, time.monotonic() + hooks.POSTSTOP_TIMEOUT)
 
 
 def _leave_sandbox(container: StoredState, deadline: float, faults: list[str]) -> None:
@@ -72,9 +132,13 @@ def _leave_sandbox(container: StoredState, deadline: float, faults: list[str]) -
 
 def describe(container: StoredState) -> ContainerRecord:
     """All that there is to free, in the form of our own record."""
-    if container.record is not None:
-        return container.record
-    stored = container.stored
+    stored, record = container.stored, container.record
+    gofers = tuple(p for p in (_pin(container.gofer_process()),) if p is not None)
+    if record is not None:
+        # What its start added is in the state file alone.
+        more = _filestores(container, stored) if stored is not None else ()
+        filestores = tuple(dict.fromkeys(record.filestores + more))
+        return record.replace(gofers=record.gofers or gofers, filestores=filestores)
     assert stored is not None
     cgroups = [own_cgroup_json(stored.compat_cgroup)]
     if container.is_root:
@@ -88,7 +152,7 @@ def describe(container: StoredState) -> ContainerRecord:
         # Whoever called runsc made its root file system.
         owns_rootfs=False,
         boot=_pin(container.sandbox_process()) if container.is_root else None,
-        gofers=tuple(p for p in (_pin(container.gofer_process()),) if p is not None),
+        gofers=gofers,
         cgroups=tuple(each for each in cgroups if each is not None),
         control_socket=stored.control_socket if container.is_root else "",
         filestores=_filestores(container, stored),
@@ -105,7 +169,11 @@ def _pin(process: Foreign | None) -> Pinned | None:
 
 def _filestores(container: StoredState, stored: RunscState) -> tuple[str, ...]:
     """The files that hold what was changed in overlaid file systems."""
-    spec = container.spec
+    try:
+        spec = container.spec
+    except RuntimeFault as fault:
+        _log.warning("filestores.unknown", container=container.id, error=str(fault))
+        return ()
     sources = [spec.root_path, *(m.source for m in spec.mounts if is_gofer_mount(m))]
     found = [
         source

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from runtime.capabilities import SETPCAP, SYS_ADMIN, SYS_CHROOT, SYS_PTRACE
 from runtime.config import find_binary
+from runtime.errors import Unsupported
 from runtime.generation import probe
 from runtime.record import Record
 from runtime.settings import check_flags, read_settings
@@ -121,6 +122,9 @@ class BootCommand(Record):
     cpu_quota: int | None = None
     cpu_period: int | None = None
     attached: bool = False
+    user_log_fd: int = -1
+    #: Files for the container's init: its number to ours.
+    pass_fds: Mapping[int, int] = {}
     logs: Mapping[str, int] = {}
 
 
@@ -299,6 +303,12 @@ class DirectDriver:
         line.add(f"--total-memory={wanted.total_memory}")
         if wanted.attached:
             line.add("--attached")
+        if wanted.user_log_fd >= 0:
+            line.give("user-log-fd", wanted.user_log_fd)
+        if wanted.pass_fds and "pass-fd" not in self.generation.boot_flags:
+            raise Unsupported(f"runsc {self.generation.version} can't pass files on to a container")
+        for guest, fd in sorted(wanted.pass_fds.items()):
+            line.give_as("pass-fd", fd, str(guest))
         line.add(wanted.sandbox_id)
         return line.command()
 
@@ -452,9 +462,16 @@ class _CommandLine:
         self._argv += arguments
 
     def give(self, flag: str, fd: int) -> None:
+        self._argv.append(f"--{flag}={self._number(fd)}")
+
+    def give_as(self, flag: str, fd: int, name: str) -> None:
+        """For a flag that says what the descriptor is to be called."""
+        self._argv.append(f"--{flag}={self._number(fd)}:{name}")
+
+    def _number(self, fd: int) -> int:
         number = _FIRST_FD + len(self._fds)
         self._fds[number] = fd
-        self._argv.append(f"--{flag}={number}")
+        return number
 
     def command(self) -> Command:
         return Command(argv=tuple(self._argv), fds=dict(self._fds))

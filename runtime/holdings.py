@@ -69,6 +69,9 @@ class Holdings:
         self.image: Image | None = None
         #: Cgroups that are about to be made, in the form of their JSON.
         self.planned: tuple[Mapping[str, Any], ...] = ()
+        #: With what the container is made.
+        self.binary = ""
+        self.flags: Mapping[str, str] = {}
         self.recorded = False
         #: The state file that runsc reads, too; None before the id is taken.
         self.keeper: StateKeeper | None = None
@@ -183,10 +186,13 @@ class Holdings:
         except OSError as error:
             raise Failed(f"state file: {os.strerror(error.errno or 0).lower()}") from None
 
-    def status_changed(self, status: str) -> None:
-        """Write down that the container runs, or is paused.  Never raises."""
+    def status_changed(self, status: str, **members: Any) -> None:
+        """Write down that the container runs, or is paused, and what else has changed.
+
+        Never raises.
+        """
         if self.keeper is not None:
-            self.keeper.changed(status)
+            self.keeper.changed(status, **members)
 
     def record(self) -> None:
         """Write down what a clean-up needs that can't ask us.  Raises Failed."""
@@ -203,6 +209,7 @@ class Holdings:
                 namespace=self.namespace,
                 bundle=self.bundle,
                 rootfs=self.rootfs,
+                owns_rootfs=bool(self.rootfs),
                 boot=boot,
                 gofers=(gofer,) if gofer is not None else (),
                 cgroups=self._cgroups(),
@@ -211,9 +218,13 @@ class Holdings:
                 ),
                 filestores=sandbox.filestores if boot is not None and sandbox is not None else (),
                 shim_address=self.shim_address,
-                shim_pid=os.getpid(),
+                # Others than a shim are gone soon, and nobody waits for them.
+                shim_pid=os.getpid() if self.shim_address else 0,
                 pid=sandbox.pid if sandbox is not None else 0,
+                binary=self.binary,
+                flags=self.flags,
             ),
+            locator=bool(self.shim_address),
         )
         self.recorded = True
 

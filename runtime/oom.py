@@ -60,18 +60,6 @@ def get_score(pid: int, *, proc: str = "/proc") -> int:
         raise Failed(f"read oom_score_adj of process {pid}: {why}") from error
 
 
-def own_score(*, proc: str = "/proc") -> int:
-    """This process's score, which its children start with; 0 if it can't be told."""
-    try:
-        descriptor = os.open(f"{proc}/self/oom_score_adj", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return int(os.read(descriptor, 16))
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError):
-        return 0
-
-
 def own_score_from_parent(*, proc: str = "/proc") -> int:
     """The shim's score: one more than its parent's, so that it goes before containerd.
 

@@ -16,7 +16,6 @@ from runtime.creation import create
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
-    InvalidRequest,
     InvalidState,
     NotFound,
     SandboxGone,
@@ -24,7 +23,7 @@ from runtime.errors import (
 from runtime.events import TaskCheckpointed, TaskPaused, TaskResumed
 from runtime.lifecycle import Op, State
 from runtime.log import get_logger
-from runtime.spec import validate_id
+from runtime.spec import sandbox_to_join, validate_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,16 +88,9 @@ class Pod:
             found.abandoned.set()
 
     def _root_for(self, spec: Spec) -> Container | None:
-        """The container whose sandbox a new one joins; None if it gets a sandbox of its own.
-
-        The rule of gVisor's runsc/specutils (SpecContainerType): containers that CRI marks as
-        ``container`` go into the sandbox that they name, all others start one.
-        """
-        if spec.container_type != "container":
-            return None
-        if not spec.sandbox_id:
-            raise InvalidRequest("config.json: annotations", "a container names no sandbox id")
-        return self.container(spec.sandbox_id)
+        """The container whose sandbox a new one joins; None if it gets a sandbox of its own."""
+        sandbox_id = sandbox_to_join(spec)
+        return None if sandbox_id is None else self.container(sandbox_id)
 
     def delete(self, container_id: str) -> tuple[int, Exit]:
         """Free a container that is created or stopped; returns init's pid and exit.

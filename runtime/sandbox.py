@@ -139,6 +139,8 @@ class Sandbox:
                 cpu_period=params.cpu_period,
                 memory_limit=params.memory_limit,
                 attached=params.attached,
+                user_log=params.user_log,
+                pass_fds=params.pass_fds,
             )
             sandbox = cls(params, settings, sentry, gofer, reactor)
             sandbox._network = network
@@ -437,6 +439,20 @@ class Sandbox:
 
         Stdio is duplicated.  Raises AlreadyExists, Failed, SandboxGone; then nothing is left.
         """
+        sub = self._prepare(params)
+        try:
+            self._register(params)
+        except BaseException:
+            self._drop(sub)
+            raise
+
+    def _register(self, params: BootParams) -> None:
+        """Tell the sentry of a container."""
+        terminal = (params.stdio[0],) if params.tty else ()
+        self._control.create_subcontainer(params.id, terminal)
+
+    def _prepare(self, params: BootParams) -> Subcontainer:
+        """Start the gofer of a container and keep what its start takes."""
         settings = self._driver.settings(params.config, params.spec)
         with self._lock:
             if params.id in self._subs or params.id == self.id:
@@ -456,16 +472,16 @@ class Sandbox:
             attached=params.attached,
         )
         sub = Subcontainer(params, settings, gofer)
-        try:
-            terminal = (params.stdio[0],) if params.tty else ()
-            self._control.create_subcontainer(params.id, terminal)
-        except BaseException:
-            sub.close_stdio()
-            gofer.stop(DEFAULT_TIMEOUT)
-            raise
         with self._lock:
             self._subs[params.id] = sub
             self._shared_filestores += gofer.plan.shared_filestores
+        return sub
+
+    def _drop(self, sub: Subcontainer) -> None:
+        with self._lock:
+            self._subs.pop(sub.params.id, None)
+        sub.close_stdio()
+        sub.gofer.stop(DEFAULT_TIMEOUT)
 
     def start_subcontainer(
         self, cid: str, deadline: float, before: Callable[[], None] | None = None

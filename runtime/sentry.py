@@ -26,6 +26,8 @@ from runtime.urpc import SocketPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runtime.config import RunscConfig
     from runtime.driver import Credentials, Driver
     from runtime.gofer import Gofer
@@ -73,6 +75,8 @@ class Sentry:
         cpu_period: int | None = None,
         memory_limit: int | None = None,
         attached: bool = False,
+        user_log: str = "",
+        pass_fds: Mapping[int, int] | None = None,
     ) -> Sentry:
         """Start a sentry and wait until it answers.
 
@@ -113,6 +117,8 @@ class Sentry:
                             cpu_quota=cpu_quota,
                             cpu_period=cpu_period,
                             attached=attached,
+                            user_log_fd=_open_user_log(user_log, ours),
+                            pass_fds=pass_fds or {},
                             logs=open_logs(settings, "boot", sandbox_id, ours),
                         ),
                     )
@@ -362,6 +368,17 @@ def open_device(settings: Settings, fds: FdSet) -> int:
     except OSError as error:
         why = os.strerror(error.errno or 0).lower()
         raise Unsupported(f"platform kvm: open {path}: {why}") from None
+
+
+def _open_user_log(path: str, fds: FdSet) -> int:
+    """The file for messages to the container's user, or -1.  Raises Failed."""
+    if not path:
+        return -1
+    flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        return fds.add(os.open(path, flags, 0o644))
+    except OSError as error:
+        raise Failed(f"user log {path}: {os.strerror(error.errno or 0).lower()}") from None
 
 
 def _host_memory() -> int:

@@ -106,6 +106,20 @@ class Spec(Record):
         return next((self.annotations[key] for key in keys if key in self.annotations), "")
 
 
+def sandbox_to_join(spec: Spec) -> str | None:
+    """The id of the sandbox that a container joins; None for one that gets its own.
+
+    The rule of gVisor's runsc/specutils (SpecContainerType): containers that CRI marks as
+    ``container`` go into the sandbox that they name, all others start one.  Raises
+    InvalidRequest for one that names none.
+    """
+    if spec.container_type != "container":
+        return None
+    if not spec.sandbox_id:
+        raise InvalidRequest("config.json: annotations", "a container names no sandbox id")
+    return spec.sandbox_id
+
+
 def validate_id(kind: str, id: str) -> str:
     """Return ``id`` if it may name a container or an exec.
 

@@ -79,6 +79,9 @@ class ContainerRecord(Record):
     exit_status: int | None = None
     #: Seconds since the epoch.
     exited_at: float | None = None
+    #: With what it was made, for a process that starts it: the binary, and runsc's flags.
+    binary: str = ""
+    flags: Mapping[str, str] = {}
 
 
 def boot_id() -> str:
@@ -135,6 +138,9 @@ def _decode(data: bytes) -> ContainerRecord:
             values[name] = tuple(_pinned(v) for v in _tuple_of(list, value, name))
         elif name in ("cgroups", "filestores"):
             values[name] = _tuple_of(dict if name == "cgroups" else str, value, name)
+        elif name == "flags":
+            if not isinstance(value, dict) or not all(type(v) is str for v in value.values()):
+                raise ValueError("flags are not texts")
         elif name in ("shim_pid", "shim_start_time", "pid"):
             if type(value) is not int:
                 raise ValueError(f"{name} is not an integer")
@@ -192,11 +198,12 @@ class _Lock:
         os.close(self._fd)
 
 
-def save(root: str, record: ContainerRecord) -> None:
+def save(root: str, record: ContainerRecord, *, locator: bool = True) -> None:
     """Write ``record`` in place of the container's older one, and the bundle's locator.
 
-    ``root`` is made if need be.  Fills in the identity of this boot and of the shim's process.
-    Raises InvalidRequest for an id that can't name a file, OSError.
+    Without ``locator`` nothing is put into the bundle: it is for containerd's clean-up alone,
+    which is told nothing else.  ``root`` is made if need be.  Fills in the identity of this boot
+    and of the shim's process.  Raises InvalidRequest for an id that can't name a file, OSError.
     """
     name = file_name(record.id, record.sandbox_id, RECORD)
     if record.shim_pid and not record.shim_start_time:
@@ -206,7 +213,8 @@ def save(root: str, record: ContainerRecord) -> None:
     if not record.boot_id:
         record = record.replace(boot_id=boot_id())
     os.makedirs(root, 0o711, exist_ok=True)
-    _write_locator(root, record.bundle)
+    if locator:
+        _write_locator(root, record.bundle)
     with _Lock(root):
         files.replace_file(os.path.join(root, name), _encode(record))
 

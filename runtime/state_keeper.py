@@ -57,12 +57,22 @@ class StateKeeper:
         runsc_state.save_raw(self.lock, raw)
         self.lock.release()
 
-    def changed(self, status: str) -> None:
-        """Write another status down.  Never raises: a container runs without its file, too."""
-        if self._raw is None or self._raw["status"] == status:
+    def resume(self, raw: Mapping[str, Any]) -> None:
+        """Go on with a file that another process wrote."""
+        self._raw = raw
+
+    def changed(self, status: str, **members: Any) -> None:
+        """Write another status down, and what else has changed.
+
+        Never raises: a container runs without its file, too.
+        """
+        if self._raw is None or (self._raw["status"] == status and not members):
             return
-        self._raw = {**self._raw, "status": status}
+        self._raw = {**self._raw, "status": status, **members}
         try:
+            if self.lock.held:
+                runsc_state.save_raw(self.lock, self._raw)
+                return
             with self.lock.acquire(_PATIENCE):
                 runsc_state.save_raw(self.lock, self._raw)
         except (RuntimeFault, OSError) as fault:
@@ -121,7 +131,7 @@ def describe_sandbox(
         "uid": owner[0],
         "gid": owner[1],
         "cgroup": runsc_state.cgroup_json(cgroup.to_json() if cgroup is not None else None),
-        "originalOomScoreAdj": oom.own_score(),
+        "originalOomScoreAdj": oom.get_score(os.getpid()),
         "registeredMetrics": None,
         "metricMetadata": {
             "version": generation.version,
@@ -169,7 +179,10 @@ def describe(
         },
     }
     if generation.mount_confs:
-        body["goferMountConfs"] = [
-            {"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs
-        ]
+        body["goferMountConfs"] = confs_json(confs)
     return body
+
+
+def confs_json(confs: Sequence[MountConf]) -> list[dict[str, int]]:
+    """How gofer mounts are made up, in runsc's form."""
+    return [{"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs]

@@ -97,12 +97,13 @@ class StoredContainer(StoredState):
         ``fds`` stay the caller's; for a terminal all three are the pty's slave.
         """
         self.require("execute in", CREATED, RUNNING)
-        own_stdio(fds, *self._sandbox_owner())
+        own_stdio(fds, *self.sandbox_owner())
         if process.capabilities is None:
             process = process.replace(capabilities=self.spec.process.capabilities)
         return self.control().execute(self.id, process, fds, tty, timeout)
 
-    def _sandbox_owner(self) -> tuple[int, int]:
+    def sandbox_owner(self) -> tuple[int, int]:
+        """The user and group to whom stdio must belong.  Raises SandboxGone."""
         if self.stored is not None:
             return self.stored.uid, self.stored.gid
         process = self.sandbox_process()

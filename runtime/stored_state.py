@@ -69,6 +69,14 @@ class StoredState:
         return found
 
     @classmethod
+    def load_exact(cls, root: str, container_id: str, sandbox_id: str) -> Self:
+        """The container of exactly those ids.  Raises as ``load`` does."""
+        found = cls._read(root, container_id, sandbox_id)
+        if found is None:
+            raise NotFound("container", container_id, f'container "{container_id}" does not exist')
+        return found
+
+    @classmethod
     def list(cls, root: str) -> tuple[Listed[Self], Listed[str]]:
         """All containers below ``root``, and what is wrong with those that can't be read."""
         return cls._read_all(root, "")
@@ -175,6 +183,7 @@ class StoredState:
         record = self.record
         if record is not None and record.boot_id != state.boot_id():
             return None
+        # That of one whose start another process made is in the state file alone.
         if record is not None and record.gofers:
             return Foreign.open(record.gofers[0].pid, record.gofers[0].start_time)
         bundle = os.fsencode(self.bundle)

@@ -14,6 +14,7 @@ import threading
 import time
 
 from runtime import children, linux, log, signals
+from runtime.config import CACHE_DIR
 from runtime.creation import Context
 from runtime.errors import InvalidRequest
 from runtime.pod import Pod
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from shim.bootstrap import DaemonArgs
     from shim.ttrpc.call import Call
 
-#: Where the probed features of runsc binaries are kept between shims.
-CACHE_DIR = "/run/containerd-shim-gvisor"
 #: Seconds that a shutdown gives the event queue, and open replies.
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0

@@ -1,0 +1,292 @@
+"""The container library: create, start and run containers without containerd or a shim.
+
+Owns what a program such as gvctl does around the steps that it shares with the shim: whose stdio
+it is, that a process may end once its call is over, the pid file, and waiting.  A container that
+was made here, by the shim or by runsc is driven by ``stored.py``.
+
+The order of things is that of gVisor's ``runsc/container/container.go``: New, Start, Run.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from runtime import adoption, creation, files
+from runtime.config import CACHE_DIR
+from runtime.container import Container
+from runtime.creation import BOOT_TIMEOUT, Context, CreateRequest
+from runtime.destroy import adjust_score
+from runtime.errors import Failed, NotFound, RuntimeFault
+from runtime.given_io import GivenIO, check_terminal
+from runtime.log import get_logger
+from runtime.process import IORequest
+from runtime.reactor import Reactor
+from runtime.record import Record
+from runtime.spec import load_spec, sandbox_to_join, validate_id
+from runtime.state_lock import StateLock
+from runtime.stored import StoredContainer
+from runtime.stored_state import CREATED
+from runtime.workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+    from runtime.adoption import AdoptedSandbox
+    from runtime.config import RunscConfig
+    from runtime.process import IO, Exit
+    from runtime.spec import Spec
+
+_PID_FILE_MODE = 0o644
+_DEFAULT_STDIO = (0, 1, 2)
+
+_log = get_logger("library")
+
+
+class Request(Record):
+    """What a caller wants created.  ``config.root`` is the root directory of the state files."""
+
+    id: str
+    #: The absolute path of the directory with config.json.
+    bundle: str
+    config: RunscConfig
+    cache_dir: str = CACHE_DIR
+    #: The caller's, who keeps them.
+    stdio: tuple[int, int, int] = _DEFAULT_STDIO
+    #: A socket that takes the master of the container's terminal.
+    console_socket: str = ""
+    #: A file for the pid, written last of all.
+    pid_file: str = ""
+    user_log: str = ""
+    #: Whether the sandbox dies with this process.
+    attached: bool = False
+    #: Further files of init, in a sandbox of its own: its number to ours.
+    pass_fds: Mapping[int, int] = {}
+
+
+class _Session:
+    """What the shared steps want of whoever takes them, for the time of one call."""
+
+    def __init__(
+        self, cache_dir: str, open_io: Callable[[], GivenIO] | None = None, *, starts: bool
+    ) -> None:
+        self._reactor = Reactor()
+        self._workers = Workers()
+        self._open_io = open_io
+        self.context = Context(
+            namespace="",
+            reactor=self._reactor,
+            workers=self._workers,
+            emit=lambda event: None,
+            open_io=self._open,
+            cache_dir=cache_dir,
+            starts=starts,
+        )
+
+    def _open(
+        self, io: IORequest, container: str, uid: int, gid: int, guest: bool, deadline: float
+    ) -> IO:
+        assert self._open_io is not None
+        return self._open_io()
+
+    def __enter__(self) -> Self:
+        self._reactor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.stop()
+        self._reactor.stop()
+
+
+def create(request: Request) -> StoredContainer:
+    """Create a container: in a sandbox of its own, or in the one that its annotations name.
+
+    This process may end after it; the container is started by :func:`start`.  Raises a
+    RuntimeFault, and then nothing is left of it.
+    """
+    with _Session(request.cache_dir, lambda: _open_io(request), starts=False) as session:
+        container, adopted = _create(request, session.context)
+        holdings = container.holdings
+        assert holdings is not None
+        try:
+            _write_pid_file(request, container)
+        except BaseException:
+            _give_up(container)
+            raise
+        if holdings.memory is not None and container.is_root:
+            holdings.memory.close()
+        if adopted is not None:
+            adopted.close()
+    return StoredContainer.load_exact(request.config.state_dir, request.id, _sandbox_id(container))
+
+
+def start(
+    container: StoredContainer,
+    config: RunscConfig,
+    *,
+    cache_dir: str = CACHE_DIR,
+    stdio: tuple[int, int, int] = _DEFAULT_STDIO,
+) -> None:
+    """Run the init of a created container.
+
+    ``stdio`` is for a container that joins a sandbox and has no terminal: its init gets the
+    starter's.  ``config`` counts for what runsc made; of others it is known.  After a failure of
+    a sandbox's first container the sandbox is ended.  Raises InvalidState unless it is created.
+    """
+    deadline = time.monotonic() + BOOT_TIMEOUT
+    lock = StateLock(container.root, container.id, container.sandbox_id).acquire()
+    with lock, _Session(cache_dir, starts=True) as session:
+        fresh = container.reload()
+        fresh.require("start", CREATED)
+        root = fresh if fresh.is_root else _host(fresh.root, fresh.sandbox_id)
+        adopted, sandbox = adoption.adopt_created(fresh, root, session.context, config, stdio, lock)
+        try:
+            adopted.start(deadline)
+            if not fresh.is_root:
+                adoption.note_gofer(adopted, sandbox)
+        finally:
+            sandbox.close()
+    adjust_score(fresh)
+
+
+def run(request: Request, *, detach: bool = False, waiting: _Waiting | None = None) -> int:
+    """Create and start a container, and wait for its end unless ``detach`` is set.
+
+    Returns init's status as a shell has it, 0 if detached.  After the end, and after a failure,
+    nothing is left of it.  ``waiting`` is called once init runs, and what it returns when init
+    has ended: where signals come from, say.
+    """
+    open_io: Callable[[], GivenIO] = lambda: _open_io(request)  # noqa: E731
+    with _Session(request.cache_dir, open_io, starts=True) as session:
+        container, adopted = _create(request, session.context)
+        ended = threading.Event()
+        found: list[Exit] = []
+
+        def note(exit: Exit) -> None:
+            found.append(exit)
+            ended.set()
+
+        container.init.wait(note)
+        try:
+            container.start(time.monotonic() + BOOT_TIMEOUT)
+            if adopted is not None:
+                adoption.note_gofer(container, adopted)
+            # After the start: what reads it may expect a container that runs.
+            _write_pid_file(request, container)
+            sandbox_id = _sandbox_id(container)
+            stored = StoredContainer.load_exact(request.config.state_dir, request.id, sandbox_id)
+            if not container.is_root:
+                adjust_score(stored)
+            if not detach:
+                stop = waiting(stored) if waiting is not None else None
+                try:
+                    ended.wait()
+                finally:
+                    if stop is not None:
+                        stop()
+        except BaseException:
+            _give_up(container)
+            raise
+        if detach:
+            _leave(container, adopted)
+            return 0
+        container.delete(lambda: None)
+        if not container.is_root:
+            adjust_score(stored)
+    return found[0].status
+
+
+if TYPE_CHECKING:
+    _Waiting = Callable[[StoredContainer], Callable[[], None]]
+
+
+# -- the steps ------------------------------------------------------------------------------
+
+
+def _create(request: Request, context: Context) -> tuple[Container, AdoptedSandbox | None]:
+    validate_id("container", request.id)
+    spec = load_spec(request.bundle)
+    terminal = spec.process.terminal
+    check_terminal(terminal, request.console_socket, request.stdio)
+    container = Container(context, request.id, request.bundle, IORequest(terminal=terminal))
+    adopted: list[AdoptedSandbox] = []
+
+    def find_root(spec: Spec) -> Container | None:
+        sandbox_id = sandbox_to_join(spec)
+        if sandbox_id is None:
+            return None
+        stored = _host(request.config.state_dir, sandbox_id)
+        root, sandbox = adoption.adopt_host(stored, context, request.config)
+        adopted.append(sandbox)
+        return root
+
+    wanted = CreateRequest(
+        id=request.id,
+        bundle=request.bundle,
+        io=IORequest(terminal=terminal),
+        config=request.config,
+        attached=request.attached,
+        user_log=request.user_log,
+        pass_fds=request.pass_fds,
+    )
+    try:
+        creation.create(container, wanted, context, find_root)
+    except BaseException:
+        for sandbox in adopted:
+            sandbox.close()
+        raise
+    return container, adopted[0] if adopted else None
+
+
+def _open_io(request: Request) -> GivenIO:
+    spec = load_spec(request.bundle)
+    if request.console_socket:
+        return GivenIO.with_console(request.console_socket, spec.process.console_size)
+    return GivenIO(request.stdio, spec.process.terminal)
+
+
+def _host(root: str, sandbox_id: str) -> StoredContainer:
+    """The root container of a sandbox.  Raises NotFound."""
+    try:
+        return StoredContainer.load_exact(root, sandbox_id, sandbox_id)
+    except NotFound:
+        raise NotFound("sandbox", sandbox_id, f'sandbox "{sandbox_id}" does not exist') from None
+
+
+def _sandbox_id(container: Container) -> str:
+    return container.sandbox.id
+
+
+def _write_pid_file(request: Request, container: Container) -> None:
+    if not request.pid_file:
+        return
+    try:
+        data = str(container.init.pid).encode("ascii")
+        files.replace_file(os.path.abspath(request.pid_file), data, _PID_FILE_MODE)
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"pid file {request.pid_file}: {why}") from None
+
+
+def _give_up(container: Container) -> None:
+    """Take a container apart again; what fails is logged, as there is a first failure."""
+    from runtime import hook_points
+
+    assert container.holdings is not None
+    try:
+        container.holdings.release()
+    except RuntimeFault as fault:
+        _log.error("library.cleanup_failed", container=container.id, error=str(fault))
+    hook_points.after_delete(container)
+
+
+def _leave(container: Container, adopted: AdoptedSandbox | None) -> None:
+    """Let go of a container that goes on without this process."""
+    holdings = container.holdings
+    if holdings is not None and holdings.memory is not None and container.is_root:
+        holdings.memory.close()
+    if adopted is not None:
+        adopted.close()
