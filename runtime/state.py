@@ -291,6 +291,9 @@ def remove(root: str, container_id: str, lock: StateLock | None = None) -> None:
                     files.remove_file(os.path.join(root, name))
         finally:
             mine.release()
+    if lock is not None and lock.held:
+        # Nothing but the id was taken yet.
+        lock.remove()
 
 
 def _lock_shortly(root: str, ids: tuple[str, str]) -> StateLock:

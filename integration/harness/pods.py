@@ -221,7 +221,9 @@ class PodNode:
             self.call("ListPodSandbox")  # refused until all pods are found again
         except Refused:
             return False
-        return bool(conditions) and all(each.status for each in conditions)
+        # Later releases have a condition for warnings, as that cgroup v1 is deprecated.
+        ready = {each.type for each in conditions if each.status}
+        return {"RuntimeReady", "NetworkReady"} <= ready
 
     def _configuration(self, folder: Path, release: tuple[int, int]) -> str:
         new = release >= (2, 0)

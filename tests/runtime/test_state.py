@@ -8,6 +8,7 @@ import pytest
 from runtime import pids, state
 from runtime.errors import Failed, InvalidRequest
 from runtime.state import ContainerRecord, Pinned
+from runtime.state_lock import StateLock
 
 
 def make(
@@ -155,3 +156,10 @@ def test_runscs_files_are_no_records_and_go_with_the_container(tmp_path: Path) -
     assert state.list_all(str(tmp_path)) == ([], [])
     state.remove(str(tmp_path), "c1")
     assert sorted(os.listdir(tmp_path)) == sorted(other)
+
+
+def test_an_id_that_was_only_reserved_leaves_nothing(tmp_path: Path) -> None:
+    lock = StateLock(str(tmp_path), "c1", "c1").acquire_for_new()
+    state.remove(str(tmp_path), "c1", lock)
+    assert list(tmp_path.iterdir()) == []
+    lock.release()
