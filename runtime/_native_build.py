@@ -21,6 +21,7 @@ _INCLUDES = """
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/membarrier.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
 #include <poll.h>

@@ -49,6 +49,8 @@ class ChildLog:
     def message(self) -> str:
         """What the process said of its failure, in one line; empty if nothing."""
         lines = [_plain(line.strip()) for line in self.text().splitlines() if line.strip()]
+        # A warning of every start that `SpawnSpec.no_membarrier` is the cause of.
+        lines = [line for line in lines if not line.startswith("membarrier(")]
         # A fatal error comes first; what follows is a usage text, or the data that is wrong.
         for marks in (_PANICS, _ERRORS):
             for line in lines:

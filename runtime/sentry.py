@@ -126,6 +126,7 @@ class Sentry:
                         _spawn_spec(
                             driver,
                             settings,
+                            platform,
                             spec,
                             credentials,
                             command.argv,
@@ -189,6 +190,7 @@ class Sentry:
 def _spawn_spec(
     driver: Driver,
     settings: Settings,
+    platform: str,
     spec: Spec,
     credentials: Credentials,
     argv: tuple[str, ...],
@@ -221,6 +223,9 @@ def _spawn_spec(
         gid=credentials.gid,
         ambient_caps=credentials.ambient,
         setsid=True,
+        # These two ask for the global barrier only (pkg/sentry/platform); releases since 2025
+        # don't even register.
+        no_membarrier=platform in ("ptrace", "systrap"),
         # From birth, so that the processes which run the container's code have it as well.
         oom_score_adj=spec.process.oom_score_adj,
         # The sentry locks memory for moments; it gets as much of this as we may give.

@@ -78,8 +78,8 @@ class SpawnSpec(Record):
     pdeathsig: int = 0
     """The signal that the child gets when this process ends."""
     no_membarrier: bool = False
-    """Best effort: have membarrier(2) fail as where the kernel has none.  Go programs that
-    register for it at their start, as all of runsc's do, wait 10 to 20 ms each for that."""
+    """Best effort: have it, and what it executes, refused to register for private membarriers
+    (membarrier(2)).  runsc's processes do so at their start and wait 10 to 20 ms for that."""
     oom_score_adj: int | None = None
     """Best effort: kept as it is where we aren't allowed to change it."""
     rlimits: Mapping[int, tuple[int, int]] = _EMPTY

@@ -50,7 +50,7 @@ struct gv_spec {
     int private_mounts; /* keep mounts from getting out of the new mount namespace */
     int ctty;           /* child's number, or -1 */
     int pdeathsig;
-    int no_membarrier;  /* membarrier(2) gives ENOSYS from the exec on */
+    int no_membarrier;  /* refuse to register for membarrier(2), which waits long */
 };
 
 /* One page shared by the caller, the intermediate process and the child until it executes. */
