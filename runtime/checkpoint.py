@@ -7,10 +7,12 @@ Needs no reactor: :func:`save` and :func:`load` serve a sandbox that another pro
 
 from __future__ import annotations
 
+import os
+
 from runtime.checkpoint_image import COMPRESSIONS, FLATE, NONE, About, Draft, Image, SavedContainer
 from runtime.checkpoint_image import load as load_image
 from runtime.errors import InvalidRequest, InvalidState, RuntimeFault, Unsupported
-from runtime.gofer_mounts import is_gofer_mount
+from runtime.gofer_mounts import filestore_name, is_gofer_mount, remove_filestores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def save(
                 runsc=version,
                 compression=compression,
                 containers=tuple(containers),
+                sandbox_id=sandbox_id,
                 network=network,
             )
         )
@@ -197,6 +200,18 @@ def check_fit(image: Image, container: SavedContainer, is_root: bool) -> None:
         return
     _same(image, "terminal", found.terminal, container.terminal)
     _same(image, "mounts", sorted(found.mounts), sorted(container.mounts))
+
+
+def remove_leftovers(image: Image, sandbox_id: str, root_path: str) -> None:
+    """Remove the saved container's filestore from the root file system of its successor.
+
+    It is there where the snapshot's changes were saved as well; what was in it is in the image.
+    ``sandbox_id`` is the new sandbox's.  Raises Failed.
+    """
+    ids = {sandbox_id}
+    if image.about is not None:
+        ids.add(image.about.sandbox_id)
+    remove_filestores([os.path.join(root_path, filestore_name(each)) for each in sorted(ids)])
 
 
 def _same(image: Image, what: str, saved: object, wanted: object) -> None:

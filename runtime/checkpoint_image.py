@@ -19,6 +19,7 @@ from runtime import fastjson
 from runtime.errors import AlreadyExists, Failed, InvalidRequest, NotFound
 from runtime.files import write_all
 from runtime.record import Record
+from runtime.spec import validate_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class About(Record):
     runsc: str
     compression: str
     containers: tuple[SavedContainer, ...]
+    #: The id of the sandbox that was saved.
+    sandbox_id: str
     #: The argument of the sentry's network call; None where the sandbox had no own network.
     network: Mapping[str, Any] | None = None
 
@@ -387,6 +390,7 @@ def _encode(about: About, files: Mapping[str, tuple[int, int]]) -> dict[str, Any
         "format": _FORMAT,
         "runsc": about.runsc,
         "compression": about.compression,
+        "sandbox": about.sandbox_id,
         "containers": [
             {
                 "name": each.name,
@@ -413,7 +417,7 @@ def _decode(path: str, document: object) -> tuple[About, dict[str, tuple[int, in
             str(name): (_number(each, "size"), _number(each, "crc32"))
             for name, each in document["files"].items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, InvalidRequest):
         raise _broken(path, f"{ABOUT} lacks something") from None
 
 
@@ -436,6 +440,7 @@ def _about(document: Mapping[str, Any]) -> About:
             )
             for each in found
         ),
+        sandbox_id=validate_id("sandbox id", _text(document["sandbox"])),
         network=network,
     )
 

@@ -9,17 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import (
-    cgroups,
-    checkpoint,
-    hook_points,
-    lookup,
-    network,
-    oom,
-    pod_cgroup,
-    restrictions,
-    volumes,
-)
+from runtime import cgroups, hook_points, lookup, network, oom, pod_cgroup, restrictions, volumes
 from runtime.driver import find_driver
 from runtime.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.events import TaskCreated
@@ -165,8 +155,7 @@ def _acquire(
     holdings.reserve(config.state_dir, root.id if root is not None else request.id)
     driver = find_driver(config, context.cache_dir)
     if request.checkpoint:
-        # Before anything else is done.  The caller may remove it as soon as the container exists.
-        holdings.image = checkpoint.load(request.checkpoint, driver.generation)
+        _open_image(request, holdings, driver, root)
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
         mount_rootfs(request.rootfs, holdings.rootfs)
@@ -179,7 +168,7 @@ def _acquire(
     io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
     # Whoever cleans up after a failure closes it.
     container.init.attach(io)
-    _check_image(container, request, holdings, root)
+    _fit_image(container, request.io, root)
     params = BootParams(
         id=request.id,
         bundle=request.bundle,
@@ -223,29 +212,48 @@ def _go_on(container: Container) -> None:
         raise Failed(f"container {container.id!r} was deleted while it was being created")
 
 
-def _check_image(
-    container: Container, request: CreateRequest, holdings: Holdings, root: Container | None
+def _open_image(
+    request: CreateRequest, holdings: Holdings, driver: Driver, root: Container | None
 ) -> None:
-    """Whether the container can be restored from where it is to be.  Raises InvalidRequest.
+    """Find and check what the container is to be restored from.  Raises NotFound, InvalidRequest.
 
-    A sandbox is restored as a whole.  A container that joins one which is being restored is so,
-    too, whether its creation names the image or not.
+    Opened now, as the caller may remove it as soon as the container exists.  A sandbox is
+    restored as a whole, from the image of its root container; the others' are not looked at.
     """
+    from runtime import checkpoint
+
+    if root is None:
+        holdings.image = checkpoint.load(request.checkpoint, driver.generation)
+        return
+    sandbox = root.holdings.sandbox if root.holdings is not None else None
+    if sandbox is None or sandbox.restore is None or sandbox.restore.complete:
+        raise InvalidRequest(
+            "checkpoint",
+            f"container {request.id!r} can't be restored by itself: its sandbox {root.id!r} was "
+            "not created from a checkpoint, or is complete",
+        )
+
+
+def _fit_image(container: Container, io: IORequest, root: Container | None) -> None:
+    """Have the container fit the image that its sandbox is restored from, if it is.
+
+    Whether its creation names the image or not.  Raises InvalidRequest.
+    """
+    spec = container.spec
+    holdings = root.holdings if root is not None else container.holdings
+    assert spec is not None
+    assert holdings is not None
     image = holdings.image
     if root is not None:
-        sandbox = root.holdings.sandbox if root.holdings is not None else None
-        restore = sandbox.restore if sandbox is not None else None
-        if image is not None:
-            holdings.image = None
-            image.close()
-            if restore is None or restore.complete:
-                raise InvalidRequest(
-                    "checkpoint", f"the pod's sandbox {root.id!r} is not one that is being restored"
-                )
+        restore = holdings.sandbox.restore if holdings.sandbox is not None else None
         image = restore.image if restore is not None and not restore.complete else None
-    if image is not None and container.spec is not None:
-        described = checkpoint.describe(container.spec, request.io.terminal)
-        checkpoint.check_fit(image, described, root is None)
+    if image is None:
+        return
+    from runtime import checkpoint
+
+    checkpoint.check_fit(image, checkpoint.describe(spec, io.terminal), root is None)
+    sandbox_id = root.id if root is not None else container.id
+    checkpoint.remove_leftovers(image, sandbox_id, spec.root_path)
 
 
 def _prepare(

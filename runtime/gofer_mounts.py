@@ -109,6 +109,11 @@ def plan_mounts(
     )
 
 
+def filestore_name(sandbox_id: str) -> str:
+    """The name of a ``self`` filestore in its file system."""
+    return f".gvisor.filestore.{sandbox_id}"
+
+
 def remove_filestores(paths: tuple[str, ...] | list[str]) -> None:
     """Unlink named filestores; those that are gone are fine.  Raises Failed naming the others."""
     faults = []
@@ -174,7 +179,7 @@ class _Filestores:
     """Creates filestores and notes what was created."""
 
     def __init__(self, sandbox_id: str, fds: FdSet) -> None:
-        self._name = f".gvisor.filestore.{sandbox_id}"
+        self._name = filestore_name(sandbox_id)
         self._set = fds
         self.fds: list[int] = []
         self.own: list[str] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 
-from runtime import checkpoint
 from runtime.container import Container
 from runtime.creation import create
 from runtime.errors import (
@@ -170,6 +169,8 @@ class Pod:
         InvalidState if one of them was created and not started, and what
         ``checkpoint.save_sandbox`` raises; then no image is left.
         """
+        from runtime import checkpoint
+
         container = self.container(container_id)
         container.require_created()
         sandbox = container.sandbox
