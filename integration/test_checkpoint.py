@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from integration.harness.api import packed
+from integration.harness.api import Code, packed, process_spec
+from integration.harness.image import unpack_rootfs
 from integration.harness.node import Node
+from integration.harness.shim import Bundle, outcome
+from integration.harness.ttrpc import Client, Refused
 from integration.harness.waiting import until
 
 pytestmark = pytest.mark.gvisor
@@ -113,3 +119,166 @@ def test_a_pod_of_two(node: Node, modern: Node) -> None:
     assert node.kill(member, "SIGKILL", "--all").code == 0
     node.wait_stopped(member)
     assert node.status(root) == "RUNNING"
+
+
+def test_ctr_tasks_checkpoint(node: Node, modern: Node) -> None:
+    name = node.run_detached("sh", "-c", COUNTER)
+    with node.api.events() as events:
+        done = node.ctr("tasks", "checkpoint", name)
+        assert done.code == 0, done
+        events.wait(name, "resumed")
+        seen = [topic for topic in events.topics(name) if topic not in ("create", "start")]
+    # ctr pauses the task itself.
+    assert seen == ["paused", "checkpointed", "resumed"]
+    assert node.status(name) == "RUNNING"
+    assert done.out.startswith("containerd.io/checkpoint/")
+
+
+@pytest.mark.core
+def test_exit_after_the_checkpoint(node: Node) -> None:
+    name = node.run_detached("sh", "-c", COUNTER)
+    with node.api.events() as events:
+        assert node.api.task("Checkpoint", container_id=name, options=EXIT).descriptors
+        events.wait_init_exit(name)
+        seen = [each for each in events.of(name) if each[0] not in ("create", "start")]
+    assert [topic for topic, _ in seen] == ["checkpointed", "exit"]
+    assert seen[0][1].checkpoint
+    assert seen[1][1].exit_status == 0
+    assert node.status(name) == "STOPPED"
+
+
+def _begin(bundle: Bundle) -> Client:
+    bundle.write(bundle.spec("sh", "-c", COUNTER))
+    return bundle.start()
+
+
+def _checkpointed(node: Node, path: Path) -> int:
+    """An image of a counter that was ended then; how far it had come."""
+    with Bundle(node) as bundle:
+        client = _begin(bundle)
+        bundle.create()
+        client.call("Start", id=bundle.id)
+        seen = until(lambda: _read(client, bundle), 10, "it counts")
+        client.call("Checkpoint", id=bundle.id, path=str(path), options=EXIT)
+        assert client.call("Wait", id=bundle.id).exit_status == 0
+        client.call("Delete", id=bundle.id)
+    return seen
+
+
+def _read(client: Client, bundle: Bundle) -> int:
+    """How many numbers are in the log, by an exec."""
+    name = f"e{len(list(bundle.path.iterdir()))}"
+    output = bundle.path / name
+    output.touch()
+    spec = bundle.spec("cat", "/tmp/log")["process"]
+    pair = {"id": bundle.id, "exec_id": name}
+    client.call("Exec", spec=process_spec(spec), stdout=str(output), stderr=str(output), **pair)
+    client.call("Start", **pair)
+    client.call("Wait", **pair)
+    client.call("Delete", **pair)
+    return len(output.read_text().split())
+
+
+@pytest.mark.core
+def test_an_image_that_is_gone_after_create(node: Node, tmp_path: Path) -> None:
+    """containerd unpacks it for Create, and keeps it no longer."""
+    path = tmp_path / "image"
+    before = _checkpointed(node, path)
+    with Bundle(node) as bundle:
+        client = _begin(bundle)
+        bundle.create(checkpoint=str(path))
+        shutil.rmtree(path)
+        assert client.call("State", id=bundle.id).status == 1
+        client.call("Start", id=bundle.id)
+        assert client.call("State", id=bundle.id).status == 2
+        until(lambda: _read(client, bundle) > before, 10, "it goes on")
+        assert client.call("Stats", id=bundle.id).stats.value
+        assert client.call("Pids", id=bundle.id).processes
+        client.call("Pause", id=bundle.id)
+        client.call("Resume", id=bundle.id)
+        client.call("Kill", id=bundle.id, signal=9, all=True)
+        assert client.call("Wait", id=bundle.id).exit_status == 137
+        client.call("Delete", id=bundle.id)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "link"])
+def test_bad_images_are_refused_by_create(node: Node, tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "image"
+    _checkpointed(node, path)
+    state = path / "checkpoint.img"
+    if harm == "missing":
+        state.unlink()
+    elif harm == "link":
+        state.rename(path / "other")
+        state.symlink_to("other")
+    else:
+        state.write_bytes(state.read_bytes()[:-1])
+    with Bundle(node) as bundle:
+        client = _begin(bundle)
+        with pytest.raises(Refused) as refused:
+            bundle.create(checkpoint=str(path))
+        wanted = Code.NOT_FOUND if harm == "missing" else Code.INVALID_ARGUMENT
+        assert refused.value.code == wanted, refused.value
+        assert str(path) in refused.value.message
+        assert outcome(client, "State", id=bundle.id) == Code.NOT_FOUND
+
+
+@pytest.mark.core
+def test_images_that_the_sentry_refuses_leave_a_task_to_delete(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    _checkpointed(node, path)
+    state = path / "checkpoint.img"
+    data = state.read_bytes()
+    state.write_bytes(data[: len(data) // 2])
+    (path / "gvisor-shim.json").unlink()  # as of runsc itself: only the sentry can tell
+    with Bundle(node) as bundle:
+        client = _begin(bundle)
+        bundle.create(checkpoint=str(path))
+        with pytest.raises(Refused, match=r"restore .*EOF"):
+            client.call("Start", id=bundle.id)
+        assert client.call("State", id=bundle.id).status == 3
+        assert client.call("Wait", id=bundle.id).exit_status
+        client.call("Delete", id=bundle.id)
+
+
+def test_half_a_pod(node: Node, modern: Node, tmp_path: Path) -> None:
+    """Nothing hangs while a container is missing, and a signal ends it."""
+    path, own = tmp_path / "image", tmp_path / "own"
+    own.mkdir()
+    unpack_rootfs(own)
+    rootfs = [{"type": "bind", "source": str(own), "options": ["rbind", "rw"]}]
+    kind, pod = (f"io.kubernetes.cri.{key}" for key in ("container-type", "sandbox-id"))
+    for restoring in (False, True):
+        with Bundle(node) as bundle, Bundle(node) as other:
+            for each, role in ((bundle, "sandbox"), (other, "container")):
+                spec = each.spec("sh", "-c", COUNTER)
+                spec["annotations"] = {kind: role, pod: bundle.id}
+                each.write(spec)
+            client = bundle.start()
+            bundle.create(checkpoint=str(path) if restoring else "")
+            client.call("Start", id=bundle.id)
+            other.client = client
+            if not restoring:
+                other.create(rootfs=rootfs)
+                assert outcome(client, "Checkpoint", id=bundle.id, path=str(path)) == 9
+                client.call("Start", id=other.id)
+                client.call("Checkpoint", id=other.id, path=str(path), options=EXIT)
+                assert client.call("Wait", id=bundle.id).exit_status == 0
+                assert client.call("Wait", id=other.id).exit_status in (0, 137)
+                client.call("Delete", id=other.id)
+                other.client = None
+                continue
+            assert client.call("State", id=bundle.id).status == 2
+            spec = process_spec(other.spec("true")["process"])
+            client.call("Exec", id=bundle.id, exec_id="x", spec=spec)
+            assert outcome(client, "Start", id=bundle.id, exec_id="x")
+            for method in ("Pause", "Checkpoint"):
+                assert outcome(client, method, id=bundle.id, path=str(tmp_path / "new")) == 9
+            assert client.call("Pids", id=bundle.id).processes
+            outcome(client, "Stats", id=bundle.id)
+            # The root container's image is what counts.
+            other.create(rootfs=rootfs, checkpoint=str(tmp_path / "nowhere"))
+            client.call("Kill", id=bundle.id, signal=15)
+            assert client.call("Wait", id=bundle.id).exit_status == 143
+            client.call("Delete", id=other.id)
+            other.client = None
