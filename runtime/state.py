@@ -292,14 +292,8 @@ def remove(root: str, container_id: str, lock: StateLock | None = None) -> None:
         finally:
             mine.release()
     if lock is not None and lock.held:
-<<<<<<< HEAD
         # Nothing but the id was taken yet.
         lock.remove()
-=======
-        # Taken for a container of which nothing else was written.
-        lock.remove()
-        lock.release()
->>>>>>> 1262c7f (Prove the container library on real sandboxes, and remove a lock that was taken in vain)
 
 
 def _lock_shortly(root: str, ids: tuple[str, str]) -> StateLock:

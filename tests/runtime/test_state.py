@@ -158,15 +158,8 @@ def test_runscs_files_are_no_records_and_go_with_the_container(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == sorted(other)
 
 
-<<<<<<< HEAD
 def test_an_id_that_was_only_reserved_leaves_nothing(tmp_path: Path) -> None:
     lock = StateLock(str(tmp_path), "c1", "c1").acquire_for_new()
     state.remove(str(tmp_path), "c1", lock)
     assert list(tmp_path.iterdir()) == []
     lock.release()
-=======
-def test_a_lock_that_was_taken_in_vain_goes_as_well(tmp_path: Path) -> None:
-    lock = StateLock(str(tmp_path), "c1", "c1").acquire_for_new()
-    state.remove(str(tmp_path), "c1", lock)
-    assert os.listdir(tmp_path) == [] and not lock.held
->>>>>>> 1262c7f (Prove the container library on real sandboxes, and remove a lock that was taken in vain)
