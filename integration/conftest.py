@@ -28,11 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all", action="store_true", help="every test on every combination")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "core: run on every containerd and every runsc")
-    config.addinivalue_line("markers", "gvisor: about gVisor; skipped with any other runtime")
-
-
 def _runtime(config: pytest.Config) -> str:
     name = str(config.getoption("--runtime"))
     return RUNTIMES.get(name, name)

@@ -7,7 +7,7 @@ our children then: how they end can be seen, but their status not be learnt.
 
 from __future__ import annotations
 
-from runtime import cgroups
+from runtime import cgroups, subcontainer
 from runtime.container import Container
 from runtime.creation import attach_network
 from runtime.driver import Credentials, find_driver
@@ -175,7 +175,7 @@ class AdoptedSandbox(Sandbox):
     def destroy_subcontainer(self, cid: str, deadline: float) -> None:
         """See :class:`Sandbox`; also for one that has no gofer yet."""
         if self._made.pop(cid, None) is not None:
-            self._forget(cid, deadline)
+            subcontainer.destroy(self._control, cid, deadline, lambda: None)
         super().destroy_subcontainer(cid, deadline)
 
     def gofer_of(self, cid: str) -> Gofer:

@@ -14,6 +14,7 @@ from runtime import hook_points
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
+    Failed,
     InvalidRequest,
     InvalidState,
     NotFound,
@@ -28,7 +29,8 @@ from runtime.events import (
     TaskStarted,
 )
 from runtime.joined import Joined
-from runtime.lifecycle import HOLDS_EXIT, Op, State
+from runtime.killing import Killing
+from runtime.lifecycle import Op, State
 from runtime.limits import Limits
 from runtime.log import get_logger
 from runtime.pod_memory import Usage
@@ -54,14 +56,12 @@ if TYPE_CHECKING:
 EXEC_END_TIMEOUT = 5.0
 #: Seconds a delete may spend on draining a terminal, as containerd's runc shim allows.
 DRAIN_TIMEOUT = 10.0
-#: Seconds after which a sentry that doesn't act on a SIGKILL is itself killed.
-KILL_TIMEOUT = 0.8
+#: Seconds that the sentry has to tell of its processes and usage; containerd waits for 5 at its
+#: own start, and what is known without the sentry is told then.
+LOOK_TIMEOUT = 2.0
 #: What a start that failed leaves as exit status, as runc's shim does.
 FAILED_START_STATUS = 128
-#: Signals whose default action is to do nothing: a container that never ran ignores them.
-_HARMLESS = frozenset({17, 18, 23, 28})
 _SIGKILL = 9
-MAX_SIGNAL = 64
 
 
 class Pid(Record):
@@ -90,11 +90,13 @@ class Container:
         self.abandoned = threading.Event()
         #: Set once creation has come to its end, either way.
         self.settled = threading.Event()
+        #: Whether a delete has freed all that it held, though its caller never heard of it.
+        self.freed = False
+        self.killing = Killing(self, context.reactor)
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
         self._execs: dict[str, Process] = {}  # guarded by _lock
         self._init_exit: Exit | None = None  # guarded by _lock
-        self._kill_status = 0  # guarded by _lock; how a container killed before its start ended
         self._deleting: Joined | None = None  # guarded by _lock
         self._oom = False  # guarded by _lock; whether its TaskOOM was published
         #: What its spec, and updates since, allow it.
@@ -162,8 +164,7 @@ class Container:
             self.holdings.status_changed(status)
 
     def _failed_status(self) -> int:
-        with self._lock:
-            return self._kill_status or FAILED_START_STATUS
+        return self.killing.status or FAILED_START_STATUS
 
     # -- exec -----------------------------------------------------------------------------
 
@@ -248,7 +249,7 @@ class Container:
     def init_exited(self, info: ExitInfo) -> None:
         """The sandbox's word that init ended.  Called once, by the reactor."""
         with self._lock:
-            status = self._kill_status if info.sentry_died and self._kill_status else info.status
+            status = (info.sentry_died and self.killing.status) or info.status
             self._init_exit = Exit(status=status, at=time.time())
             busy = any(p.started for p in self._execs.values())
         if info.detail:
@@ -277,7 +278,7 @@ class Container:
         since they were killed."""
         if orphans:
             try:
-                self._signal(_SIGKILL, 0, SignalMode.ALL)
+                self.killing.signal(_SIGKILL, 0, SignalMode.ALL)
             except RuntimeFault as fault:
                 self._log.warning("container.orphans_left", error=str(fault))
         limit = time.monotonic() + EXEC_END_TIMEOUT
@@ -343,84 +344,21 @@ class Container:
                 self._context.emit(TaskOOM(container_id=self.id))
         if kill:
             try:
-                self._signal(_SIGKILL, 0, SignalMode.ALL)
+                self.killing.signal(_SIGKILL, 0, SignalMode.ALL)
             except NotFound:
                 return  # it is on its way
 
     # -- kill -----------------------------------------------------------------------------
 
     def kill(self, exec_id: str, signo: int, everyone: bool) -> None:
-        """Signal init, everything in the container, or an exec.
+        """See :meth:`runtime.killing.Killing.kill`."""
+        self.killing.kill(exec_id, signo, everyone)
 
-        Raises NotFound once the process has ended, InvalidRequest for a number that is no
-        signal.  Bounded: a sentry that doesn't answer a SIGKILL in time is killed itself.
-        """
-        process = self.process(exec_id)
-        if not 0 <= signo <= MAX_SIGNAL:
-            raise InvalidRequest("signal", f"{signo} is not between 0 and {MAX_SIGNAL}")
-        self.require_created()
-        if not process.alive:
-            raise NotFound("process", exec_id or self.id, "process already finished")
-        if exec_id:
-            if process.state is State.CREATED:
-                self._kill_created_exec(process, signo)
-            else:
-                self._signal(signo, process.pid, SignalMode.PROCESS)
-            return
-        if process.state is State.CREATED:
-            self._kill_created(signo)
-        elif self.sandbox.restoring and signo and signo not in _HARMLESS:
-            self._kill_sentry(signo)  # nothing runs before all of the pod is restored
-        elif (
-            self.is_root
-            and signo == _SIGKILL
-            and (self.sandbox.paused or process.state in HOLDS_EXIT)
-        ):
-            self._kill_sentry(signo)  # it would not act on it, frozen or half up as it is
-        else:
-            self._signal(signo, 0, SignalMode.ALL if everyone else SignalMode.PROCESS)
-
-    def _kill_created_exec(self, process: Process, signo: int) -> None:
-        if signo == 0 or signo in _HARMLESS:
-            return
-        process.exited(Exit(status=128 + signo, at=time.time()))
-
-    def _kill_created(self, signo: int) -> None:
-        """There is no init yet that could take a signal.
-
-        A sandbox ends in its place; a container in one only counts as ended, and never starts.
-        """
-        if signo == 0 or signo in _HARMLESS:
-            return
-        if self.is_root:
-            self._kill_sentry(signo)
-        else:
-            self.init_exited(ExitInfo(status=128 + signo))
-            if self.init.state is State.STOPPED:
-                # containerd's client deletes it only once its output has come to an end; without
-                # one, a daemon that finds it at its start waits for ever.
-                self.sandbox.abandon(self.id)
-
-    def _kill_sentry(self, signo: int) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether init is known to have ended, though its exit may wait for the execs'."""
         with self._lock:
-            self._kill_status = self._kill_status or 128 + signo
-        self.sandbox.kill()
-
-    def _signal(self, signo: int, pid: int, mode: SignalMode) -> None:
-        timeout = KILL_TIMEOUT if signo == _SIGKILL else None
-        try:
-            if timeout is None:
-                self.sandbox.signal(self.id, signo, pid=pid, mode=mode)
-            else:
-                self.sandbox.signal(self.id, signo, pid=pid, mode=mode, timeout=timeout)
-        except DeadlineExceeded:
-            if signo != _SIGKILL or pid or not self.is_root:
-                raise
-            self._log.warning("sandbox.kill_forced", reason="no answer to SIGKILL")
-            self._kill_sentry(signo)
-        except SandboxGone:
-            # It died under our hands; its exit is on the way.
-            raise NotFound("process", self.id, "process already finished") from None
+            return self._init_exit is not None
 
     # -- small calls ----------------------------------------------------------------------
 
@@ -445,7 +383,7 @@ class Container:
         if not self.init.alive or self.init.state is State.CREATED:
             return [main]
         try:
-            inside = self.sandbox.processes(self.id)
+            inside = self.sandbox.processes(self.id, LOOK_TIMEOUT)
         except RuntimeFault as fault:
             self._log.debug("pids.unknown", error=str(fault))
             return [main]
@@ -472,9 +410,15 @@ class Container:
         sentry = None
         if self.init.state is not State.CREATED:
             try:
-                sentry = self.sandbox.event(self.id)
+                sentry = self.sandbox.event(self.id, LOOK_TIMEOUT)
             except SandboxGone as fault:
                 self._log.debug("metrics.sentry_gone", error=str(fault))
+            except DeadlineExceeded as fault:
+                # An error would be logged at each scrape, and might fail that of the whole node.
+                self._log.warning("metrics.stale", error=str(fault))
+                with self._lock:
+                    if self._last_metrics is not None:
+                        return self._last_metrics
         in_pod = self.spec is not None and bool(self.spec.container_type)
         metrics = combine(
             host,
@@ -526,11 +470,16 @@ class Container:
         process.commit(Op.DELETED)
         return process.pid, process.exit or Exit(status=0, at=time.time())
 
-    def delete(self, release: Callable[[], None]) -> tuple[int, Exit]:
+    def delete(
+        self, release: Callable[[], None], heard: Callable[[], bool] = lambda: True
+    ) -> tuple[int, Exit]:
         """Free everything; returns init's pid and exit.  ``release`` forgets the id.
 
         Calls that come while one is under way share its outcome.  After a failure the container
         is stopped and the call can be made again.  Raises InvalidState while init runs.
+
+        If nobody has ``heard`` when all is freed, the container isn't forgotten: a containerd
+        that was killed meanwhile comes back and asks for the exit.
         """
         self.require_created()
         with self._lock:
@@ -542,10 +491,12 @@ class Container:
                     raise InvalidState("delete a running process:", self.init.subject, state.value)
                 self.init.reserve(Op.DELETE)
                 self._deleting = mine = Joined()
+            else:
+                joined.shared = True
         if joined is not None:
             return joined.result()
         try:
-            outcome = self._delete(release)
+            outcome = self._delete(release, lambda: mine.shared or heard())
         except BaseException as fault:
             with self._lock:
                 self._deleting = None
@@ -555,14 +506,13 @@ class Container:
         mine.finish(outcome)
         return outcome
 
-    def _delete(self, release: Callable[[], None]) -> tuple[int, Exit]:
+    def _delete(self, release: Callable[[], None], heard: Callable[[], bool]) -> tuple[int, Exit]:
         holdings = self.holdings
         assert holdings is not None
         ended = threading.Event()
         if self.init.exit is None:
             # Created and never started: its end is reported like any other.
-            with self._lock:
-                self._kill_status = self._kill_status or 128 + _SIGKILL
+            self.killing.claim(_SIGKILL)
             self.init.wait(lambda _: ended.set())
             if not self.is_root:
                 self.init_exited(ExitInfo(status=128 + _SIGKILL))
@@ -584,7 +534,11 @@ class Container:
             self.init.exited(Exit(status=128 + _SIGKILL, at=time.time()))
         exit = self.init.exit or Exit(status=128 + _SIGKILL, at=time.time())
         pid = self.init.pid
-        hook_points.after_delete(self)
+        if not self.freed:
+            self.freed = True
+            hook_points.after_delete(self)
+        if not heard():
+            raise Failed(f"delete {self.init.subject}: nobody waits for the outcome any more")
         release()
         self.init.commit(
             Op.DELETED,

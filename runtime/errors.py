@@ -66,5 +66,9 @@ class DeadlineExceeded(RuntimeFault):
         super().__init__(f"{what}: no answer within {seconds:g} s")
 
 
+class Unanswered(DeadlineExceeded):
+    """There was no answer in time, but the request was sent whole and may take effect yet."""
+
+
 class Failed(RuntimeFault):
     """An operation that was legal and well-formed did not work; the message says why."""

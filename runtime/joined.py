@@ -15,6 +15,8 @@ class Joined:
     """The outcome of one delete, for everybody who asked for it meanwhile."""
 
     def __init__(self) -> None:
+        #: Whether a second caller waits; guarded by the container's lock.
+        self.shared = False
         self._done = threading.Event()
         self._outcome: tuple[int, Exit] | None = None
         self._fault: BaseException | None = None

@@ -91,8 +91,13 @@ class Pod:
         sandbox_id = sandbox_to_join(spec)
         return None if sandbox_id is None else self.container(sandbox_id)
 
-    def delete(self, container_id: str) -> tuple[int, Exit]:
+    def delete(
+        self, container_id: str, heard: Callable[[], bool] = lambda: True
+    ) -> tuple[int, Exit]:
         """Free a container that is created or stopped; returns init's pid and exit.
+
+        ``heard`` tells in the end whether anybody waits for the outcome still; if not, the
+        container stays, stopped, for whoever asks next.
 
         One that is being created is given up: containerd deletes it when the client that wanted
         it has gone, and comes only once.
@@ -102,16 +107,19 @@ class Pod:
         if not container.settled.wait(SETTLE_TIMEOUT):
             raise DeadlineExceeded(f"creation of {container_id!r}", SETTLE_TIMEOUT)
         self.container(container_id)
-        return container.delete(lambda: self._forget(container_id))
+        return container.delete(lambda: self._forget(container_id), heard)
 
     def _forget(self, container_id: str) -> None:
         with self._lock:
             self._containers.pop(container_id, None)
 
-    def close_if_empty(self) -> bool:
-        """Refuse creations from now on, unless there is a container left."""
+    def close_if_empty(self, *, but_for_freed: bool = False) -> bool:
+        """Refuse creations from now on, unless there is a container left.
+
+        With ``but_for_freed``, containers that are deleted but for the reply don't count.
+        """
         with self._lock:
-            if self._containers:
+            if not all(but_for_freed and each.freed for each in self._containers.values()):
                 return False
             self._closed = True
             return True

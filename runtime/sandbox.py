@@ -18,7 +18,6 @@ from runtime.control import ContainerState, Control, SandboxProcess, SignalMode
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
-    InvalidState,
     NotFound,
     RuntimeFault,
     SandboxGone,
@@ -29,9 +28,9 @@ from runtime.gofer_mounts import remove_filestores
 from runtime.network import NetworkSetup, loopback_argument
 from runtime.pod_memory import Usage
 from runtime.restoring import Restore
-from runtime.sentry import Sentry, own_stdio
+from runtime.sentry import Sentry, own_stdio, undo_boot
 from runtime.steps import Steps
-from runtime.subcontainer import Subcontainer, resolved_spec
+from runtime.subcontainer import Subcontainer
 from runtime.urpc import DEFAULT_TIMEOUT
 
 TYPE_CHECKING = False
@@ -51,6 +50,9 @@ __all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess"
 
 #: Seconds to learn why the sentry went away in the middle of a call.
 _AUTOPSY_TIMEOUT = 0.5
+#: Seconds to reap what was killed, even where the deadline is over.
+_REAP_TIMEOUT = 0.5
+_SIGKILL = 9
 
 
 class Sandbox:
@@ -146,7 +148,7 @@ class Sandbox:
             sandbox._network = network
             sandbox._exits.watch()
         except BaseException:
-            _undo_boot(sentry, gofer)
+            undo_boot(sentry, gofer)
             raise
         return sandbox
 
@@ -418,7 +420,7 @@ class Sandbox:
         return found
 
     def _is_started(self, cid: str) -> bool:
-        return self._exits.started if cid == self.id else self._sub(cid).gofer.mounts_fd < 0
+        return self._exits.started if cid == self.id else self._sub(cid).started
 
     def pause(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Freeze all containers.  Calls still work."""
@@ -478,36 +480,26 @@ class Sandbox:
         return sub
 
     def _drop(self, sub: Subcontainer) -> None:
-        with self._lock:
-            self._subs.pop(sub.params.id, None)
-        sub.close_stdio()
-        sub.gofer.stop(DEFAULT_TIMEOUT)
+        self._remove(sub.params.id)
+        sub.stop(time.monotonic() + DEFAULT_TIMEOUT)
 
     def start_subcontainer(
         self, cid: str, deadline: float, before: Callable[[], None] | None = None
     ) -> None:
         """Run a subcontainer's init.  Raises as ``start_root`` does, and the gofer's failure."""
-        sub = self._sub(cid)
-        gofer = sub.gofer
-        if gofer.mounts_fd < 0:
-            raise InvalidState("start", f"container {cid!r}", "started")
-        try:
-            mounts = gofer.read_mounts(deadline)
-            spec = resolved_spec(sub.params, mounts, self.pid)
-            argument = self._driver.start_subcontainer_argument(
-                cid, spec, sub.settings, gofer.plan.confs, len(gofer.plan.filestore_fds)
-            )
-            stdio = () if sub.params.tty else sub.stdio
-            fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
-            if self.restore is not None and self.restore.waiting:
-                member, before = self.restore.member, None
-                start = partial(member, self._control, self.kill, argument, fds, _left(deadline))
+        restore = self.restore if self.restore is not None and self.restore.waiting else None
+        if restore is not None:
+            before = None
+
+        def start(argument: Mapping[str, Any], fds: tuple[int, ...]) -> None:
+            left = _left(deadline)
+            if restore is not None:
+                call = partial(restore.member, self._control, self.kill, argument, fds, left)
             else:
-                start = partial(self._control.start_subcontainer, argument, fds, _left(deadline))
-            held_start.start(self._control, cid, start, before is not None, deadline)
-        finally:
-            sub.close_stdio()
-            gofer.release()
+                call = partial(self._control.start_subcontainer, argument, fds, left)
+            held_start.start(self._control, cid, call, before is not None, deadline)
+
+        self._sub(cid).start(self._driver, self.pid, start, deadline)
         if before is not None:
             before()
             held_start.let_go(self._control, cid, deadline)
@@ -522,20 +514,18 @@ class Sandbox:
         Does every step; raises the first failure with all of them named.
         """
         with self._lock:
-            sub = self._subs.pop(cid, None)
+            sub = self._subs.get(cid)
         if sub is None:
             return
         steps = Steps()
-        steps.run("destroy container", lambda: self._forget(cid, deadline))
-        steps.run("close stdio", sub.close_stdio)
-        steps.run("stop gofer", lambda: sub.gofer.stop(_left(deadline)))
+        steps.run("destroy container", lambda: sub.destroy(self._control, deadline))
+        steps.run("stop gofer", lambda: sub.stop(deadline))
         steps.finish()
+        self._remove(cid)
 
-    def _forget(self, cid: str, deadline: float) -> None:
-        try:
-            self._control.destroy_subcontainer(cid, _left(deadline))
-        except (NotFound, SandboxGone):
-            return
+    def _remove(self, cid: str) -> None:
+        with self._lock:
+            self._subs.pop(cid, None)
 
     def _sub(self, cid: str) -> Subcontainer:
         with self._lock:
@@ -554,6 +544,13 @@ class Sandbox:
         self._exits.killing()
         self._sentry.kill()
 
+    def kill_gofer(self, cid: str) -> None:
+        """SIGKILL a container's gofer, which is the end of the container; no error without one."""
+        try:
+            self.gofer_of(cid).child.kill(_SIGKILL)
+        except NotFound:
+            return
+
     def destroy(self, timeout: float) -> None:
         """End the sandbox and remove all that it has on the host; idempotent.
 
@@ -566,12 +563,13 @@ class Sandbox:
             steps.run("kill sentry", self.kill)
             steps.run("reap sentry", lambda: self._reap(deadline))
             with self._lock:
-                subs, self._subs = self._subs, {}
-                shared, self._shared_filestores = self._shared_filestores, []
-            for sub in subs.values():
-                steps.run("close stdio", sub.close_stdio)
-            for gofer in (*(sub.gofer for sub in subs.values()), self._gofer):
-                steps.run(f"stop gofer {gofer.pid}", partial(gofer.stop, _left(deadline)))
+                subs, shared = dict(self._subs), list(self._shared_filestores)
+            for cid, sub in subs.items():
+                # What fails is there for the next try.
+                if steps.run(f"stop gofer {sub.gofer.pid}", partial(sub.stop, deadline)):
+                    self._remove(cid)
+            left = max(_left(deadline), _REAP_TIMEOUT)
+            steps.run(f"stop gofer {self._gofer.pid}", lambda: self._gofer.stop(left))
             steps.run("remove control socket", self._sentry.remove_socket)
             steps.run("remove filestores", lambda: remove_filestores(shared))
             steps.finish()
@@ -581,18 +579,6 @@ class Sandbox:
         self._exits.settle(_left(deadline))
         self._sentry.child.close()
         self._sentry.log.close()
-
-
-def _undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
-    steps = Steps()
-    if sentry is not None:
-        steps.run("kill sentry", sentry.kill)
-        steps.run("reap sentry", lambda: sentry.child.wait(DEFAULT_TIMEOUT))
-        steps.run("close sentry", sentry.child.close)
-        steps.run("remove control socket", sentry.remove_socket)
-        steps.run("close log", sentry.log.close)
-    steps.run("stop gofer", lambda: gofer.stop(DEFAULT_TIMEOUT))
-    steps.run("remove filestores", lambda: remove_filestores(gofer.plan.shared_filestores))
 
 
 def _left(deadline: float) -> float:

@@ -19,9 +19,12 @@ from runtime.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
 from runtime.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
 from runtime.fds import FdSet
 from runtime.gofer import describe_status, id_maps, open_namespace, spec_file
+from runtime.gofer_mounts import remove_filestores
+from runtime.log import get_logger
 from runtime.log_files import open_logs
 from runtime.runsc_state import abstract_address
 from runtime.spawn import IdMap, SpawnSpec, spawn
+from runtime.steps import Steps
 from runtime.urpc import SocketPath
 
 TYPE_CHECKING = False
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from runtime.spawn import Child
     from runtime.spec import Spec
 
+_log = get_logger("sentry")
 _SIGKILL = 9
 _RLIMIT_MEMLOCK = 8
 _NAME_LIMIT = 80
@@ -42,6 +46,8 @@ _NAME_LIMIT = 80
 _MAX_ABSTRACT = 108
 #: Seconds for a process that failed to be gone, so that its last words are complete.
 _DYING_TIMEOUT = 1.0
+#: Seconds to reap each of those that were killed.
+_UNDO_TIMEOUT = 10.0
 #: The standard input's number, which is the terminal's if there is one.
 _TERMINAL_FLAGS_FD = "stdio-fds"
 
@@ -185,6 +191,24 @@ class Sentry:
     def remove_socket(self) -> None:
         """Remove the control socket.  Idempotent."""
         _unlink(self.address)
+
+
+def undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
+    """Kill and reap what a boot that failed has started, and remove what it made."""
+    steps = Steps()
+    if sentry is not None:
+        steps.run("kill sentry", sentry.kill)
+        steps.run("reap sentry", lambda: sentry.child.wait(_UNDO_TIMEOUT))
+        steps.run("close sentry", sentry.child.close)
+        steps.run("remove control socket", sentry.remove_socket)
+        steps.run("close log", sentry.log.close)
+    steps.run("stop gofer", lambda: gofer.stop(_UNDO_TIMEOUT))
+    steps.run("remove filestores", lambda: remove_filestores(gofer.plan.shared_filestores))
+    try:
+        steps.finish()
+    except Failed as fault:
+        # What is told is why the boot failed.
+        _log.error("boot.not_undone", error=str(fault))
 
 
 def _spawn_spec(

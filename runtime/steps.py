@@ -15,12 +15,14 @@ class Steps:
     def __init__(self) -> None:
         self._faults: list[tuple[str, Exception]] = []
 
-    def run(self, what: str, step: Callable[[], object]) -> None:
-        """Do one; ``what`` names it."""
+    def run(self, what: str, step: Callable[[], object]) -> bool:
+        """Do one; ``what`` names it.  False if it failed."""
         try:
             step()
         except (RuntimeFault, OSError, ValueError) as fault:
             self._faults.append((what, fault))
+            return False
+        return True
 
     def finish(self) -> None:
         """Raise Failed with all that failed, from the first of them, if anything did."""

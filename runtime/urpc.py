@@ -17,7 +17,7 @@ import struct
 import time
 
 from runtime import fastjson
-from runtime.errors import DeadlineExceeded, Failed, ResourceExhausted
+from runtime.errors import DeadlineExceeded, Failed, ResourceExhausted, Unanswered
 from runtime.record import Record
 
 TYPE_CHECKING = False
@@ -309,15 +309,17 @@ def call(
     """One call on a connection of its own; returns the result.
 
     Raises RemoteError with the sentry's text; Disconnected, ProtocolError, DeadlineExceeded and
-    ResourceExhausted as the connection does.
+    ResourceExhausted as the connection does; Unanswered if the request was sent.
     """
     deadline = time.monotonic() + timeout
+    late: type[DeadlineExceeded] = DeadlineExceeded
     try:
         with connect(address, deadline) as connection:
             connection.send(method, argument, fds, deadline)
+            late = Unanswered
             reply = connection.receive(deadline)
     except DeadlineExceeded:
-        raise DeadlineExceeded(method, timeout) from None
+        raise late(method, timeout) from None
     return reply.value()
 
 

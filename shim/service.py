@@ -173,7 +173,9 @@ class TaskService:
         if request.exec_id:
             pid, exit = self._pod.container(request.id).delete_exec(request.exec_id)
         else:
-            pid, exit = self._pod.delete(request.id)
+            lost = threading.Event()
+            call.on_cancel(lost.set)
+            pid, exit = self._pod.delete(request.id, lambda: not lost.is_set())
         return pb.DeleteResponse(
             pid=pid, exit_status=exit.status, exited_at=convert.timestamp(exit.at)
         ).SerializeToString()
@@ -224,7 +226,7 @@ class TaskService:
         return b""
 
     def _stop(self, call: Call) -> bytes | None:
-        if not self._pod.close_if_empty():
+        if not self._pod.close_if_empty(but_for_freed=True):
             # The container that is left may be one whose creation is about to fail.
             self._stop_wanted.set()
             return b""

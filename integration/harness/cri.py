@@ -88,4 +88,5 @@ class Cri:
                 code = err.code().value[0]  # type: ignore[attr-defined]
                 raise Refused(method, code, err.details() or "") from None  # type: ignore[attr-defined]
 
+        finish.done = future.done  # type: ignore[attr-defined]
         return finish

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from integration.harness import cri, footprint
 from integration.harness.daemon_api import Api, Refused
-from integration.harness.pods import Pod, PodNode, kill
+from integration.harness.pods import Pod, PodNode
+from integration.harness.scenes import Scene, scene
 from integration.harness.waiting import until
+from integration.pods.fault_rows import ITSELF, ROWS, Row
 
 #: Seconds in which CRI must be able to take a pod away, whatever happened to it.
 REMOVAL = 15
-VICTIMS = ("shim", "sentry", "gofer", "root gofer", "containerd")
+#: gRPC's status of a call whose connection broke.
+_UNAVAILABLE = 14
 
 
-def _removed(pods: PodNode, pod: Pod, excused: tuple[str, ...] = ()) -> None:
+def _removed(pods: PodNode, pod: Pod) -> None:
     """The pod goes away through CRI in time, and nothing of it stays."""
     pods.revive()
     began = time.monotonic()
@@ -28,12 +30,7 @@ def _removed(pods: PodNode, pod: Pod, excused: tuple[str, ...] = ()) -> None:
         until(lambda m=method: _done(pods, m, pod), REMOVAL, f"{method} succeeds")  # type: ignore[misc]
     assert time.monotonic() - began < REMOVAL
     # The reference's shim leaves its socket when it is killed.
-    pods.assert_clean(excused=excused if pods.gvisor else ("socket", *excused))
-
-
-def _bundles(pods: PodNode) -> tuple[str, ...]:
-    tops = (pods.daemon.state, pods.daemon.root)
-    return tuple(f"state {top}/io.containerd.runtime.v2.task/" for top in tops)
+    pods.assert_clean(excused=() if pods.gvisor else ("socket",))
 
 
 def _done(pods: PodNode, method: str, pod: Pod) -> bool:
@@ -44,94 +41,106 @@ def _done(pods: PodNode, method: str, pod: Pod) -> bool:
     return True
 
 
-def _killer(pods: PodNode, pod: Pod, container: str, victim: str) -> Callable[[], None]:
-    """What kills the victim; looked up beforehand, so that it takes no time."""
-    if victim == "containerd":
-        return pods.daemon.kill
-    pid = {
-        "shim": lambda: pod.shim,
-        "sentry": pod.sentry,
-        "gofer": lambda: pod.gofer(container),
-        "root gofer": lambda: pod.gofer(pod.id),
-    }[victim]()
-    return lambda: kill(pid)
+@pytest.mark.gvisor
+@pytest.mark.parametrize("row", [each for each in ROWS if each.everywhere], ids=lambda r: r.name)
+@pytest.mark.core
+def test_death_everywhere(pods: PodNode, row: Row) -> None:
+    _prove(pods, row)
 
 
 @pytest.mark.gvisor
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_death_while_running(pods: PodNode, victim: str) -> None:
-    pod = pods.pod()
-    one, two = pod.start("sleep", "1000"), pod.start("sleep", "1000")
-    _killer(pods, pod, one, victim)()
-    if victim in ("shim", "sentry"):
-        # Nobody is asked for the exits of a dead shim's containers: 255 is containerd's own word.
-        assert {pods.wait_exited(c).exit_code for c in (one, two)} <= {137, 255}
-        until(lambda: pod.status.state == cri.NOT_READY, 10, "the pod is not ready")
-    elif victim == "gofer":
-        assert pods.wait_exited(one).exit_code == 137
-        assert pods.exec(two, "echo", "still here").out == "still here\n"
-    _removed(pods, pod)
+@pytest.mark.parametrize(
+    "row", [each for each in ROWS if not each.everywhere], ids=lambda r: r.name
+)
+def test_death(pods: PodNode, row: Row) -> None:
+    _prove(pods, row)
 
 
-_MOMENTS: dict[str, Callable[[PodNode, Pod, str], object]] = {
-    "create": lambda pods, pod, container: pod.start("sleep", "1000"),
-    "exec": lambda pods, pod, container: pods.exec(container, "sleep", "2"),
-    "stop": lambda pods, pod, container: pods.stop(container, grace=1),
-    "delete": lambda pods, pod, container: pods.delete(container),
-}
-
-
-@pytest.mark.gvisor
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("moment", _MOMENTS)
-def test_death_at_work(pods: PodNode, moment: str, victim: str) -> None:
-    """In the middle of a call, which may fail or not, but ends."""
-    pod = pods.pod()
-    container = pod.start("sh", "-c", "trap '' TERM; echo up; while true; do sleep 0.1; done")
-    pod.wait_log(container, "up")
-    strike = _killer(pods, pod, container, victim)
-
-    def work() -> None:
-        try:
-            _MOMENTS[moment](pods, pod, container)
-        except (Refused, ValueError):  # a closed channel is a ValueError
-            return
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    time.sleep(0.05)  # not synchronisation: the moment is the test's parameter
-    strike()
-    # containerd 2 keeps the bundle of a container whose Create fails because the pod's shim is
-    # gone until it is started anew: it asks that shim once more and then gives up (TaskManager).
-    lost = (moment, victim) == ("create", "shim")
-    _removed(pods, pod, _bundles(pods) if lost else ())
-    worker.join(REMOVAL)
-    assert not worker.is_alive()
-
-
-@pytest.mark.gvisor
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15])
-@pytest.mark.parametrize("victim", ["shim", "containerd"])
-def test_death_while_a_pod_is_run(pods: PodNode, victim: str, delay: float) -> None:
-    """RunPodSandbox fails, or is found half done by the next containerd."""
-    pod = pods.prepare()
-    finish = pod.run_later(20)
-    until(pods.shims, 15, "a shim is there")
-    time.sleep(delay)  # not synchronisation: the moment is the test's parameter
-    if victim == "shim":
-        kill(*pods.shims())
-    else:
-        pods.daemon.kill()
-        pods.close()
-    try:
-        finish()
-    except Refused:
-        pod.id = ""
-    pods.revive()
+def _prove(pods: PodNode, row: Row) -> None:
+    with scene(pods, row.moment) as found:
+        if (row.victim, row.moment) == ("gofer", "delete"):
+            pid = found.gofers[found.container]
+            until(lambda: not footprint.alive(pid), 5, "the gofer ended with its container")
+        else:
+            found.strike(row.victim)
+        found.release()
+        if row.victim == "containerd":
+            _settle_alone(pods, found, row)
+        assert _outcome(found) in row.call.split(" or ")
+    told = {"container": row.container, "other": row.other, "pod": row.pod}
+    assert _look(found, row) == told
     began = time.monotonic()
     pods.clean()
+    if row.bundle_stays and pods.daemon.release >= (2, 0):
+        bundles = _bundles(pods, found.container)
+        assert sorted(pods.leftovers()) == bundles
+        pods.restart()
     pods.assert_clean()
     assert time.monotonic() - began < REMOVAL
+
+
+def _bundles(pods: PodNode, container: str) -> list[str]:
+    """What containerd itself has of a task on disk."""
+    tops = (pods.daemon.root, pods.daemon.state)
+    return [f"state {top}/io.containerd.runtime.v2.task/k8s.io/{container}" for top in tops]
+
+
+def _settle_alone(pods: PodNode, found: Scene, row: Row) -> None:
+    """Without a containerd: only what the shim does by itself happens."""
+    if row.cleaner == ITSELF:
+        until(lambda: not footprint.alive(found.shim), 10, "the shim ends by itself")
+    else:
+        assert footprint.alive(found.shim)
+    pods.close()
+    pods.revive()
+
+
+def _outcome(found: Scene) -> str:
+    if found.call is None:
+        return ""
+    try:
+        reply = found.call()
+    except Refused as refused:
+        return (
+            "is cut off" if refused.code == _UNAVAILABLE and "removed" in str(refused) else "fails"
+        )
+    code = getattr(reply, "exit_code", None)
+    return "succeeds" if code is None else f"ends with {code}"
+
+
+def _look(found: Scene, row: Row) -> dict[str, str]:
+    """What CRI tells of the container, of its neighbour and of the pod; waits until it does."""
+    looks = {
+        "container": lambda: _container(found, found.container),
+        "other": lambda: _container(found, found.other),
+        "pod": lambda: _pod(found),
+    }
+    seen = {}
+    for what, look in looks.items():
+        wanted = getattr(row, what)
+        with suppress(AssertionError):  # it is compared, and shown, with the rest
+            until(lambda w=wanted, k=look: k() in w.split(" or "), 10, "as told")  # type: ignore[misc]
+        now = look()
+        seen[what] = wanted if now in wanted.split(" or ") else now
+    if row.other == "runs":
+        assert found.pods.exec(found.other, "echo", "here").out == "here\n"
+    return seen
+
+
+def _container(found: Scene, container: str) -> str:
+    if not container:
+        return ""
+    status = found.pods.status(container)
+    names = {cri.CREATED: "created", cri.RUNNING: "runs", cri.UNKNOWN: "unknown"}
+    return names.get(status.state) or str(status.exit_code)
+
+
+def _pod(found: Scene) -> str:
+    listed = {each.id: each for each in found.pods.call("ListPodSandbox").items}
+    each = listed.get(found.pod_id)
+    if each is None:
+        return "gone"
+    return "ready" if each.state == cri.READY else "not ready"
 
 
 @pytest.mark.core

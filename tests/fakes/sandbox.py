@@ -21,6 +21,34 @@ from runtime.workers import Workers
 TRUE = parse_process(b'{"args":["/bin/true"],"cwd":"/","user":{"uid":0,"gid":0}}', "spec")
 
 
+class FakeReactor:
+    """Nothing but timers, which run when a test says that so much time has passed."""
+
+    def __init__(self) -> None:
+        self.timers: list[FakeTimer] = []
+
+    def call_later(self, seconds: float, fn: Callable[[], object]) -> FakeTimer:
+        self.timers.append(FakeTimer(seconds, fn))
+        return self.timers[-1]
+
+    def pass_time(self, seconds: float) -> None:
+        due, self.timers = self.timers, []
+        for timer in due:
+            if timer.when > seconds:
+                self.timers.append(timer)
+            elif not timer.cancelled:
+                timer.fn()
+
+
+class FakeTimer:
+    def __init__(self, when: float, fn: Callable[[], object]) -> None:
+        self.when, self.fn = when, fn
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class FakeIO:
     terminal = False
     on_signal: Callable[[int], None] | None = None
@@ -56,6 +84,7 @@ class FakeSandbox:
         self.paused = self.restoring = False
         self.restore = None
         self.killed = threading.Event()
+        self.gofers_killed: list[str] = []
         self.destroyed = 0
         self.signals: list[tuple[str, int, int, SignalMode]] = []
         self.on_exit: Callable[[ExitInfo], None] | None = None
@@ -107,16 +136,19 @@ class FakeSandbox:
         if self.on_exit is not None:
             self.end(137, sentry_died=True)
 
+    def kill_gofer(self, cid: str) -> None:
+        self.gofers_killed.append(cid)
+
     def pause(self) -> None:
         self.paused = True
 
     def resume(self) -> None:
         self.paused = False
 
-    def processes(self, cid: str) -> list[Any]:
+    def processes(self, cid: str, timeout: float = 10) -> list[Any]:
         return self.inside
 
-    def event(self, cid: str) -> SentryStats:
+    def event(self, cid: str, timeout: float = 10) -> SentryStats:
         return SentryStats(cpu_ns={cid: 5_000_000}, memory_usage=4096, pids=1)
 
 
@@ -201,9 +233,10 @@ class Bench:
         self.io: list[FakeIO] = []
         self.refuse_io: Callable[[], None] = lambda: None
         self.workers = Workers()
+        self.reactor = FakeReactor()
         self.context: Any = Context(
             namespace="ns",
-            reactor=None,  # type: ignore[arg-type]  # nothing here waits for a descriptor
+            reactor=self.reactor,  # type: ignore[arg-type]  # nothing here waits for a descriptor
             workers=self.workers,
             emit=self.events.append,
             open_io=self._open_io,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import urpc
-from runtime.errors import DeadlineExceeded, ResourceExhausted
+from runtime.errors import DeadlineExceeded, ResourceExhausted, Unanswered
 from runtime.urpc import (
     Disconnected,
     ProtocolError,
@@ -195,7 +195,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_deadline(sentry: FakeSentry, address: str) -> None:
     sentry.silent.add("Echo")
     started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"Echo: no answer within 0\.1 s"):
+    with pytest.raises(Unanswered, match=r"Echo: no answer within 0\.1 s"):
         urpc.call(address, "Echo", timeout=0.1)
     assert time.monotonic() - started < 5
 
@@ -209,6 +209,9 @@ def test_full_backlog_is_waited_for(tmp_path: Path) -> None:
     first.connect(path)
     with pytest.raises(DeadlineExceeded):
         urpc.connect(path, time.monotonic() + 0.1)
+    with pytest.raises(DeadlineExceeded) as caught:
+        urpc.call(path, "Echo", timeout=0.1)
+    assert not isinstance(caught.value, Unanswered)
     result: list[urpc.Connection] = []
     thread = threading.Thread(
         target=lambda: result.append(urpc.connect(path, time.monotonic() + 10))
