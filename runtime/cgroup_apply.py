@@ -14,7 +14,7 @@ from runtime.log import get_logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from runtime.cgroup_limits import Setting
     from runtime.cgroup_root import CgroupRoot
@@ -27,8 +27,8 @@ _OBSOLETE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL)
 
 def apply(
     root: CgroupRoot, writes: Sequence[tuple[Setting, str]], *, restorable: bool = True
-) -> None:
-    """Write each setting's value to its path.
+) -> Callable[[], None]:
+    """Write each setting's value to its path; returns what undoes it.
 
     Some limits bound one another (memory and memory+swap; quota, period and burst), and which
     must be written first depends on whether they rise or fall.  The kernel answers EINVAL to the
@@ -67,6 +67,7 @@ def apply(
             _restore(root, done, old)
             raise _explain(*refused[0], first) from first
         pending = refused
+    return lambda: _restore(root, done, old)
 
 
 def _present(root: CgroupRoot, setting: Setting, path: str) -> str | None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+#: What the record of a cgroup names as its driver if systemd made it.
+SYSTEMD = "systemd"
 _FIRST_WAIT = 0.001
 _LONGEST_WAIT = 0.05
 
@@ -27,7 +29,24 @@ def remove_from_json(data: Mapping[str, Any], timeout: float = 5.0) -> None:
     Idempotent.  Raises Failed if a directory is still in use after ``timeout`` seconds, and
     InvalidRequest if ``data`` isn't what to_json gives.
     """
-    remove_owned(owned_from_json(data).values(), timeout)
+    own = owned_from_json(data)
+    if data.get("driver") == SYSTEMD and any(own.values()):
+        unit = data.get("unit")
+        if not isinstance(unit, str) or not unit.endswith(".scope") or "/" in unit:
+            raise InvalidRequest("cgroup.unit", f"{unit!r} is not a scope")
+        stop_scope(unit, timeout)
+    remove_owned(own.values(), timeout)
+
+
+def stop_scope(unit: str, timeout: float) -> None:
+    """End a scope of ours, and whatever processes are in it.  Raises Failed, DeadlineExceeded."""
+    from runtime.signals import SIGKILL
+    from runtime.systemd_units import Manager
+
+    with Manager.connect(max(timeout, 1.0)) as manager:
+        # It would let them end in their own time.
+        manager.kill(unit, SIGKILL)
+        manager.stop(unit)
 
 
 def owned_from_json(data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from runtime import cgroup_path
 from runtime.errors import Failed, Unsupported
 
 DEFAULT_ROOT = "/sys/fs/cgroup"
+SYSTEMD_BOOTED = "/run/systemd/system"
 
 #: The v1 controllers, and named hierarchies, in which a sandbox gets a directory: those of runsc.
 KNOWN_V1 = (
@@ -50,8 +51,12 @@ class CgroupRoot:
     files; a test may override them to act like a kernel.
     """
 
-    def __init__(self, path: str = DEFAULT_ROOT, *, proc: str = "/proc") -> None:
+    def __init__(
+        self, path: str = DEFAULT_ROOT, *, proc: str = "/proc", systemd: str = SYSTEMD_BOOTED
+    ) -> None:
         self.path = path
+        #: Is there if systemd runs this host (sd_booted(3)).
+        self.systemd = systemd
         self._proc = proc
         # Only the root of a cgroup2 mount has this file.  On a hybrid host `path` is a tmpfs
         # and the v2 hierarchy lies in `unified`; such a host counts as v1 (containerd's and

@@ -20,7 +20,7 @@ from runtime.log import get_logger
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, Self
 
     from runtime.cgroup_path import Location
     from runtime.cgroup_root import CgroupRoot
@@ -38,7 +38,7 @@ class CgroupV2(Cgroup):
     @classmethod
     def create(
         cls, root: CgroupRoot, location: Location, resources: Mapping[str, Any] | None
-    ) -> CgroupV2:
+    ) -> Self:
         """Make the directories that are missing, hand the controllers down, set the limits.
 
         In a cgroup that existed before no limit is set but that of swap (see

@@ -7,10 +7,12 @@ use is never loaded.
 
 from __future__ import annotations
 
-from runtime import cgroup_path
+import os
+
+from runtime import cgroup_path, cgroup_remove
 from runtime.cgroup_path import derive_parent
 from runtime.cgroup_root import CgroupDenied, CgroupRoot
-from runtime.errors import Failed, InvalidRequest
+from runtime.errors import Failed, InvalidRequest, Unsupported
 from runtime.log import get_logger
 from runtime.privilege import SYS_ADMIN, holds_over_host
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroup_base import Cgroup as Cgroup
+    from runtime.cgroup_path import Location
     from runtime.cgroup_watch import OOMWatch as OOMWatch
 
 __all__ = [
@@ -55,15 +58,16 @@ def create(
     """Make the cgroup ``path`` (OCI's ``linux.cgroupsPath``) with limits (``linux.resources``).
 
     Follows gVisor's runsc/cgroup: where the cgroup exists already it is used as it is, and
-    belongs to somebody else.  systemd's form ``slice:prefix:name`` gives the directory that
-    systemd would make, made by us without a transient unit.
+    belongs to somebody else.  systemd's form ``slice:prefix:name`` is a scope that systemd is
+    asked for, on cgroup v2; on v1, and where systemd doesn't run, it is the directory that it
+    would make.  ``systemd`` insists on that form, and on v2 on systemd.
 
     Raises InvalidRequest naming the field; Unsupported for a limit that this host can't set;
     CgroupDenied where we may not make cgroups; Failed.  Nothing is left behind then.
     """
     root = root or CgroupRoot()
     location = cgroup_path.locate(path, systemd=systemd)
-    return _version(root.mode).create(root, location, resources)
+    return _driver(root, location, systemd).create(root, location, resources)
 
 
 def create_if_allowed(
@@ -95,7 +99,8 @@ def plan(path: str, *, systemd: bool = False, root: CgroupRoot | None = None) ->
     Raises InvalidRequest.
     """
     root = root or CgroupRoot()
-    return _version(root.mode).plan(root, cgroup_path.locate(path, systemd=systemd))
+    location = cgroup_path.locate(path, systemd=systemd)
+    return _driver(root, location, systemd).plan(root, location)
 
 
 def from_json(data: Mapping[str, Any], root: CgroupRoot | None = None) -> Cgroup:
@@ -103,7 +108,12 @@ def from_json(data: Mapping[str, Any], root: CgroupRoot | None = None) -> Cgroup
     mode = data.get("mode")
     if mode not in ("v1", "v2"):
         raise InvalidRequest("cgroup.mode", f"{mode!r} is neither v1 nor v2")
-    return _version(mode).from_json(data, root or CgroupRoot())
+    version = _version(mode)
+    if data.get("driver") == cgroup_remove.SYSTEMD:
+        from runtime.cgroup_systemd import CgroupSystemd
+
+        version = CgroupSystemd
+    return version.from_json(data, root or CgroupRoot())
 
 
 def directories_of(pid: int, root: CgroupRoot | None = None) -> dict[str, str]:
@@ -174,3 +184,16 @@ def _version(mode: str) -> type[Cgroup]:
     from runtime.cgroup_v1 import CgroupV1
 
     return CgroupV1
+
+
+def _driver(root: CgroupRoot, location: Location, systemd: bool) -> type[Cgroup]:
+    """Who makes the cgroup: we ourselves, or systemd for us."""
+    if location.unit and root.mode == "v2":
+        # Looked up without loading what talks to it.
+        if os.path.isdir(root.systemd):
+            from runtime.cgroup_systemd import CgroupSystemd
+
+            return CgroupSystemd
+        if systemd:
+            raise Unsupported("systemd's cgroup driver is asked for, but systemd doesn't run here")
+    return _version(root.mode)

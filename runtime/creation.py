@@ -290,11 +290,15 @@ def _boot(
     systemd = config.systemd_cgroup
     # Members first: that is the order in which they can be removed.
     paths = [path for path in (wanted.own, wanted.path) if path]
-    holdings.planned = tuple(cgroups.plan(path, systemd=systemd) for path in paths)
+    # An annotation may name a directory whoever makes the scopes.
+    named = systemd and not spec.annotations.get(pod_cgroup.CGROUP_PARENT)
+    holdings.planned = tuple(
+        cgroups.plan(path, systemd=named if path == wanted.path else systemd) for path in paths
+    )
     holdings.control_socket = control_address(config.state_dir, params.id)
     holdings.record()
     cgroup = holdings.cgroup = cgroups.create_if_allowed(
-        wanted.path, wanted.resources, systemd=systemd
+        wanted.path, wanted.resources, systemd=named
     )
     if wanted.own:
         holdings.own_cgroup = cgroups.create_if_allowed(wanted.own, {}, systemd=systemd)

@@ -78,7 +78,7 @@ class FakeHost(CgroupRoot):
             file.write("\n".join(lines) + "\n")
         with open(f"{proc}/self/cgroup", "w") as file:
             file.write(membership)
-        super().__init__(path, proc=proc)
+        super().__init__(path, proc=proc, systemd=f"{base}/systemd")
         self.files: dict[str, str] = {}
         self.writes: list[tuple[str, str]] = []
         self.refuse: dict[str, int] = {}
