@@ -12,6 +12,10 @@ import pytest
 from integration.harness import footprint, peers
 from integration.harness.containerd import Containerd
 from integration.harness.node import Node
+from integration.harness.pods import PodNode
+
+#: containerd and runsc of the pods in a guest.
+GUEST_PODS = ("2.1", "20240729")
 
 RUNTIMES = {"gvisor": peers.GVISOR, "runc": peers.RUNC}
 
@@ -116,6 +120,25 @@ def node(machine: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
     yield machine
     machine.clean()
     machine.assert_clean()
+
+
+@pytest.fixture(scope="session")
+def guest_pod_machine(short_folder: Path) -> Iterator[PodNode]:
+    """A running daemon with CRI, for the tests in a guest."""
+    node = PodNode(short_folder / "pods", *GUEST_PODS, peers.GVISOR, 99)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.remove()
+
+
+@pytest.fixture
+def guest_pods(guest_pod_machine: PodNode) -> Iterator[PodNode]:
+    """The same; whatever a test leaves there makes the test fail."""
+    yield guest_pod_machine
+    guest_pod_machine.clean()
+    guest_pod_machine.assert_clean(30)
 
 
 @pytest.hookimpl(wrapper=True)

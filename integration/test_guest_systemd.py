@@ -62,7 +62,6 @@ def test_a_container_in_a_scope(host: Node) -> None:
     assert not scene.exists(cgroup)
 
 
-@pytest.mark.xfail(reason="the scope's directory is made without asking systemd", strict=True)
 def test_systemd_knows_the_scope(host: Node) -> None:
     name, cgroup = in_a_scope(host)
     properties = ("ActiveState", "ControlGroup", "MemoryMax", "Delegate")

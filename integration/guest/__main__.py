@@ -12,13 +12,18 @@ from pathlib import Path
 from integration.guest import machine
 from integration.harness import peers
 
-# Left out is what measures the speed of a processor.
+# Left out is what measures the speed of a processor, and what is about cgroup v1.
 DEFAULT = [
     "integration/test_cgroups.py",
     "integration/test_guest_containers.py",
+    "integration/test_guest_pods.py",
     "--deselect=integration/test_cgroups.py::test_reading_statistics_is_cheap",
+    "--deselect=integration/test_cgroups.py::test_memory_and_swap_rise_and_fall",
 ]
-DEFAULT_SYSTEMD = ["integration/test_guest_systemd.py"]
+DEFAULT_SYSTEMD = [
+    "integration/test_guest_systemd.py",
+    "integration/test_guest_systemd_pods.py",
+]
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider"]
 _TIMEOUT = 240.0
 

@@ -322,6 +322,18 @@ class PodNode:
 
         return until(ended, timeout, f"{container[:12]} exited")
 
+    def wait_reason(self, container: str, reason: str, timeout: float = 10) -> int:
+        """Wait until CRI gives this reason for the end of a container; its exit code.
+
+        CRI learns of an exit and of the OOM event before it on different ways.
+        """
+
+        def ended() -> Any:
+            status = self.status(container)
+            return status if (status.state, status.reason) == (cri.EXITED, reason) else None
+
+        return int(until(ended, timeout, f"{container[:12]} ended by {reason}").exit_code)
+
     def stop(self, container: str, grace: int = 0) -> None:
         self.call("StopContainer", grace + 20, container_id=container, timeout=grace)
 

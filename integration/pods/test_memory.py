@@ -53,15 +53,14 @@ def test_a_container_over_its_own_limit(pods: PodNode, api: Api) -> None:
         pod = pods.pod()
         other = pod.start("sleep", "1000", **limited(64))
         hog = pod.start(*HOG, **limited(64))
-        ended = pods.wait_exited(hog, 30)
-        assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
+        assert pods.wait_reason(hog, "OOMKilled", 30) == 137
         topics = events.topics(hog)
         assert topics.count("oom") == 1 and topics.index("oom") < topics.index("exit"), topics
         assert "oom" not in events.topics(other)
         assert pods.exec(other, "echo", "fine").out == "fine\n"
         assert pod.status.state == cri.READY
         again = pod.start(*HOG, attempt=1, **limited(64))
-        assert pods.wait_exited(again, 30).reason == "OOMKilled"
+        assert pods.wait_reason(again, "OOMKilled", 30) == 137
         assert pods.status(other).state == cri.RUNNING
 
 
@@ -84,8 +83,7 @@ def test_an_update_of_its_own_limit(pods: PodNode) -> None:
     assert cgroup_files("memory", path, file) == [str(200 * MIB)]
     assert pods.status(container).state == cri.RUNNING
     pods.call(update, container_id=container, linux={"memory_limit_in_bytes": 50 * MIB})
-    ended = pods.wait_exited(container, 10)
-    assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
+    assert pods.wait_reason(container, "OOMKilled", 10) == 137
 
 
 @pytest.mark.core
@@ -97,10 +95,8 @@ def test_a_pod_that_runs_out_of_memory(pods: PodNode, api: Api) -> None:
         steady = pod.start(*holding(20))
         until(lambda: used(pods, steady) > 18 * MIB, 20, "it has its memory")
         hog = pod.start(*HOG)
-        ended = pods.wait_exited(hog, 30)
-        assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
-        other = pods.wait_exited(steady, 10)
-        assert (other.exit_code, other.reason) == (137, "Error")
+        assert pods.wait_reason(hog, "OOMKilled", 30) == 137
+        assert pods.wait_reason(steady, "Error", 10) == 137
         events.wait(pod.id, "exit")
         topics = events.topics(hog)
         assert topics.count("oom") == 1 and topics.index("oom") < topics.index("exit"), topics
