@@ -215,3 +215,42 @@ def _assert_one_error(node: Node, text: str) -> None:
     assert "Traceback" not in text
     assert len(text.strip().splitlines()) == 1, text
     until(lambda: not left_behind(node.daemon, node.ids), 5, "nothing is left")
+
+
+@pytest.mark.gvisor
+def test_own_limits_in_a_pod_of_annotations(node: Node) -> None:
+    """Containers that are grouped by annotations alone are told apart like those of CRI."""
+    if node.daemon.generation < "2023":
+        pytest.skip("this runsc counts memory for the whole sandbox only")
+    sandbox = _in_pod(node, "sleep", "1000", kind="sandbox")
+    steady = _in_pod(node, "sh", "-c", _HOLDING.format(40), sandbox=sandbox, limit=64 << 20)
+    with node.api.events() as events:
+        hog = _in_pod(node, *HOG, sandbox=sandbox, limit=64 << 20)
+        node.wait_stopped(hog, 30)
+        assert events.wait(hog, "exit").exit_status == 137
+        topics = events.topics(hog)
+        assert topics.count("oom") == 1 and topics.index("oom") < topics.index("exit"), topics
+    assert node.exec(steady, "echo", "fine").out == "fine\n"
+    node.delete(hog)
+    node.delete(steady)
+
+
+# Takes that many MiB and keeps them.
+_HOLDING = "(head -c {}m /dev/zero; exec sleep 1000) | tail"
+
+
+def _in_pod(
+    node: Node, *command: str, kind: str = "container", sandbox: str = "", limit: int = 0
+) -> str:
+    name = node.new_id()
+    spec = node.api.spec(*command, container=name)
+    spec["annotations"] = {
+        "io.kubernetes.cri.container-type": kind,
+        "io.kubernetes.cri.sandbox-id": sandbox or name,
+    }
+    if limit:
+        spec["linux"].setdefault("resources", {})["memory"] = {"limit": limit}
+    mounts = node.api.make(name, node.runtime, spec)
+    node.api.task("Create", container_id=name, rootfs=mounts)
+    node.api.task("Start", container_id=name)
+    return name

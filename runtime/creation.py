@@ -9,7 +9,17 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import cgroups, hook_points, lookup, network, oom, pod_cgroup, restrictions, volumes
+from runtime import (
+    accounting,
+    cgroups,
+    hook_points,
+    lookup,
+    network,
+    oom,
+    pod_cgroup,
+    restrictions,
+    volumes,
+)
 from runtime.driver import find_driver
 from runtime.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.events import TaskCreated
@@ -266,7 +276,7 @@ def _prepare(
     """Spec and configuration in which what the sentry doesn't do by itself is spelled out."""
     host = root.holdings.sandbox if root is not None and root.holdings is not None else None
     hints = root.spec.annotations if root is not None and root.spec is not None else None
-    spec = volumes.prepare(spec, driver.generation, hints)
+    spec = accounting.prepare(volumes.prepare(spec, driver.generation, hints), driver.generation)
     network = host.network if host is not None else None
     prepared = restrictions.prepare(spec, config, driver.generation, network)
     if prepared.notes:
