@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from runtime import cgroups, subcontainer
 from runtime.container import Container
+from runtime.control import ContainerState
 from runtime.creation import attach_network
 from runtime.driver import Credentials, find_driver
 from runtime.errors import DeadlineExceeded, InvalidState, NotFound, SandboxGone
@@ -149,6 +150,24 @@ class AdoptedSandbox(Sandbox):
         """Whom to ask for the interfaces when init is started."""
         self._network = network
 
+    def restore_from(self, path: str) -> None:
+        """Have the root container's start be a restore.  Raises NotFound, InvalidRequest."""
+        from runtime import checkpoint
+        from runtime.restoring import Restore
+
+        self.restore = Restore(checkpoint.load(path, self._driver.generation))
+
+    def go_on_restoring(self, path: str) -> None:
+        """Another process has restored the root container from that image; others are missing.
+
+        Raises InvalidState if the sandbox isn't being restored: it would die of the attempt.
+        """
+        if self._control.state(self.id) is ContainerState.RUNNING:
+            raise InvalidState("restore a container in", f'sandbox "{self.id}"', "running")
+        self.restore_from(path)
+        assert self.restore is not None
+        self.restore.go_on()
+
     def create_subcontainer(self, params: BootParams) -> None:
         """Register another container; its stdio is that of its start unless it is a terminal."""
         self._register(params)
@@ -188,6 +207,8 @@ class AdoptedSandbox(Sandbox):
 
     def close(self) -> None:
         """Let go of the processes; all goes on."""
+        if self.restore is not None:
+            self.restore.image.close()
         self._sentry.child.close()
         self._gofer.child.close()
 
@@ -257,6 +278,26 @@ def adopt_created(
     settings = params.driver.settings(params.config, params.spec)
     sandbox.attach_network(lambda pid: attach_network(holdings, pid, settings.effective))
     return adopted, sandbox
+
+
+def restore_from(container: Container, sandbox: AdoptedSandbox, path: str) -> None:
+    """Have the container's start be a restore from the image in directory ``path``.
+
+    Raises NotFound and InvalidRequest for an image that can't be restored here.
+    """
+    from runtime import checkpoint
+
+    spec = container.spec
+    assert spec is not None
+    if not container.is_root:
+        sandbox.go_on_restoring(path)
+    else:
+        sandbox.restore_from(path)
+    assert sandbox.restore is not None
+    terminal = spec.process.terminal
+    checkpoint.check_fit(
+        sandbox.restore.image, checkpoint.describe(spec, terminal), container.is_root
+    )
 
 
 def note_gofer(container: Container, sandbox: AdoptedSandbox) -> None:

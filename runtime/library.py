@@ -18,7 +18,7 @@ from runtime.config import CACHE_DIR
 from runtime.container import Container
 from runtime.creation import BOOT_TIMEOUT, Context, CreateRequest
 from runtime.destroy import adjust_score
-from runtime.errors import Failed, NotFound, RuntimeFault
+from runtime.errors import Failed, InvalidRequest, NotFound, RuntimeFault
 from runtime.given_io import GivenIO, check_terminal
 from runtime.log import get_logger
 from runtime.process import IORequest
@@ -65,6 +65,8 @@ class Request(Record):
     attached: bool = False
     #: Further files of init, in a sandbox of its own: its number to ours.
     pass_fds: Mapping[int, int] = {}
+    #: The directory of an image: what is run is restored from it, in place of being started.
+    checkpoint: str = ""
 
 
 class _Session:
@@ -107,6 +109,8 @@ def create(request: Request) -> StoredContainer:
     This process may end after it; the container is started by :func:`start`.  Raises a
     RuntimeFault, and then nothing is left of it.
     """
+    if request.checkpoint:
+        raise InvalidRequest("checkpoint", "is for a run, or for the start of what is created")
     with _Session(request.cache_dir, lambda: _open_io(request), starts=False) as session:
         container, adopted = _create(request, session.context)
         holdings = container.holdings
@@ -129,8 +133,9 @@ def start(
     *,
     cache_dir: str = CACHE_DIR,
     stdio: tuple[int, int, int] = _DEFAULT_STDIO,
+    checkpoint: str = "",
 ) -> None:
-    """Run the init of a created container.
+    """Run the init of a created container, or restore it from the image in ``checkpoint``.
 
     ``stdio`` is for a container that joins a sandbox and has no terminal: its init gets the
     starter's.  ``config`` counts for what runsc made; of others it is known.  After a failure of
@@ -140,10 +145,12 @@ def start(
     lock = StateLock(container.root, container.id, container.sandbox_id).acquire()
     with lock, _Session(cache_dir, starts=True) as session:
         fresh = container.reload()
-        fresh.require("start", CREATED)
+        fresh.require("restore" if checkpoint else "start", CREATED)
         root = fresh if fresh.is_root else _host(fresh.root, fresh.sandbox_id)
         adopted, sandbox = adoption.adopt_created(fresh, root, session.context, config, stdio, lock)
         try:
+            if checkpoint:
+                adoption.restore_from(adopted, sandbox, checkpoint)
             adopted.start(deadline)
             if not fresh.is_root:
                 adoption.note_gofer(adopted, sandbox)
@@ -152,12 +159,18 @@ def start(
     adjust_score(fresh)
 
 
-def run(request: Request, *, detach: bool = False, waiting: _Waiting | None = None) -> int:
-    """Create and start a container, and wait for its end unless ``detach`` is set.
+def run(
+    request: Request,
+    *,
+    detach: bool = False,
+    keep: bool = False,
+    waiting: _Waiting | None = None,
+) -> int:
+    """Create and start, or restore, a container, and wait for its end unless ``detach`` is set.
 
-    Returns init's status as a shell has it, 0 if detached.  After the end, and after a failure,
-    nothing is left of it.  ``waiting`` is called once init runs, and what it returns when init
-    has ended: where signals come from, say.
+    Returns init's status as a shell has it, 0 if detached.  After the end nothing is left of it
+    unless ``keep`` is set, and after a failure in any case.  ``waiting`` is called once init
+    runs, and what it returns when init has ended: where signals come from, say.
     """
     open_io: Callable[[], GivenIO] = lambda: _open_io(request)  # noqa: E731
     with _Session(request.cache_dir, open_io, starts=True) as session:
@@ -190,9 +203,9 @@ def run(request: Request, *, detach: bool = False, waiting: _Waiting | None = No
         except BaseException:
             _give_up(container)
             raise
-        if detach:
+        if detach or keep:
             _leave(container, adopted)
-            return 0
+            return 0 if detach else found[0].status
         container.delete(lambda: None)
         if not container.is_root:
             adjust_score(stored)
@@ -221,6 +234,8 @@ def _create(request: Request, context: Context) -> tuple[Container, AdoptedSandb
         stored = _host(request.config.state_dir, sandbox_id)
         root, sandbox = adoption.adopt_host(stored, context, request.config)
         adopted.append(sandbox)
+        if request.checkpoint:
+            sandbox.go_on_restoring(request.checkpoint)
         return root
 
     wanted = CreateRequest(
@@ -228,6 +243,7 @@ def _create(request: Request, context: Context) -> tuple[Container, AdoptedSandb
         bundle=request.bundle,
         io=IORequest(terminal=terminal),
         config=request.config,
+        checkpoint=request.checkpoint,
         attached=request.attached,
         user_log=request.user_log,
         pass_fds=request.pass_fds,

@@ -43,6 +43,12 @@ class Restore:
         with self._lock:
             return self._begun and bool(self._missing)
 
+    def go_on(self) -> None:
+        """Another process has restored the root container, and perhaps others."""
+        with self._lock:
+            self._begun = True
+            self._missing = max(self._missing - 1, 1)
+
     def root(self, control: Control, settings: Settings, sandbox_id: str, timeout: float) -> None:
         """Hand the image to the sentry.  Raises as ``Control.restore`` does."""
         image = self.image

@@ -21,6 +21,8 @@ from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
 from integration.sandbox.lab import Lab
 from integration.sandbox.lab import until as read_until
+from runtime import checkpoint
+from runtime.driver import find_driver
 from runtime.errors import InvalidState, RuntimeFault
 from runtime.stored import StoredContainer
 
@@ -330,6 +332,83 @@ def test_the_users_log(shop: Shop) -> None:
     log = shop.lab.folder / "user-log"
     assert shop.call("run", "one", user_log=str(log), stdio=[0, 1, 1])[0] == 0
     assert log.exists()
+
+
+# -- restore ------------------------------------------------------------------------------------
+
+COUNTER = "i=0; while true; do i=$((i+1)); echo $HOSTNAME $i; sleep 0.05; done"
+
+
+def save(shop: Shop, *names: str) -> str:
+    """An image of the sandbox of these containers, which ends."""
+    folder = str(shop.lab.folder / "image")
+    containers = [shop.load(name) for name in names]
+    driver = find_driver(shop.lab.config(), str(shop.lab.cache))
+    checkpoint.save(
+        containers[0].control(),
+        folder,
+        generation=driver.generation,
+        sandbox_id=names[0],
+        containers=[checkpoint.describe(each.spec, False) for each in containers],
+        leave_running=False,
+    )
+    for each in containers:
+        until(lambda c=each: c.status() == "stopped", 20, "the end")  # type: ignore[misc]
+        each.destroy()
+    return folder
+
+
+def numbers(shop: Shop) -> list[int]:
+    return [int(line.split()[-1]) for line in shop.output.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+def test_a_restored_counter_goes_on(shop: Shop, how: str) -> None:
+    shop.bundle("one", "sh", "-c", COUNTER)
+    shop.ok("run", "one", detach=True, stdio=[0, 1, 1])
+    until(lambda: len(numbers(shop)) > 3, 10, "numbers")
+    image = save(shop, "one")
+    last = numbers(shop)[-1]
+    if how == "run":
+        shop.ok("run", "one", detach=True, stdio=[0, 1, 1], checkpoint=image)
+    else:
+        shop.ok("create", "one", stdio=[0, 1, 1])
+        shop.ok("start", "one", checkpoint=image)
+    until(lambda: numbers(shop)[-1] > last + 3, 10, "more numbers")
+    found = numbers(shop)
+    assert found == sorted(found) and found[0] == 1
+    assert shop.load("one").status() == "running"
+    status, error = shop.call("start", "one", checkpoint=image)
+    assert (status, error) == (
+        FAILED,
+        'InvalidState: cannot restore container "one" in state running\n',
+    )
+
+
+def test_a_pod_is_restored_container_by_container(shop: Shop) -> None:
+    if shop.lab.old:
+        pytest.skip("runsc before release-20240501 restores no pods")
+    name = "io.kubernetes.cri.container-name"
+    quiet = {"stdio": [0, 1, 1], "detach": True}
+    shop.bundle("pod", "sleep", "1000", annotations=SANDBOX)
+    shop.bundle("one", "sh", "-c", COUNTER, annotations={**member("pod"), name: "one"})
+    for each in ("pod", "one"):
+        shop.ok("run", each, **quiet)
+    until(lambda: len(numbers(shop)) > 3, 10, "numbers")
+    image = save(shop, "pod", "one")
+    last = numbers(shop)[-1]
+    shop.ok("run", "pod", checkpoint=image, **quiet)
+    assert numbers(shop)[-1] == last
+    shop.ok("run", "one", checkpoint=image, **quiet)
+    until(lambda: numbers(shop)[-1] > last + 3, 10, "more numbers")
+    assert numbers(shop) == sorted(numbers(shop))
+    shop.bundle("two", "sh", "-c", COUNTER, annotations={**member("pod"), name: "two"})
+    status, error = shop.call("run", "two", checkpoint=image, **quiet)
+    assert (status, error) == (
+        FAILED,
+        'InvalidState: cannot restore a container in sandbox "pod" in state running\n',
+    )
+    assert shop.load("pod").status() == shop.load("one").status() == "running"
 
 
 # -- failures ----------------------------------------------------------------------------------
