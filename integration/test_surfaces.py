@@ -162,6 +162,33 @@ def test_read_only_mounts(
         umount2(str(tmp_path / "outer/inner"), MNT_DETACH)
 
 
+@pytest.mark.core
+def test_id_mapped_mount(node: Node, rootfs: Path, tmp_path: Path) -> None:
+    """Owners of files are others in the mount, and those that it makes are mapped back."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    (folder / "file").touch()
+    os.chown(folder / "file", 5, 6)
+    script = "stat -c '%u %g' /mnt/file; touch /mnt/new; chown 100007:100008 /mnt/new"
+    spec = make_spec(node, rootfs, "sh", "-c", script)
+    maps = [
+        {"containerID": 0, "hostID": 0, "size": 1},
+        {"containerID": 1, "hostID": 100_001, "size": 65_535},
+    ]
+    spec["mounts"].append({**bind("/mnt", folder), "uidMappings": maps, "gidMappings": maps})
+    done = run(node, spec)
+    assert done.out == "100005 100006\n", done
+    assert ((folder / "new").stat().st_uid, (folder / "new").stat().st_gid) == (7, 8)
+
+
+def test_id_mapped_mount_of_what_can_not_be_mapped(node: Node, rootfs: Path) -> None:
+    spec = make_spec(node, rootfs, "true")
+    maps = [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+    spec["mounts"].append({**bind("/mnt", "/proc"), "uidMappings": maps, "gidMappings": maps})
+    done = run(node, spec)
+    assert done.code != 0 and "mount /proc on /mnt with id maps" in done.err, done
+
+
 # -- filters, capabilities, networks -----------------------------------------------------------
 
 

@@ -107,7 +107,10 @@ class Birth:
         native.cgroup_fd = -1 if spec.cgroup_fd is None else spec.cgroup_fd
         native.namespaces = spec.namespaces
         native.hold = bool(
-            spec.namespaces & CLONE_NEWUSER or spec.rlimits or spec.oom_score_adj is not None
+            spec.namespaces & CLONE_NEWUSER
+            or spec.rlimits
+            or spec.oom_score_adj is not None
+            or spec.prepare is not None
         )
         native.sock = self._theirs
         native.wait_ms = int(TIMEOUT * 1500)
@@ -196,6 +199,8 @@ class Birth:
         if self.native.hold:
             self.write_maps()
             self._set_limits()
+            if spec.prepare is not None:
+                spec.prepare(slot.pid)
             self._answer()
         if spec.pdeathsig and self._receive():
             self._answer()

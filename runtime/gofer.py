@@ -16,13 +16,19 @@ from runtime.child_log import ChildLog
 from runtime.driver import CLONE_NEWUSER, GoferCommand, user_maps
 from runtime.errors import DeadlineExceeded, Failed
 from runtime.fds import FdSet
-from runtime.gofer_mounts import MountPlan, plan_mounts, remove_filestores
+from runtime.gofer_mounts import (
+    MountPlan,
+    is_gofer_mount,
+    plan_mounts,
+    remove_filestores,
+    shared_sources,
+)
 from runtime.log_files import open_logs
 from runtime.spawn import IdMap, SpawnSpec, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from runtime.config import RunscConfig
@@ -76,6 +82,7 @@ class Gofer:
             try:
                 plan = plan_mounts(spec, settings, driver.generation, sandbox_id, hints, sentrys)
                 log = ChildLog("gofer-log")
+                spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
                 pairs = [_pair(sentrys, ours) for _ in range(plan.sockets)]
                 mounts_read, mounts_write = os.pipe2(os.O_CLOEXEC)
                 sentrys.add(mounts_read)
@@ -126,6 +133,7 @@ class Gofer:
                         pdeathsig=_SIGKILL if attached else 0,
                         # It shares no memory that would need one.
                         no_membarrier=True,
+                        prepare=attach,
                     )
                 )
             except BaseException:
@@ -202,6 +210,27 @@ class Gofer:
         finally:
             self._log.close()
             remove_filestores(self.plan.filestores)
+
+
+def _reachable(
+    spec: Spec, plan: MountPlan, hints: Mapping[str, str], directory: str, fds: FdSet
+) -> tuple[Spec, Callable[[int], None] | None]:
+    """The spec with sources that the gofer can reach, and what has to be done for it."""
+    if "user" not in spec.namespaces and not any(mount.id_mapped for mount in spec.mounts):
+        return spec, None
+    bound = [mount for mount in spec.mounts if is_gofer_mount(mount)]
+    # The sentry finds those that containers share by their sources.
+    kept = shared_sources(hints)
+    served = [
+        mount
+        for mount, conf in zip(bound, plan.confs[1:], strict=True)
+        if conf.lower == "lisafs" and mount.source not in kept
+    ]
+    if not served:
+        return spec, None
+    from runtime.mount_sources import lend
+
+    return lend(spec, served, directory, fds)
 
 
 def _pair(sentrys: FdSet, gofers: FdSet) -> tuple[int, int]:

@@ -114,6 +114,12 @@ def filestore_name(sandbox_id: str) -> str:
     return f".gvisor.filestore.{sandbox_id}"
 
 
+def shared_sources(annotations: Mapping[str, str]) -> frozenset[str]:
+    """The volumes that the sentry keeps once for all containers that mount them."""
+    hints = _mount_hints(annotations)
+    return frozenset(source for source, hint in hints.items() if hint.share != "shared")
+
+
 def remove_filestores(paths: tuple[str, ...] | list[str]) -> None:
     """Unlink named filestores; those that are gone are fine.  Raises Failed naming the others."""
     faults = []

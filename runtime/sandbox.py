@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from runtime.reactor import Reactor
     from runtime.settings import Settings
     from runtime.spawn import Child
+    from runtime.spec import Spec
     from runtime.stats import SentryStats
     from runtime.urpc import Connection
 
@@ -455,6 +456,7 @@ class Sandbox:
 
     def _prepare(self, params: BootParams) -> Subcontainer:
         """Start the gofer of a container and keep what its start takes."""
+        params = params.replace(spec=self._in_user_namespace(params.spec))
         settings = self._driver.settings(params.config, params.spec)
         with self._lock:
             if params.id in self._subs or params.id == self.id:
@@ -482,6 +484,13 @@ class Sandbox:
     def _drop(self, sub: Subcontainer) -> None:
         self._remove(sub.params.id)
         sub.stop(time.monotonic() + DEFAULT_TIMEOUT)
+
+    def _in_user_namespace(self, spec: Spec) -> Spec:
+        """The pod's user namespace is the root gofer's, as a sentry may have one of its own."""
+        if spec.namespaces.get("user") != f"/proc/{self.pid}/ns/user":
+            return spec
+        path = f"/proc/{self.gofer_pid}/ns/user"
+        return spec.replace(namespaces={**spec.namespaces, "user": path})
 
     def start_subcontainer(
         self, cid: str, deadline: float, before: Callable[[], None] | None = None

@@ -18,7 +18,7 @@ from runtime.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 __all__ = ("Child", "IdMap", "SpawnSpec", "owns", "reap_orphans", "spawn", "userns")
@@ -84,6 +84,9 @@ class SpawnSpec(Record):
     """Best effort: kept as it is where we aren't allowed to change it."""
     rlimits: Mapping[int, tuple[int, int]] = _EMPTY
     """Soft and hard limits, -1 for none.  Cut down to what we are allowed to set."""
+    prepare: Callable[[int], None] | None = None
+    """Called with the child's pid when it is in its namespaces and before all else; what it raises
+    ends the start."""
 
 
 def spawn(spec: SpawnSpec) -> Child:

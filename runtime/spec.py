@@ -36,6 +36,14 @@ _SANDBOX_ID = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _CONTAINER_NAME = ("io.kubernetes.cri.container-name", "io.kubernetes.cri-o.ContainerName")
 
 
+class IdMapping(Record):
+    """A line of a user namespace's id map."""
+
+    container_id: int
+    host_id: int
+    size: int
+
+
 class Mount(Record):
     """A mount of the container.  The source of a bind mount is absolute."""
 
@@ -43,6 +51,9 @@ class Mount(Record):
     type: str = ""
     source: str = ""
     options: tuple[str, ...] = ()
+    #: How the owners of the files come out in the mount: ids of the file system to the mount's.
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
 
     @property
     def is_bind(self) -> bool:
@@ -53,13 +64,15 @@ class Mount(Record):
     def read_only(self) -> bool:
         return "ro" in self.options
 
-
-class IdMapping(Record):
-    """A line of a user namespace's id map."""
-
-    container_id: int
-    host_id: int
-    size: int
+    @property
+    def id_mapped(self) -> bool:
+        """Whether the owners of the files are to come out as others."""
+        return bool(
+            self.uid_mappings
+            or self.gid_mappings
+            or "idmap" in self.options
+            or "ridmap" in self.options
+        )
 
 
 class Spec(Record):
@@ -227,6 +240,8 @@ def _mount(fields: Fields, bundle: str) -> Mount:
         type=fields.text("type"),
         source=fields.text("source"),
         options=fields.texts("options"),
+        uid_mappings=_mappings(fields, "uidMappings"),
+        gid_mappings=_mappings(fields, "gidMappings"),
     )
     if mount.source and mount.is_bind:
         return mount.replace(source=os.path.join(bundle, mount.source))
@@ -247,9 +262,9 @@ def _namespaces(linux: Fields) -> dict[str, str]:
     return result
 
 
-def _mappings(linux: Fields, name: str) -> tuple[IdMapping, ...]:
+def _mappings(fields: Fields, name: str) -> tuple[IdMapping, ...]:
     result = []
-    for each in linux.all_fields(name):
+    for each in fields.all_fields(name):
         values = [
             each.integer(key, 0, _MAX_HOST_ID) or 0 for key in ("containerID", "hostID", "size")
         ]

@@ -33,7 +33,7 @@ CLAIMS: Mapping[str, object] = {
         "rrw", "rslave", "rw", "slave", "strictatime", "suid", "sync",
     ],
     "linux": {
-        "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+        "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
         "cgroup": {
             "v1": True,
             "v2": True,
@@ -57,7 +57,7 @@ CLAIMS: Mapping[str, object] = {
         "apparmor": {"enabled": False},
         "selinux": {"enabled": False},
         "intelRdt": {"enabled": False},
-        "mountExtensions": {"idmap": {"enabled": False}},
+        "mountExtensions": {"idmap": {"enabled": True}},
     },
 }  # fmt: skip
 

@@ -75,6 +75,8 @@ _RUNTIME = """\
   runtime_type = "{kind}"
   cni_conf_dir = "{conf}"
   pod_annotations = ["dev.gvisor.*"]
+"""
+_OPTIONS = """\
 [plugins."{plugin}".containerd.runtimes.{name}.options]
 {options}
 """
@@ -242,13 +244,15 @@ class PodNode:
         kinds = {"gvisor": (gvisor, plain), "runc": (peers.RUNC, runc)}
         for name, runtime in self._others.items():
             kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
-        handlers = [("gvisor-apart", gvisor, single, apart)]
+        handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
             if name in ("gvisor", "runc"):
                 handlers.append((name + "-counted", _COUNTED, single, options))
         for name, kind, conf, options in handlers:
-            text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf, options=options)
+            text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf)
+            if options:
+                text += _OPTIONS.format(plugin=plugin, name=name, options=options)
         return text
 
     def _write_counter(self) -> None:
@@ -286,7 +290,7 @@ class PodNode:
 
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
-        with the option `grouping` off.
+        with the option `grouping` off, `plain` without options.
         """
         handler = handler or ("gvisor" if self.gvisor else "runc")
         handler = "-".join(filter(None, (handler, "dual" if dual else variant)))

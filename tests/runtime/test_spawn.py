@@ -48,6 +48,32 @@ def status_field(name: str) -> str:
     return f"result = dict(l.split(':') for l in open('/proc/self/status'))['{name}'].strip()"
 
 
+# --- preparation ----------------------------------------------------------------------------
+
+
+def test_preparation_comes_before_the_program() -> None:
+    seen: list[str] = []
+
+    def prepare(pid: int) -> None:
+        seen.append(os.readlink(f"/proc/{pid}/exe"))
+
+    executed = report("result = os.readlink('/proc/self/exe')", prepare=prepare)
+    # Until then it is a copy of this process.
+    assert (seen, executed) == ([os.readlink("/proc/self/exe")], PYTHON)
+
+
+def test_preparation_that_fails_ends_the_start(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    def prepare(_: int) -> None:
+        raise InvalidRequest("preparation", "does not work")
+
+    with pytest.raises(InvalidRequest, match="does not work"):
+        text = f"open({str(mark)!r}, 'w')"
+        spawn(SpawnSpec(path=PYTHON, argv=("python", "-ISc", text), prepare=prepare))
+    assert not mark.exists()
+
+
 # --- errors ---------------------------------------------------------------------------------
 
 

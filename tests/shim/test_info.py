@@ -53,5 +53,7 @@ def test_claims_have_the_types_of_the_specification() -> None:
     assert all(isinstance(features[key], list) for key in ("hooks", "mountOptions"))
     linux = features["linux"]
     assert isinstance(linux, dict)
-    assert isinstance(linux["mountExtensions"]["idmap"]["enabled"], bool)
+    # What the kubelet wants to see for pods with `hostUsers: false`.
+    assert linux["mountExtensions"]["idmap"]["enabled"] is True
+    assert "user" in linux["namespaces"]
     assert info.CLAIMS["linux"] is not linux

@@ -1,0 +1,86 @@
+"""User namespaces of pods (``hostUsers: false``), and volumes whose owners are mapped.
+
+containerd 2.1's CRI plugin insists on giving runc's options to such a container, whatever its
+runtime, and fails where the runtime has others (client/task.go, getRuncOptions): a runtime for
+such pods has no options in containerd's configuration, and the shim's own file has them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.harness import footprint
+from integration.harness.pods import Pod, PodNode
+
+FIRST, COUNT = 200_000, 65_536
+MAPS = [{"host_id": FIRST, "container_id": 0, "length": COUNT}]
+SECURITY = {
+    "security_context": {"namespace_options": {"userns_options": {"uids": MAPS, "gids": MAPS}}}
+}
+
+
+def _owner(pid: int) -> int:
+    """The user that a process is on the host."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+
+
+def _volume(pods: PodNode, name: str, owner: int) -> dict[str, Any]:
+    """A volume that nobody but its owner can look into."""
+    folder = pods.daemon.folder / f"private-{name}"
+    volume = folder / "volume"
+    volume.mkdir(parents=True)
+    (volume / "file").write_text(f"{name}\n")
+    for path in (volume / "file", volume):
+        os.chown(path, owner, owner)
+        path.chmod(0o700)
+    folder.chmod(0o700)
+    mount: dict[str, Any] = {"container_path": f"/{name}", "host_path": str(volume)}
+    if owner < FIRST:
+        mount |= {"uidMappings": MAPS, "gidMappings": MAPS}
+    return mount
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_user_namespace(pods: PodNode) -> None:
+    """Root inside is nobody on the host, and gets at its files and volumes none the less."""
+    pod = pods.pod(variant="plain", linux=dict(SECURITY))
+    volumes = [_volume(pods, "own", FIRST)]
+    if pods.daemon.release >= (2, 0):
+        volumes.append(_volume(pods, "mapped", 0))  # the older CRI plugin refuses these
+    one, two = (pod.start("sleep", "1000", mounts=volumes, linux=SECURITY) for _ in range(2))
+    if pods.daemon.generation > "2023":
+        assert _owner(pod.sentry()) == FIRST
+    for gofer in (pod.gofer(pod.id), pod.gofer(one), pod.gofer(two)):
+        assert _owner(gofer) == FIRST
+    for mount in volumes:
+        path, folder = mount["container_path"], Path(mount["host_path"])
+        script = f"""
+            stat -c '%u %g' {path}/file; cat {path}/file
+            echo new > {path}/new && chown 7:8 {path}/new && chmod 644 {path}/new
+        """
+        done = pods.exec(one, "sh", "-c", script)
+        assert done.out == f"0 0\n{path[1:]}\n", done
+        assert pods.exec(two, "stat", "-c", "%u %g", f"{path}/new").out == "7 8\n"
+        base = 0 if "uidMappings" in mount else FIRST
+        found = (folder / "new").stat()
+        assert (found.st_uid, found.st_gid) == (base + 7, base + 8)
+    script = "id -u; stat -c %u /bin /; touch /fresh && stat -c %u /fresh; cat /etc/hostname"
+    assert pods.exec(one, "sh", "-c", script).out == f"0\n0\n0\n0\n{pod.name}\n"
+    ping = ("ping", "-c", "1", "-W", "5", pods.network.host4)
+    assert " 0% packet loss" in pods.exec(two, *ping).out
+    # What was made for the gofers is theirs alone.
+    assert "sources /" not in Path("/proc/self/mounts").read_text()
+    _removed(pods, pod)
+
+
+def _removed(pods: PodNode, pod: Pod) -> None:
+    below = [pod.shim, *footprint.descendants(pod.shim)]
+    pod.remove()
+    pods.assert_clean()
+    assert not [pid for pid in below if footprint.alive(pid)]
