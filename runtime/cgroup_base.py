@@ -10,7 +10,7 @@ import threading
 import time
 
 from runtime import cgroup_remove
-from runtime.cgroup_root import CgroupRoot
+from runtime.cgroup_root import CgroupDenied, CgroupRoot
 from runtime.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault, Unsupported
 from runtime.log import get_logger
 from runtime.signals import SIGKILL, pidfd_send_signal
@@ -153,6 +153,13 @@ class Cgroup:
     def owned(self) -> bool:
         """Was (any part of) the cgroup made by us?"""
         return any(self._own.values())
+
+    def require_joinable(self) -> None:
+        """Raise CgroupDenied if processes of ours may not join it, which somebody else made."""
+        for directory in dict.fromkeys(self._directories.values()):
+            path = f"{directory}/cgroup.procs"
+            if os.path.exists(path) and not os.access(path, os.W_OK, effective_ids=True):
+                raise CgroupDenied(f"join cgroup {directory}: not allowed")
 
     def pids(self) -> tuple[int, ...]:
         """The processes in it, as seen from our pid namespace; empty if it is gone."""

@@ -84,7 +84,10 @@ def create_if_allowed(
     cgroups read-only; for the host's root a refusal is a failure.
     """
     try:
-        return create(path, resources, systemd=systemd, root=root)
+        group = create(path, resources, systemd=systemd, root=root)
+        if not group.owned:
+            group.require_joinable()
+        return group
     except CgroupDenied as denied:
         if holds_over_host(SYS_ADMIN, proc=proc):
             raise

@@ -205,7 +205,8 @@ def cgroup_json(ours: Mapping[str, Any] | None) -> dict[str, Any]:
     if ours["mode"] == "v1":
         made = {name: True for name, paths in own.items() if paths}
         return {"cgroupv1": {"name": ours["path"], "parents": None, "own": made}}
-    made_paths = list(own.get("", ()))
+    # A scope is systemd's to remove, and runsc can't say so without its own driver.
+    made_paths = [] if ours.get("driver") else list(own.get("", ()))
     return {
         "cgroupv2": {
             "mountpoint": _CGROUP_ROOT,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,44 @@ def test_a_refused_cgroup_is_fatal_only_to_those_who_may(
     root = proc(tmp_path / "root", ALL, WHOLE)
     with pytest.raises(CgroupDenied):
         cgroups.create_if_allowed("/c", limits, root=host, proc=root)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that another user can reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_a_cgroup_of_others_that_may_not_be_joined(open_folder: Path) -> None:
+    """Asked of the kernel: a file that nobody may write to, and a user who is not root."""
+    host = FakeHost(str(open_folder), "v2")
+    group = Path(host.path, "theirs")
+    group.mkdir()
+    procs = group / "cgroup.procs"
+    procs.touch(mode=0o444)
+    rootless = proc(open_folder, ALL, "0 1000 1")
+
+    def ask() -> str:
+        try:
+            made = cgroups.create_if_allowed("/theirs", {}, root=host, proc=rootless)
+        except Exception as error:
+            return repr(error)
+        return "none" if made is None else "made"
+
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)
+            os.write(writing, ask().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as answer:
+        assert answer.read() == "none"
+    os.waitpid(pid, 0)
+    procs.chmod(0o666)
+    assert ask() == "made"
