@@ -317,6 +317,22 @@ class StoredContainer(StoredState):
             container_id=self.id,
         )
 
+    def tar_root(self, fd: int, timeout: float = 60.0) -> None:
+        """Write what was changed in the root file system to ``fd``, as a tar archive.
+
+        While running or paused.  Raises Unsupported where the sentry lacks it (before
+        release-20251020), Failed if the root file system has no overlay.
+        """
+        self.require("archive the root file system of", RUNNING, PAUSED)
+        self.control().call(
+            "Fs.TarRootfsUpperLayer",
+            {"ContainerID": self.id},
+            (fd,),
+            timeout,
+            operation="archive the root file system of",
+            container_id=self.id,
+        )
+
     def destroy(self, force: bool = False, timeout: float = 15.0) -> None:
         """End it and free all that it holds; idempotent.
 

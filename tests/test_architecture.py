@@ -1,10 +1,14 @@
-"""ARCHITECTURE.md tells the truth about the state machine, and about deaths what is proved."""
+"""ARCHITECTURE.md tells the truth about the state machine, deaths, and the container library."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
+import re
 from types import ModuleType
+
+import pytest
 
 from integration.pods import fault_rows, test_faults
 
@@ -53,3 +57,45 @@ def test_every_victim_has_every_moment() -> None:
     }
     assert {(row.victim, row.moment) for row in fault_rows.ROWS} == wanted
     assert len(fault_rows.ROWS) == len(wanted)
+
+
+# -- the container library ----------------------------------------------------------------------
+
+_ROWS = re.compile(r"^\| (\d+) \| .+ \| `(\w+):([\w.]+)` \| `([\w/]+\.py)::(\w+)` \|$")
+
+
+def _rows() -> list[tuple[str, ...]]:
+    text = _text()
+    start = text.index("<!-- rows of the container library")
+    lines = text[start : text.index("<!-- end of rows -->", start)].splitlines()[3:]
+    found = []
+    for line in lines:
+        match = _ROWS.match(line)
+        assert match is not None, f"no row: {line}"
+        found.append(match.groups())
+    return found
+
+
+def test_the_container_librarys_rows_are_all_there() -> None:
+    assert [int(row[0]) for row in _rows()] == list(range(1, 53))
+
+
+@pytest.mark.parametrize("row", _rows(), ids=lambda row: row[0])
+def test_a_row_names_a_function_and_a_test(row: tuple[str, ...]) -> None:
+    _, module, function, file, test = row
+    path = os.path.join(ROOT, "runtime", f"{module}.py")
+    assert function in _definitions(path), f"runtime/{module}.py has no {function}"
+    assert test in _definitions(os.path.join(ROOT, file)), f"{file} has no {test}"
+
+
+def _definitions(path: str) -> set[str]:
+    """The functions of a module, and the methods of its classes as ``Class.method``."""
+    with open(path, encoding="utf-8") as source:
+        tree = ast.parse(source.read())
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{n.name}" for n in node.body if isinstance(n, ast.FunctionDef)}
+    return found

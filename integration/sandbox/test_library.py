@@ -134,6 +134,8 @@ def test_created_by_one_process_started_by_another(shop: Shop) -> None:
     container = shop.load("one")
     assert container.status() == shop.runsc.status("one") == "created"
     assert int(pid_file.read_text()) == container.sandbox_pid
+    # Without a path in the spec, the cgroup is named after the container.
+    assert {path.rpartition("/")[2] for path in container.cgroup_paths.values()} == {"one"}
     assert pid_file.stat().st_mode & 0o777 == 0o644
     assert shop.output.read_text() == ""
     shop.ok("start", "one")
@@ -174,6 +176,26 @@ def test_a_container_joins_a_sandbox(shop: Shop) -> None:
     assert shop.load("pod").status() == "running"
     shop.ok("destroy", "pod")
     assert shop.left() == []
+
+
+def test_each_container_has_a_cgroup_of_its_name(shop: Shop) -> None:
+    """The sandbox runs in the pod's; the containers' own are found by those who look there."""
+    spaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]
+    pod = {**SANDBOX, "dev.gvisor.spec.cgroup-parent": "/gvlib"}
+    for name, marks in (("pod", pod), ("a", member("pod"))):
+        linux = {"namespaces": spaces, "cgroupsPath": f"/gvlib/{name}"}
+        shop.bundle(name, "sleep", "1000", annotations=marks, linux=linux)
+        shop.ok("run", name, detach=True, stdio=[0, 1, 1])
+    paths = shop.load("pod").cgroup_paths
+    assert {path.rpartition("/")[2] for path in paths.values()} == {"gvlib"}
+    memory = Path(paths["memory"])
+    inside = (memory / "cgroup.procs").read_text().split()
+    for pid in (shop.load("pod").sandbox_pid, shop.load("a").gofer_pid):
+        assert str(pid) in inside
+    for name in ("pod", "a"):
+        assert (memory / name / "cgroup.procs").read_text() == ""
+    shop.ok("destroy", "a")
+    assert not (memory / "a").exists() and memory.exists()
 
 
 def test_annotations_decide_whose_sandbox_it_is(shop: Shop) -> None:

@@ -144,3 +144,9 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         StateLock(str(tmp_path), "c1", "c1").acquire(0.0)
     assert not os.path.exists(target)
+
+
+def test_the_root_directory_is_made_for_a_new_container(tmp_path: Path) -> None:
+    root = tmp_path / "a" / "root"
+    with StateLock(str(root), "c1", "c1").acquire_for_new():
+        assert root.stat().st_mode & 0o777 == 0o711

@@ -250,6 +250,7 @@ RULES: list[tuple[Any, str, str]] = [
     (lambda c: c.usage_fd(), "created running paused", "get usage of"),
     (lambda c: c.reduce(), "created running paused", "reduce memory of"),
     (lambda c: c.port_forward(80, 0), "running", "port forward"),
+    (lambda c: c.tar_root(0), "running paused", "archive the root file system of"),
     (lambda c: c.destroy(), "created stopped", "delete"),
 ]
 
@@ -419,6 +420,10 @@ def test_small_calls(scene: Scene) -> None:
         found.port_forward(80, null.fileno())
     assert forwarded == [{"ContainerID": "c1", "Port": 80}]
     assert len(scene.sentry.requests[-1].files) == 1
+    archived = scene.answer("Fs.TarRootfsUpperLayer", {})
+    with open(os.devnull) as null:
+        found.tar_root(null.fileno())
+    assert archived == [{"ContainerID": "c1"}] and len(scene.sentry.requests[-1].files) == 1
     for port in (0, 65536):
         with pytest.raises(InvalidRequest):
             found.port_forward(port, 0)
