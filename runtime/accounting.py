@@ -25,6 +25,11 @@ _MOUNT: Final[dict[str, Any]] = {
 }
 
 
+def counts(spec: Spec, generation: Generation) -> bool:
+    """Whether the sentry counts a container with this spec by itself."""
+    return generation.mount_confs and any(m.type in _TYPES for m in spec.mounts)
+
+
 def prepare(spec: Spec, generation: Generation) -> Spec:
     """The spec with cgroups mounted, read-only, in a container of a pod that has none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runtime import accounting
 from runtime.record import Record
 
 TYPE_CHECKING = False
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from runtime.config import RunscConfig
     from runtime.driver import Driver
     from runtime.spec import Spec
+    from runtime.stats import SentryStats
 
 
 class BootParams(Record):
@@ -42,3 +44,12 @@ class BootParams(Record):
     pass_fds: Mapping[int, int] = {}
     #: What the containers are restored from, in place of being started; stays the caller's.
     image: Image | None = None
+
+    def judge(self, found: SentryStats) -> SentryStats:
+        """The sentry's figures of it, with whose memory they tell.
+
+        Releases of 2026 tell everybody's CPU time also where they count each by itself.
+        """
+        if found.owns_memory:
+            return found
+        return found.replace(owns_memory=accounting.counts(self.spec, self.driver.generation))

@@ -431,7 +431,7 @@ class Container:
         with self._lock:
             self._last_metrics = metrics
         if sentry is not None and holdings is not None and holdings.memory is not None:
-            usage = Usage(bytes=sentry.memory_usage, exact=sentry.own_cpu_ns is not None)
+            usage = Usage(bytes=sentry.memory_usage, exact=sentry.owns_memory)
             holdings.memory.note(self.id, usage)
         return metrics
 

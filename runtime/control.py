@@ -524,6 +524,7 @@ def _stats(result: object) -> SentryStats:
         cpu_ns={str(cid): _integer(ns, "Event") for cid, ns in usage.items()},
         own_cpu_ns=None if usage else _counter(data, "cpu", "usage", "total"),
         memory_usage=_counter(data, "memory", "usage", "usage"),
+        owns_memory=not usage,
         pids=_counter(data, "pids", "current"),
         networks=tuple(_interface(each) for each in interfaces or ()),
     )

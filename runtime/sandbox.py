@@ -405,12 +405,12 @@ class Sandbox:
         """Usage, as the sentry counts it."""
         with self._lock:
             others = [other for other in (self.id, *self._subs) if other != cid]
-        return self._control.event(cid, timeout, others)
+        return self._params_of(cid).judge(self._control.event(cid, timeout, others))
 
     def memory(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> Usage:
         """A container's memory, as the sentry counts it."""
-        found = self._control.usage(cid, timeout)
-        return Usage(bytes=found.memory_usage, exact=found.own_cpu_ns is not None)
+        found = self._params_of(cid).judge(self._control.usage(cid, timeout))
+        return Usage(bytes=found.memory_usage, exact=found.owns_memory)
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""

@@ -42,6 +42,8 @@ class SentryStats(Record):
     cpu_ns: Mapping[str, int]
     own_cpu_ns: int | None = None
     memory_usage: int = 0
+    #: Whether that is the container's own, and not a share of the sandbox's.
+    owns_memory: bool = False
     pids: int = 0
     networks: tuple[NetworkStats, ...] = ()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.accounting import prepare
+from runtime.accounting import counts, prepare
 from runtime.generation import Generation
 from runtime.spec import Spec, parse_spec
 from tests.fakes.generations import GENERATIONS
@@ -54,3 +54,14 @@ def cgroups(destination: str, kind: str) -> dict[str, str]:
 )
 def test_others_are_left_as_they_are(before: Spec, generation: Generation) -> None:
     assert prepare(before, generation) is before
+
+
+@pytest.mark.parametrize("year", [2024, 2026])
+def test_those_that_have_them_are_counted_by_themselves(year: int) -> None:
+    before = spec(CONTAINER, SYS)
+    assert not counts(before, GENERATIONS[year])
+    assert counts(prepare(before, GENERATIONS[year]), GENERATIONS[year])
+
+
+def test_an_old_release_counts_the_sandbox_alone() -> None:
+    assert not counts(spec(CONTAINER, SYS, cgroups("/cg", "cgroup")), GENERATIONS[2022])
