@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from runtime.children import Child
     from runtime.creation import Context
     from runtime.holdings import Holdings
     from runtime.process_spec import ProcessSpec
@@ -97,6 +98,7 @@ class Container:
         self._quiet = threading.Condition(self._lock)
         self._execs: dict[str, Process] = {}  # guarded by _lock
         self._init_exit: Exit | None = None  # guarded by _lock
+        self._booting: Child | None = None  # guarded by _lock
         self._deleting: Joined | None = None  # guarded by _lock
         self._oom = False  # guarded by _lock; whether its TaskOOM was published
         #: What its spec, and updates since, allow it.
@@ -123,6 +125,22 @@ class Container:
         if found is None:
             raise NotFound("exec", exec_id, f"process does not exist {exec_id}")
         return found
+
+    def abandon(self) -> None:
+        """Give up a creation that is under way: what it waits for is killed, so it ends soon."""
+        with self._lock:
+            self.abandoned.set()
+            child = self._booting
+        if child is not None:
+            child.kill(_SIGKILL)
+
+    def booting(self, child: Child | None) -> None:
+        """A creation waits for this process to be ready; None: it doesn't any more."""
+        with self._lock:
+            self._booting = child
+            unwanted = self.abandoned.is_set()
+        if child is not None and unwanted:
+            child.kill(_SIGKILL)
 
     def require_created(self) -> None:
         """Raise InvalidState while the container's slot is reserved but creation is under way."""

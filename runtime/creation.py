@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 from runtime import (
     accounting,
@@ -39,7 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from runtime.cgroups import Cgroup
+    from runtime.cgroups import Cgroup, CgroupRoot
     from runtime.config import RunscConfig
     from runtime.container import Container
     from runtime.driver import Driver
@@ -52,6 +53,44 @@ if TYPE_CHECKING:
 
 #: Seconds in which a sandbox must be up, on a host that boots many at once.
 BOOT_TIMEOUT = 60.0
+#: The steps of a creation, in their order; what is taken at one is given back if a later one
+#: fails.
+STEPS_OF_SANDBOX = (
+    "spec",
+    "id",
+    "runsc",
+    "rootfs",
+    "program",
+    "restrictions",
+    "stdio",
+    "record",
+    "cgroup",
+    "own cgroup",
+    "network",
+    "boot",
+    "memory",
+    "hooks",
+    "full record",
+    "state",
+    "oom scores",
+)
+STEPS_OF_MEMBER = (
+    "spec",
+    "id",
+    "runsc",
+    "rootfs",
+    "program",
+    "restrictions",
+    "stdio",
+    "record",
+    "own cgroup",
+    "gofer",
+    "memory",
+    "hooks",
+    "full record",
+    "state",
+    "oom scores",
+)
 #: Seconds for reading the network namespace and taking over its addresses.
 NETWORK_TIMEOUT = 20.0
 
@@ -59,7 +98,12 @@ _log = get_logger("creation")
 
 
 class Context:
-    """What all containers of a shim share."""
+    """What all containers of a shim share.
+
+    ``observe`` is told of each step of a creation, before it, with the container's id; what it
+    raises makes the creation fail.  ``find_driver`` and ``boot`` are the ways to drive a sandbox,
+    ``cgroup_root`` is where cgroups are.
+    """
 
     def __init__(
         self,
@@ -72,6 +116,10 @@ class Context:
         cache_dir: str,
         shim_address: str = "",
         starts: bool = True,
+        observe: Callable[[str, str], None] | None = None,
+        find_driver: Callable[[RunscConfig, str], Driver] = find_driver,
+        boot: Callable[..., Sandbox] = Sandbox.boot,
+        cgroup_root: CgroupRoot | None = None,
     ) -> None:
         self.namespace = namespace
         self.reactor = reactor
@@ -82,6 +130,10 @@ class Context:
         self.shim_address = shim_address
         #: Whether what is created is started by the same process, and worth preparing.
         self.starts = starts
+        self.observe = observe
+        self.find_driver = find_driver
+        self.boot = boot
+        self.cgroup_root = cgroup_root
 
 
 class CreateRequest(Record):
@@ -117,16 +169,18 @@ def create(
     )
     try:
         sandbox = _acquire(container, request, context, holdings, find_root)
-    except BaseException:
+    except BaseException as fault:
         attached = container.init.detach()
         if attached is not None:
             attached.close()
         try:
             holdings.release()
-        except RuntimeFault as fault:
-            _log.error("create.cleanup_failed", container=request.id, error=str(fault))
+        except RuntimeFault as another:
+            _log.error("create.cleanup_failed", container=request.id, error=str(another))
         hook_points.after_delete(container)
         container.init.commit(Op.CREATE_FAILED)
+        if isinstance(fault, RuntimeFault):
+            _go_on(container)
         raise
     container.init.commit(
         Op.CREATED,
@@ -157,24 +211,37 @@ def _acquire(
 ) -> Sandbox:
     started = time.monotonic()
     deadline = started + BOOT_TIMEOUT
+
+    def step(name: str) -> None:
+        _go_on(container)
+        if context.observe is not None:
+            context.observe(request.id, name)
+
+    step("spec")
     spec = container.spec = load_spec(request.bundle)
     root = find_root(spec)
     container.is_root = holdings.owns_sandbox = root is None
     config = request.config
+    step("id")
     # Here, and not in a directory of our own: runsc's commands are told of this one.
     holdings.reserve(config.state_dir, root.id if root is not None else request.id)
-    driver = find_driver(config, context.cache_dir)
+    step("runsc")
+    driver = context.find_driver(config, context.cache_dir)
     if request.checkpoint:
         _open_image(request, holdings, driver, root)
+    step("rootfs")
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
         mount_rootfs(request.rootfs, holdings.rootfs)
     if not os.path.isdir(spec.root_path):
         raise InvalidRequest("config.json: root.path", f"no directory {spec.root_path}")
+    step("program")
     lookup.find_executable(spec.root_path, spec)
+    step("restrictions")
     spec, config = _prepare(container, spec, config, driver, root)
     holdings.binary, holdings.flags = driver.generation.binary, config.flags
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
+    step("stdio")
     io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
     # Whoever cleans up after a failure closes it.
     container.init.attach(io)
@@ -193,18 +260,20 @@ def _acquire(
         pass_fds=request.pass_fds,
     )
     container.limits.set(spec.resources)
-    _go_on(container)
+    step("record")
     if root is None:
-        sandbox = _boot(container, params, context, holdings, deadline)
+        sandbox = _boot(container, params, context, holdings, step, deadline)
     else:
-        sandbox = _join(container, params, holdings, root)
-    _go_on(container)
+        sandbox = _join(container, params, context, holdings, step, root)
+    step("hooks")
     hook_points.while_creating(container, sandbox, deadline)
-    _go_on(container)
+    step("full record")
     io.release_sentry_fds()
     holdings.record()
     host = root.holdings if root is not None else None
+    step("state")
     holdings.record_state(spec, driver.generation, host)
+    step("oom scores")
     _set_oom_scores(container, spec, holdings, sandbox)
     _log.debug(
         "container.created",
@@ -292,26 +361,33 @@ def _boot(
     params: BootParams,
     context: Context,
     holdings: Holdings,
+    step: Callable[[str], None],
     deadline: float,
 ) -> Sandbox:
     """A sandbox of the container's own."""
     spec, config = params.spec, params.config
-    wanted = pod_cgroup.place(spec, params.id, cgroups.host_mode(), cgroups.hands_down)
+    base = context.cgroup_root
+    mode, hands_down = cgroups.host_mode(base), partial(cgroups.hands_down, root=base)
+    wanted = pod_cgroup.place(spec, params.id, mode, hands_down)
     systemd = config.systemd_cgroup
     # Members first: that is the order in which they can be removed.
     paths = [path for path in (wanted.own, wanted.path) if path]
     # An annotation may name a directory whoever makes the scopes.
     named = systemd and not spec.annotations.get(pod_cgroup.CGROUP_PARENT)
     holdings.planned = tuple(
-        cgroups.plan(path, systemd=named if path == wanted.path else systemd) for path in paths
+        cgroups.plan(path, systemd=named if path == wanted.path else systemd, root=base)
+        for path in paths
     )
     holdings.control_socket = control_address(config.state_dir, params.id)
     holdings.record()
+    step("cgroup")
     cgroup = holdings.cgroup = cgroups.create_if_allowed(
-        wanted.path, wanted.resources, systemd=named
+        wanted.path, wanted.resources, systemd=named, root=base
     )
+    step("own cgroup")
     if wanted.own:
-        holdings.own_cgroup = cgroups.create_if_allowed(wanted.own, {}, systemd=systemd)
+        holdings.own_cgroup = cgroups.create_if_allowed(wanted.own, {}, systemd=systemd, root=base)
+    step("network")
     settings = params.driver.settings(config, spec)
     if settings.network == "sandbox" and spec.netns_path and context.starts:
         # The helper's start overlaps with the sentry's.  It changes nothing before init starts.
@@ -322,18 +398,22 @@ def _boot(
             cpu_count=cgroup.cpu_count(),
             memory_limit=cgroup.memory_limit(),
         )
+    step("boot")
     original = oom.get_score(os.getpid())
     v2 = cgroup.open_dir_fd() if cgroup is not None else None
     try:
-        sandbox = holdings.sandbox = Sandbox.boot(
+        sandbox = holdings.sandbox = context.boot(
             params.replace(cgroup_fd=v2),
             reactor=context.reactor,
             network=lambda pid: attach_network(holdings, pid, settings.effective),
+            started=container.booting,
             deadline=deadline,
         )
     finally:
+        container.booting(None)
         if v2 is not None:
             os.close(v2)
+    step("memory")
     child = sandbox.child
     holdings.score = oom.SentryScore(child.pid, original, lambda: child.poll() is None)
     if cgroup is not None:
@@ -366,7 +446,14 @@ def _set_oom_scores(container: Container, spec: Spec, holdings: Holdings, sandbo
         holdings.score.add(container.id, spec.container_type, wanted)
 
 
-def _join(container: Container, params: BootParams, holdings: Holdings, root: Container) -> Sandbox:
+def _join(
+    container: Container,
+    params: BootParams,
+    context: Context,
+    holdings: Holdings,
+    step: Callable[[str], None],
+    root: Container,
+) -> Sandbox:
     """A place in the sandbox of ``root``, whose cgroup the gofer joins.
 
     The container's own cgroup stays empty: cAdvisor finds containers by their cgroups.
@@ -377,9 +464,12 @@ def _join(container: Container, params: BootParams, holdings: Holdings, root: Co
     holdings.sandbox = sandbox = host.sandbox
     path, systemd = params.spec.cgroups_path, params.config.systemd_cgroup
     if path:
-        holdings.planned = (cgroups.plan(path, systemd=systemd),)
+        base = context.cgroup_root
+        holdings.planned = (cgroups.plan(path, systemd=systemd, root=base),)
         holdings.record()
-        holdings.own_cgroup = cgroups.create_if_allowed(path, {}, systemd=systemd)
+        step("own cgroup")
+        holdings.own_cgroup = cgroups.create_if_allowed(path, {}, systemd=systemd, root=base)
+    step("gofer")
     shared = holdings.sandbox_cgroup = host.cgroup
     v2 = shared.open_dir_fd() if shared is not None else None
     try:
@@ -391,6 +481,7 @@ def _join(container: Container, params: BootParams, holdings: Holdings, root: Co
     finally:
         if v2 is not None:
             os.close(v2)
+    step("memory")
     holdings.score, holdings.pod_limits, holdings.memory = host.score, host.pod_limits, host.memory
     if holdings.memory is not None:
         holdings.memory.add(container)

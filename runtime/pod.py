@@ -84,7 +84,7 @@ class Pod:
         with self._lock:
             found = self._containers.get(container_id)
         if found is not None and not found.settled.is_set():
-            found.abandoned.set()
+            found.abandon()
 
     def _root_for(self, spec: Spec) -> Container | None:
         """The container whose sandbox a new one joins; None if it gets a sandbox of its own."""
@@ -103,7 +103,7 @@ class Pod:
         it has gone, and comes only once.
         """
         container = self.container(container_id)
-        container.abandoned.set()
+        container.abandon()
         if not container.settled.wait(SETTLE_TIMEOUT):
             raise DeadlineExceeded(f"creation of {container_id!r}", SETTLE_TIMEOUT)
         self.container(container_id)

@@ -99,9 +99,12 @@ class Sandbox:
         *,
         reactor: Reactor,
         network: Callable[[int], NetworkSetup | None] | None = None,
+        started: Callable[[Child], None] | None = None,
         deadline: float,
     ) -> Sandbox:
         """Start the gofer and the sentry and wait until the sentry answers.
+
+        ``started`` is told of the sentry before that, so that somebody else may end the wait.
 
         ``network`` is asked at the start of init for the interfaces of a sandboxed network; it
         gets the sentry's pid.  Without it, or if it returns None, there is only a loopback.
@@ -134,6 +137,7 @@ class Sandbox:
                 gofer,
                 stdio=params.stdio,
                 terminal=params.tty,
+                started=started,
                 deadline=deadline,
                 cgroup_procs=params.cgroup_procs,
                 cgroup_fd=params.cgroup_fd,

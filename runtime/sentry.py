@@ -29,7 +29,7 @@ from runtime.urpc import SocketPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from runtime.config import RunscConfig
     from runtime.driver import Credentials, Driver
@@ -73,6 +73,7 @@ class Sentry:
         *,
         stdio: tuple[int, int, int],
         terminal: bool,
+        started: Callable[[Child], None] | None = None,
         deadline: float,
         cgroup_procs: tuple[str, ...] = (),
         cgroup_fd: int | None = None,
@@ -148,6 +149,8 @@ class Sentry:
                     ours.close_one(ready_write)
                     gofer.release()
                     sentry = cls(child, address, credentials, log)
+                    if started is not None:
+                        started(child)
                     sentry._await_ready(ready, gofer, platform, deadline)
                 except BaseException:
                     _unlink(address)
@@ -388,15 +391,24 @@ def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:
 
 
 def open_device(settings: Settings, fds: FdSet) -> int:
-    """The device of the KVM platform, or -1.  Raises Unsupported if the host has none."""
+    """The device of the KVM platform, or -1.  Raises Unsupported if the host has none that works.
+
+    A sentry that is given one that doesn't would not say so, but never be ready.
+    """
     if settings.platform != "kvm":
         return -1
     path = settings.platform_device or "/dev/kvm"
+    what = "open"
     try:
-        return fds.add(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        fd = fds.add(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        from runtime import kvm
+
+        what = "make a virtual machine with"
+        kvm.check(fd)
     except OSError as error:
         why = os.strerror(error.errno or 0).lower()
-        raise Unsupported(f"platform kvm: open {path}: {why}") from None
+        raise Unsupported(f"platform kvm: {what} {path}: {why}") from None
+    return fd
 
 
 def _open_user_log(path: str, fds: FdSet) -> int:

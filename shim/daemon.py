@@ -65,6 +65,7 @@ class Daemon:
                 open_io=self._open_io,
                 cache_dir=CACHE_DIR,
                 shim_address=args.socket_address,
+                observe=self._creation_step if args.debug else None,
             )
         )
         self.service = service.TaskService(
@@ -114,6 +115,9 @@ class Daemon:
             emulate_signals=emulate_signals,
             deadline=deadline,
         )
+
+    def _creation_step(self, container_id: str, step: str) -> None:
+        self._log.debug("creation.step", container=container_id, step=step)
 
     def _rpc_failed(self, call: Call, error: BaseException) -> None:
         self._log.error("rpc.crashed", method=call.method, error=repr(error))

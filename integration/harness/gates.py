@@ -25,6 +25,8 @@ _MARK_ADD = 0x1
 _OPEN_EXEC_PERM = 0x40000
 _ALLOW = 1
 _AT_FDCWD = -100
+#: The flags of a socket that listens, in /proc/net/unix.
+_LISTENS = "00010000"
 #: length, version, reserved, length of the metadata, mask, descriptor, pid
 _EVENT = struct.Struct("=IBBHQii")
 _ANSWER = struct.Struct("=iI")
@@ -58,12 +60,13 @@ def calls_waiting(socket: str) -> int:
 
 
 def control_socket(sandbox: str) -> str:
-    """The path of a sandbox's control socket."""
+    """The name of a sandbox's control socket: the only one that listens and has the id in it."""
 
     def look() -> str:
         with open("/proc/net/unix") as lines:
-            found = {line.split()[-1] for line in lines if f"/runsc-{sandbox}.sock" in line}
-        return found.pop() if found else ""
+            found = [line.split() for line in lines if sandbox in line]
+        listening = [words[-1] for words in found if words[3] == _LISTENS]
+        return listening[0] if listening else ""
 
     return until(look, 10, f"sandbox {sandbox[:12]} has a control socket")
 

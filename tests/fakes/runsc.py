@@ -113,6 +113,8 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
         manager + "WaitPID": wait,
         manager + "Signal": signal,
         manager + "ExecuteAsync": lambda _: 5,
+        manager + "CreateSubcontainer": lambda _: {},
+        manager + "DestroySubcontainer": lambda _: {},
         manager + "Processes": lambda _: [{"pid": os.getpid()}],
         "Network.CreateLinksAndRoutes": lambda _: {},
     }

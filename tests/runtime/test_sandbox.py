@@ -17,7 +17,6 @@ import pytest
 
 from runtime import children, exits
 from runtime.config import RunscConfig
-from runtime.driver import Credentials, DirectDriver
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -32,30 +31,12 @@ from runtime.reactor import Reactor
 from runtime.runsc_state import abstract_address
 from runtime.sandbox import BootParams, Sandbox
 from runtime.sentry import control_address, control_addresses, own_stdio
-from runtime.settings import Settings
-from runtime.spec import Spec, load_spec
+from runtime.spec import load_spec
 from tests.fakes import runsc
+from tests.fakes.driver import Unprivileged
 from tests.fakes.generations import GENERATIONS
 
 TIMEOUT = 10.0
-
-
-class Unprivileged(DirectDriver):
-    """Without the namespaces and credentials that take root, and no name that others have."""
-
-    abstract_sockets = False
-
-    def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
-        return 0
-
-    def gofer_namespaces(self) -> int:
-        return 0
-
-    def sandbox_credentials(self, settings: Settings, spec: Spec) -> Credentials:
-        return Credentials()
-
-    def gofer_credentials(self, settings: Settings, spec: Spec) -> Credentials:
-        return Credentials()
 
 
 class Exit:
