@@ -26,6 +26,7 @@ from runtime.linux import CLONE_NEWNET, CLONE_NEWNS
 from runtime.log import get_logger
 from runtime.record import Record
 from runtime.spawn import SpawnSpec, spawn
+from runtime.version import OCI_VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ DEFAULT_TIMEOUT = 60.0
 POSTSTOP_TIMEOUT = 10.0
 #: Seconds that even a hook's own time-out can't exceed.
 MAX_TIMEOUT = 600.0
-#: The version of the specification that the state complies with.
-OCI_VERSION = "1.0.2"
 #: In the bundle while poststop hooks are owed; whoever manages to remove it runs them.
 OWED = "gvisor-poststop"
 

@@ -16,6 +16,7 @@ from runtime.generation import Generation
 from runtime.pids import Foreign, find_helper
 from runtime.spec import load_spec, read_spec
 from runtime.state_lock import StateLock, find_id, list_ids
+from runtime.version import OCI_VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from runtime.spec import Spec
     from runtime.state import ContainerRecord
 
-#: Of the state that ``oci_state`` gives, not of the spec in it.
-OCI_VERSION = "1.1.0"
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = runsc_state.STATUSES
 #: Seconds for the sentry's word on what runs; it answers in less than a millisecond.
 _STATUS_TIMEOUT = 2.0

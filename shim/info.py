@@ -1,7 +1,7 @@
 """``-info``: what this runtime can do, for containerd's task manager and CRI.
 
-Owns the claims, in one table: a feature is listed once it works, as containerd refuses or admits
-containers by them.  Never fails, since a failure would count as a runtime without features.
+The claims themselves are ``runtime/features.py``'s.  Never fails, since a failure would count as a
+runtime without features.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from runtime.errors import RuntimeFault
-from runtime.hook_spec import STAGES
+from runtime.features import features
 from shim import wire
 from shim.version import VERSION
 
@@ -19,60 +19,6 @@ if TYPE_CHECKING:
 
 NAME = "io.containerd.gvisor.v2"
 _FEATURES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
-
-#: Those of runtime-spec's features.md.  ``rro`` among the mount options would make CRI grant
-#: recursive read-only mounts, and idmap with the user namespace pods with ``hostUsers: false``.
-CLAIMS: Mapping[str, object] = {
-    "ociVersionMin": "1.0.0",
-    "ociVersionMax": "1.2.0",
-    "hooks": list(STAGES),
-    "mountOptions": [
-        "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime",
-        "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "private",
-        "ratime", "rbind", "relatime", "rexec", "rnoatime", "rnoexec", "ro", "rprivate", "rro",
-        "rrw", "rslave", "rw", "slave", "strictatime", "suid", "sync",
-    ],
-    "linux": {
-        "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
-        "cgroup": {
-            "v1": True,
-            "v2": True,
-            "systemd": False,
-            "systemdUser": False,
-            "rdma": False,
-        },
-        # Unless the operator has set runsc's flag oci-seccomp to false.
-        "seccomp": {
-            "enabled": True,
-            "actions": [
-                "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD",
-                "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
-            ],
-            "operators": [
-                "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
-                "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
-            ],
-            "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X86_64"],
-        },
-        "apparmor": {"enabled": False},
-        "selinux": {"enabled": False},
-        "intelRdt": {"enabled": False},
-        "mountExtensions": {"idmap": {"enabled": True}},
-    },
-}  # fmt: skip
-
-
-def features(flags: Mapping[str, str]) -> dict[str, object]:
-    """The claims, as far as they depend on runsc's flags, ready for JSON."""
-    from runtime.capabilities import NAMES
-    from runtime.config import parse_bool
-
-    body: dict[str, object] = json.loads(json.dumps(CLAIMS))
-    linux = body["linux"]
-    assert isinstance(linux, dict)
-    linux["capabilities"] = list(NAMES)
-    linux["seccomp"]["enabled"] = parse_bool(flags.get("oci-seccomp", "")) is not False
-    return body
 
 
 def _flags(given: tuple[str, bytes]) -> Mapping[str, str]:

@@ -1,3 +1,3 @@
-"""The project's version, in a module that imports nothing."""
+"""The project's version, in a module that imports next to nothing."""
 
-VERSION = "0.1.0"
+from runtime.version import VERSION as VERSION

@@ -30,7 +30,9 @@ LAZY = {
     "tomllib", "traceback", "typing", "urllib", "uuid", "zlib",
 }  # fmt: skip
 #: Builders and short-lived helpers, which no daemon loads.
-TOOLS = {"runtime/_native_build.py", "runtime/nethelper.py", "shim/info.py"}
+TOOLS = {"runtime/_native_build.py", "runtime/nethelper.py", "shim/info.py"} | {
+    f"runtime/cli/{path.name}" for path in (ROOT / "runtime/cli").glob("*.py")
+}
 
 
 def modules() -> list[Path]:

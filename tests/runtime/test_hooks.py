@@ -18,6 +18,7 @@ from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.hook_spec import POSTSTOP, PRESTART, STAGES, Hook, read_hooks
 from runtime.json_fields import Fields
 from runtime.spec import Spec, parse_spec
+from runtime.version import OCI_VERSION
 from tests.runtime.leaks import nothing_is_left
 
 __all__ = ("nothing_is_left",)
@@ -97,7 +98,7 @@ def test_a_hook_gets_state_arguments_and_its_environment_alone(tmp_path: Path) -
     run(spec_of(tmp_path, prestart=[program(text, env=["A=1", "B=x=y"])]))
     state, argv, env, cwd, leads, fds = json.loads(out.read_text())
     assert state == {
-        "ociVersion": hooks.OCI_VERSION,
+        "ociVersion": OCI_VERSION,
         "id": "c1",
         "status": "creating",
         "pid": 77,

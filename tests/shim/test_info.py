@@ -3,7 +3,8 @@ import json
 import pytest
 
 from protos import introspection_pb2
-from shim import info, options, wire
+from runtime import features as claims
+from shim import options, wire
 from shim.version import VERSION
 from tests.shim.process import Shim
 
@@ -49,11 +50,11 @@ def test_options_are_echoed_and_count(shim: Shim) -> None:
 
 
 def test_claims_have_the_types_of_the_specification() -> None:
-    features = info.features({})
+    features = claims.features({})
     assert all(isinstance(features[key], list) for key in ("hooks", "mountOptions"))
     linux = features["linux"]
     assert isinstance(linux, dict)
     # What the kubelet wants to see for pods with `hostUsers: false`.
     assert linux["mountExtensions"]["idmap"]["enabled"] is True
     assert "user" in linux["namespaces"]
-    assert info.CLAIMS["linux"] is not linux
+    assert claims.CLAIMS["linux"] is not linux

@@ -1,0 +1,388 @@
+"""The command line of ``gvctl``: its verbs and their arguments, with what the help says of them.
+
+The one description from which parsing, help, man page and shell completion are made.  The OCI
+runtime verbs take what runc takes, so that programs that call runc can call this.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+PROGRAM = "gvctl"
+#: Where containers are kept that gvctl itself makes.
+OWN_ROOT = "/run/gvctl"
+DESCRIPTION = "look after gVisor sandboxes: those of the shim, of runsc, and its own"
+#: What an error in the command line ends with, as in runc.
+USAGE_ERROR = 1
+FORMATS = ("table", "json")
+
+
+class UsageError(Exception):
+    """The command line is wrong.  ``usage`` is the line that says how it would be right."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        self.usage = usage
+        super().__init__(message)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of printing and exiting; knows no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", _Help)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.format_usage().strip())
+
+
+class _Help(argparse.HelpFormatter):
+    """Names metavariables once, and leaves room for long options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=96)
+
+
+def duration(text: str) -> float:
+    """Seconds, from a number or from Go's form such as 500ms, 5s, 1m30s."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    total, number, rest = 0.0, "", text
+    try:
+        if rest.replace(".", "", 1).isdigit():
+            return float(rest)
+        while rest:
+            number = ""
+            while rest and (rest[0].isdigit() or rest[0] == "."):
+                number, rest = number + rest[0], rest[1:]
+            unit = "ms" if rest.startswith("ms") else rest[:1]
+            total += float(number) * units[unit]
+            rest = rest[len(unit) :]
+        if text:
+            return total
+    except (ValueError, KeyError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no duration, such as 5s or 500ms")
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+
+
+def forwarding(text: str) -> tuple[int, int]:
+    """``LOCAL:REMOTE`` or ``PORT``; a local port of 0 or none is chosen by the system."""
+    local, colon, remote = text.rpartition(":")
+    if not colon:
+        return port(remote), port(remote)
+    return (0 if local in ("", "0") else port(local)), port(remote)
+
+
+def flag(text: str) -> tuple[str, str]:
+    """A flag of runsc's as ``NAME=VALUE``, or ``NAME`` for true."""
+    name, equals, value = text.lstrip("-").partition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value if equals else "true"
+
+
+def build() -> Parser:
+    """The parser.  What it parses has ``verb`` and ``call`` (``module:function``)."""
+    parser = Parser(prog=PROGRAM, description=DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "--root",
+        metavar="DIR",
+        default="",
+        help=(
+            "directory of the containers' state; without it, all below /run/containerd/runsc and "
+            f"{OWN_ROOT} are looked for, and new ones are made in {OWN_ROOT}"
+        ),
+    )
+    add("-n", "--namespace", metavar="NAME", default="", help="containerd namespace to look in")
+    add("--log", metavar="FILE", default="", help="append log lines to FILE instead of stderr")
+    add("--log-format", choices=("text", "json"), default="text", help="form of log lines")
+    add("--debug", action="store_true", help="log what is done as well")
+    add(
+        "--systemd-cgroup", action="store_true", help="cgroupsPath is of the form slice:prefix:name"
+    )
+    add(
+        "--config",
+        metavar="FILE",
+        default="",
+        help=("file with the shim's options; without it, the first of the shim's own that exists"),
+    )
+    add("--runsc", metavar="PATH", default="", help="the runsc binary")
+    add(
+        "--flag",
+        metavar="NAME=VALUE",
+        type=flag,
+        action="append",
+        default=[],
+        help=("a flag of runsc's, as network=none; can be given several times"),
+    )
+    add("--rootless", metavar="VALUE", default="auto", help="accepted for runc's sake")
+    add("--criu", metavar="PATH", default="", help="accepted for runc's sake")
+    add("-v", "--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="COMMAND", title="commands", parser_class=Parser
+    )
+    _looking(verbs)
+    _acting(verbs)
+    _runtime(verbs)
+    _host(verbs)
+    return parser
+
+
+class _Verbs:
+    """Adds verbs that have a handler."""
+
+    def __init__(self, verbs: Any, module: str) -> None:
+        self._verbs, self._module = verbs, module
+
+    def add(self, name: str, help: str, *, ident: bool = True, **options: Any) -> Any:
+        parser = self._verbs.add_parser(name, help=help, description=help, **options)
+        parser.set_defaults(call=f"{self._module}:{name.replace('-', '_')}")
+        if ident:
+            parser.add_argument(
+                "id", metavar="ID", help="id of the container, or how only it begins"
+            )
+        return parser
+
+
+def _format(parser: Any) -> None:
+    parser.add_argument(
+        "-f", "--format", choices=FORMATS, default="table", help="form of the output"
+    )
+
+
+def _looking(verbs: Any) -> None:
+    look = _Verbs(verbs, "look")
+    p = look.add("list", "list containers", ident=False)
+    _format(p)
+    p.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    p = look.add("ps", "list the processes in a container; pids are the sandbox's own numbers")
+    _format(p)
+    p.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
+    look.add("state", "print a container's state as JSON")
+    p = look.add("events", "print a container's figures as JSON, again and again")
+    p.add_argument(
+        "--interval", type=duration, default=5.0, metavar="TIME", help="time between, default 5s"
+    )
+    p.add_argument("--stats", action="store_true", help="once")
+    p = look.add("usage", "print what the sandbox's memory is used for")
+    _format(p)
+    p.add_argument(
+        "--full", action="store_true", help="with details, which takes the sentry longer"
+    )
+    p.add_argument(
+        "--fd",
+        action="store_true",
+        help=("by the sandbox's memory files, without asking the sentry to collect"),
+    )
+    look.add("stacks", "print the stacks of the sentry's goroutines")
+    p = _Verbs(verbs, "top").add("top", "show what pods use, live", ident=False)
+    _format(p)
+    p.add_argument(
+        "--interval", type=duration, default=2.0, metavar="TIME", help="time between, default 2s"
+    )
+    p.add_argument("--once", action="store_true", help="print one table and end")
+    p.add_argument("--sort", choices=("cpu", "memory", "pids", "pod"), default="cpu", help="order")
+    p = _Verbs(verbs, "logs").add(
+        "logs", "print a sandbox's log files, where the options ask for them"
+    )
+    p.add_argument(
+        "--kind", choices=("log", "debug", "panic", "user", "all"), default="all", help="which"
+    )
+    p.add_argument("--list", action="store_true", help="print the files' names only")
+    p.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines of each")
+    p.add_argument("-F", "--follow", action="store_true", help="go on until the sandbox ends")
+
+
+def _acting(verbs: Any) -> None:
+    act = _Verbs(verbs, "act")
+    p = act.add("kill", "send a signal to a container's init, or to all its processes")
+    p.add_argument(
+        "signal",
+        nargs="?",
+        default="SIGTERM",
+        metavar="SIGNAL",
+        help="name or number, default SIGTERM",
+    )
+    p.add_argument("-a", "--all", action="store_true", help="to all processes in the container")
+    p.add_argument("--pid", type=int, default=0, help="to this process, a number that ps shows")
+    act.add("pause", "freeze a container's sandbox, and with it all containers of the pod")
+    act.add("resume", "let a paused sandbox run again")
+    p = act.add("wait", "wait for the end of a container's init and print its exit status")
+    p.add_argument("--pid", type=int, default=0, help="for this process, as exec -d told it")
+    p.add_argument("--timeout", type=duration, default=None, metavar="TIME", help="give up then")
+    p = act.add("reduce", "have the sentry give back memory that it can do without")
+    p.add_argument("--wait", action="store_true", help="until it is given back")
+    p = act.add("delete", "delete a container that is created or stopped, and all that it holds")
+    p.add_argument(
+        "-f", "--force", action="store_true", help="also if it runs; no error if it isn't there"
+    )
+    p = _Verbs(verbs, "execute").add("exec", "run another process in a container")
+    p.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    p.add_argument(
+        "-i",
+        "--interactive",
+        action="store_true",
+        help="stdin is always attached; accepted for docker's sake",
+    )
+    p.add_argument("-d", "--detach", action="store_true", help="don't wait for its end")
+    p.add_argument("--cwd", default="", metavar="DIR", help="working directory in the container")
+    p.add_argument(
+        "-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable"
+    )
+    p.add_argument("-u", "--user", default="", metavar="UID[:GID]", help="numeric user and group")
+    p.add_argument(
+        "-g",
+        "--additional-gids",
+        action="append",
+        default=[],
+        type=int,
+        metavar="GID",
+        help="another group",
+    )
+    p.add_argument(
+        "-c", "--cap", action="append", default=[], metavar="CAP", help="another capability"
+    )
+    p.add_argument("--no-new-privs", action="store_true", help="no privileges by setuid programs")
+    p.add_argument(
+        "-p", "--process", default="", metavar="FILE", help="process.json that says all of this"
+    )
+    p.add_argument(
+        "--console-socket",
+        default="",
+        metavar="PATH",
+        help="socket to send the terminal's master to",
+    )
+    p.add_argument(
+        "--pid-file", default="", metavar="FILE", help="where to write the pid, last of all"
+    )
+    p.add_argument(
+        "--preserve-fds", type=int, default=0, metavar="N", help="not supported but for 0"
+    )
+    for name in ("--process-label", "--apparmor", "--cgroup"):
+        p.add_argument(name, default="", metavar="VALUE", help="accepted for runc's sake")
+    p.add_argument("--ignore-paused", action="store_true", help="accepted for runc's sake")
+    p.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="program and arguments"
+    )
+    p = _Verbs(verbs, "forward").add(
+        "port-forward", "listen here for connections to a port in the sandbox"
+    )
+    p.add_argument(
+        "ports", nargs="+", type=forwarding, metavar="[LOCAL:]REMOTE", help="port here and there"
+    )
+    p.add_argument("--address", default="127.0.0.1", help="address to listen on, default 127.0.0.1")
+
+
+def _runtime(verbs: Any) -> None:
+    life = _Verbs(verbs, "life")
+    for name, help in (
+        ("create", "create a container from a bundle; start runs its program"),
+        ("run", "create and start a container, and wait for its end"),
+        ("restore", "create a container and let it go on where a checkpoint was taken"),
+    ):
+        p = life.add(name, help)
+        p.add_argument(
+            "-b",
+            "--bundle",
+            default=".",
+            metavar="DIR",
+            help="the bundle, default the working directory",
+        )
+        p.add_argument(
+            "--console-socket",
+            default="",
+            metavar="PATH",
+            help="socket to send the terminal's master to",
+        )
+        p.add_argument(
+            "--pid-file", default="", metavar="FILE", help="where to write the pid, last of all"
+        )
+        p.add_argument(
+            "--preserve-fds", type=int, default=0, metavar="N", help="not supported but for 0"
+        )
+        p.add_argument(
+            "--user-log",
+            default="",
+            metavar="FILE",
+            help="where the sentry tells users what it lacks",
+        )
+        for option in ("--no-pivot", "--no-new-keyring"):
+            p.add_argument(option, action="store_true", help="accepted for runc's sake")
+        if name == "create":
+            continue
+        p.add_argument("-d", "--detach", action="store_true", help="don't wait for its end")
+        p.add_argument("--keep", action="store_true", help="don't delete it after its end")
+        p.add_argument("--no-subreaper", action="store_true", help="accepted for runc's sake")
+        if name == "restore":
+            _checkpoint_options(p, required=True)
+    life.add("start", "run the program of a created container")
+    p = life.add("checkpoint", "save a container's sandbox to files")
+    _checkpoint_options(p, required=True)
+    p.add_argument("--leave-running", action="store_true", help="let it run on afterwards")
+    p.add_argument(
+        "--compression",
+        choices=("none", "flate-best-speed"),
+        default=None,
+        help="of the image, where the release has it",
+    )
+
+
+def _checkpoint_options(parser: Any, required: bool) -> None:
+    parser.add_argument(
+        "--image-path", required=required, metavar="DIR", help="directory of the image's files"
+    )
+    for name in ("--work-path", "--parent-path", "--manage-cgroups-mode"):
+        parser.add_argument(name, default="", metavar="VALUE", help="accepted for runc's sake")
+    for name in ("--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks"):
+        parser.add_argument(name, action="store_true", help="accepted for runc's sake")
+
+
+def _host(verbs: Any) -> None:
+    p = _Verbs(verbs, "doctor").add(
+        "doctor", "say what works on this host, what doesn't, and what to do", ident=False
+    )
+    _format(p)
+    p = _Verbs(verbs, "snippets").add(
+        "config", "print the configuration for containerd and Kubernetes", ident=False
+    )
+    p.add_argument(
+        "what",
+        nargs="?",
+        choices=("all", "containerd", "runtimeclass", "options"),
+        default="all",
+        help="what of it",
+    )
+    p.add_argument(
+        "--containerd",
+        metavar="VERSION",
+        default="",
+        help="for this version instead of the one found, as 1.7 or 2.1",
+    )
+    p.add_argument("--handler", default="gvisor", help="name of the runtime, default gvisor")
+    more = _Verbs(verbs, "about")
+    more.add(
+        "features", "print what the runtime can do, as the OCI's features document", ident=False
+    )
+    p = more.add("spec", "write a config.json to start from", ident=False)
+    p.add_argument(
+        "-b",
+        "--bundle",
+        default=".",
+        metavar="DIR",
+        help="the bundle, default the working directory",
+    )
+    p.add_argument("--rootless", action="store_true", help="accepted for runc's sake")
+    p = more.add("completion", "print a completion script for a shell", ident=False)
+    p.add_argument("shell", choices=("bash", "zsh", "fish"))

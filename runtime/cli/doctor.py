@@ -1,0 +1,444 @@
+"""``doctor``: what works on this host and what doesn't, each with what to do about it.
+
+Owns the checks.  Each is a pure judgement of facts that :func:`gather` collects, so that tests can
+have any host they like.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from runtime.cli import output
+from runtime.errors import RuntimeFault
+from runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+_MARKS = {OK: "ok", WARNING: "warn", FAILURE: "FAIL"}
+_ASK_TIMEOUT = 10.0
+_MAX_OUTPUT = 1 << 16
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Capabilities by number: what the runtime cannot do without, and what it can.
+_NEEDED = {
+    0: "CAP_CHOWN", 5: "CAP_KILL", 6: "CAP_SETGID", 7: "CAP_SETUID", 8: "CAP_SETPCAP",
+    12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 18: "CAP_SYS_CHROOT", 19: "CAP_SYS_PTRACE",
+    21: "CAP_SYS_ADMIN",
+}  # fmt: skip
+_SYS_RESOURCE = 24
+_MIN_KERNEL = (5, 4)
+#: Fewer descriptors than that are few for a pod of many containers.
+_MIN_FILES = 4096
+SHIM = "containerd-shim-gvisor-v2"
+
+
+class Facts(Record):
+    """A host as it was found.  Empty or None: there is none, or it doesn't tell."""
+
+    system: str = "Linux"
+    machine: str = "x86_64"
+    kernel: str = ""
+    uid: int = 0
+    capabilities: int = 0
+    runsc: str = ""
+    runsc_version: str = ""
+    runsc_fault: str = ""
+    default_platform: str = ""
+    configured_platform: str = ""
+    shim: str = ""
+    containerd: str = ""
+    containerd_release: str = ""
+    cgroup_mode: str = ""
+    cgroup_controllers: tuple[str, ...] = ()
+    cgroup_fault: str = ""
+    systemd: bool = False
+    kvm: bool | None = None
+    ptrace_scope: int | None = None
+    seccomp: bool = True
+    user_namespaces: int | None = None
+    open_files: int = 0
+    options_file: str = ""
+    options_fault: str = ""
+    network_tools: bool = True
+
+
+class Finding(Record):
+    """One check's outcome.  ``advice`` is what to do; empty where all is well."""
+
+    check: str
+    level: str
+    text: str
+    advice: str = ""
+
+
+def examine(facts: Facts) -> list[Finding]:
+    """All findings, in the order in which they matter.  Pure."""
+    return [
+        _kernel(facts),
+        _caller(facts),
+        _capabilities(facts),
+        _oom(facts),
+        _runsc(facts),
+        _platform(facts),
+        _shim(facts),
+        _containerd(facts),
+        _options(facts),
+        _cgroups(facts),
+        _driver(facts),
+        _seccomp(facts),
+        _user_namespaces(facts),
+        _files(facts),
+    ]
+
+
+def _kernel(f: Facts) -> Finding:
+    text = f"{f.system} {f.kernel} on {f.machine}"
+    if f.system != "Linux":
+        return Finding(check="kernel", level=FAILURE, text=text, advice="gVisor runs on Linux only")
+    if f.machine not in ("x86_64", "aarch64"):
+        advice = "gVisor is built for x86_64 and aarch64 only"
+        return Finding(check="kernel", level=FAILURE, text=text, advice=advice)
+    numbers = [int("".join(filter(str.isdigit, w)) or 0) for w in f.kernel.split(".")[:2]]
+    if tuple(numbers) < _MIN_KERNEL:
+        advice = "pidfds and clone3 are wanted: use Linux 5.4 or later"
+        return Finding(check="kernel", level=FAILURE, text=text, advice=advice)
+    return Finding(check="kernel", level=OK, text=text)
+
+
+def _caller(f: Facts) -> Finding:
+    if f.uid == 0:
+        return Finding(check="user", level=OK, text="root")
+    return Finding(
+        check="user",
+        level=FAILURE,
+        text=f"uid {f.uid}",
+        advice="run it as root: namespaces, mounts and cgroups are made as root",
+    )
+
+
+def _capabilities(f: Facts) -> Finding:
+    missing = [name for bit, name in _NEEDED.items() if not f.capabilities >> bit & 1]
+    if not missing:
+        return Finding(check="capabilities", level=OK, text="all that are needed")
+    return Finding(
+        check="capabilities",
+        level=FAILURE,
+        text="without " + ", ".join(missing),
+        advice="give this container or service these capabilities",
+    )
+
+
+def _oom(f: Facts) -> Finding:
+    if f.capabilities >> _SYS_RESOURCE & 1:
+        return Finding(check="oom score", level=OK, text="can be raised and lowered")
+    return Finding(
+        check="oom score",
+        level=WARNING,
+        text="can be raised, not lowered",
+        advice="CAP_SYS_RESOURCE lets pods of a higher class be spared by the OOM killer",
+    )
+
+
+def _runsc(f: Facts) -> Finding:
+    if not f.runsc:
+        return Finding(
+            check="runsc",
+            level=FAILURE,
+            text="not found",
+            advice="install runsc on PATH, or name it as binary_name in the options",
+        )
+    if f.runsc_fault:
+        return Finding(
+            check="runsc",
+            level=FAILURE,
+            text=f.runsc_fault,
+            advice="install a release from 20221219 on",
+        )
+    return Finding(check="runsc", level=OK, text=f"{f.runsc}, {f.runsc_version}")
+
+
+def _platform(f: Facts) -> Finding:
+    platform = f.configured_platform or f.default_platform
+    if not platform:
+        return Finding(check="platform", level=WARNING, text="unknown without runsc")
+    if platform == "kvm" and not f.kvm:
+        why = "/dev/kvm is missing" if f.kvm is None else "/dev/kvm may not be opened"
+        return Finding(
+            check="platform",
+            level=FAILURE,
+            text=f"kvm, but {why}",
+            advice="take platform systrap, or a machine with (nested) virtualisation",
+        )
+    if platform in ("ptrace", "systrap") and f.ptrace_scope == 3:
+        return Finding(
+            check="platform",
+            level=FAILURE,
+            text=f"{platform}, but ptrace is switched off",
+            advice="set kernel.yama.ptrace_scope to 2 or less",
+        )
+    hint = ""
+    if platform == "ptrace":
+        hint = "systrap is faster where runsc has it (from release-20230904 on)"
+    level = WARNING if hint else OK
+    return Finding(check="platform", level=level, text=platform, advice=hint)
+
+
+def _shim(f: Facts) -> Finding:
+    if f.shim:
+        return Finding(check="shim", level=OK, text=f.shim)
+    return Finding(
+        check="shim",
+        level=WARNING,
+        text=f"no {SHIM} on PATH",
+        advice="containerd looks for it on its own PATH: install it in /usr/local/bin",
+    )
+
+
+def _containerd(f: Facts) -> Finding:
+    if not f.containerd:
+        return Finding(
+            check="containerd",
+            level=WARNING,
+            text="not found",
+            advice="none is needed for gvctl, podman and docker; for Kubernetes take 1.6 or later",
+        )
+    words = f.containerd_release.split(".")
+    try:
+        release = (int(words[0]), int(words[1]))
+    except (IndexError, ValueError):
+        text = f"{f.containerd} doesn't tell its version"
+        return Finding(check="containerd", level=WARNING, text=text)
+    text = f"{f.containerd}, {f.containerd_release}"
+    if release < (1, 6):
+        advice = "take containerd 1.6 or later"
+        return Finding(check="containerd", level=FAILURE, text=text, advice=advice)
+    return Finding(check="containerd", level=OK, text=text)
+
+
+def _options(f: Facts) -> Finding:
+    if f.options_fault:
+        advice = "a container with these options is refused: correct the file"
+        return Finding(check="options", level=FAILURE, text=f.options_fault, advice=advice)
+    return Finding(check="options", level=OK, text=f.options_file or "none: defaults")
+
+
+def _cgroups(f: Facts) -> Finding:
+    if f.cgroup_fault or not f.cgroup_mode:
+        return Finding(
+            check="cgroups",
+            level=FAILURE,
+            text=f.cgroup_fault or "none mounted",
+            advice="mount the cgroup hierarchies in /sys/fs/cgroup, writable",
+        )
+    wanted = {"cpu", "memory", "pids"}
+    missing = sorted(wanted.difference(f.cgroup_controllers))
+    if missing:
+        return Finding(
+            check="cgroups",
+            level=WARNING,
+            text=f"{f.cgroup_mode}, without {', '.join(missing)}",
+            advice="limits of these kinds are refused: enable the controllers",
+        )
+    return Finding(check="cgroups", level=OK, text=f.cgroup_mode)
+
+
+def _driver(f: Facts) -> Finding:
+    if not f.systemd:
+        return Finding(check="cgroup driver", level=OK, text="cgroupfs; no systemd runs here")
+    return Finding(
+        check="cgroup driver",
+        level=OK,
+        text="systemd runs; use it for kubelet and containerd alike",
+    )
+
+
+def _seccomp(f: Facts) -> Finding:
+    if f.seccomp:
+        return Finding(check="seccomp", level=OK, text="available")
+    advice = "the sentry locks itself in with seccomp: use a kernel with CONFIG_SECCOMP_FILTER"
+    return Finding(check="seccomp", level=FAILURE, text="not available", advice=advice)
+
+
+def _user_namespaces(f: Facts) -> Finding:
+    if f.user_namespaces is None or f.user_namespaces > 0:
+        return Finding(check="user namespaces", level=OK, text="available")
+    return Finding(
+        check="user namespaces",
+        level=WARNING,
+        text="switched off",
+        advice="set user.max_user_namespaces above 0: gofers and sentries are shut off by them",
+    )
+
+
+def _files(f: Facts) -> Finding:
+    if f.open_files >= _MIN_FILES:
+        return Finding(check="open files", level=OK, text=f"limit {f.open_files}")
+    return Finding(
+        check="open files",
+        level=WARNING,
+        text=f"limit {f.open_files}",
+        advice=f"raise the limit (LimitNOFILE) to {_MIN_FILES} at least",
+    )
+
+
+# -- collecting ---------------------------------------------------------------------------------
+
+
+def which(name: str, search: str = "") -> str:
+    """The program's path; empty if PATH and the usual places have none."""
+    for folder in f"{search or os.environ.get('PATH', '')}:{_SEARCH}".split(":"):
+        path = os.path.join(folder, name)
+        if folder.startswith("/") and os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return ""
+
+
+def ask(path: str, *words: str) -> str:
+    """What a program prints; empty if it fails.  Bounded."""
+    from runtime.spawn import SpawnSpec, spawn
+
+    memory = os.memfd_create("answer", os.MFD_CLOEXEC)
+    try:
+        spec = SpawnSpec(path=path, argv=(path, *words), env={}, fds={1: memory, 2: memory})
+        with spawn(spec) as child:
+            try:
+                child.wait(_ASK_TIMEOUT)
+            except RuntimeFault:
+                child.kill(9)
+                child.wait(2)
+                return ""
+        return os.pread(memory, _MAX_OUTPUT, 0).decode("utf-8", "replace")
+    except RuntimeFault:
+        return ""
+    finally:
+        os.close(memory)
+
+
+def containerd_version(text: str) -> str:
+    """The release in what ``containerd --version`` prints; empty if there is none."""
+    words = text.split()
+    for word in words[2:3]:
+        bare = word.removeprefix("v").partition("~")[0].partition("+")[0].partition("-")[0]
+        if bare[:1].isdigit():
+            return bare
+    return ""
+
+
+def gather(args: argparse.Namespace) -> Facts:
+    """The facts of this host.  Raises nothing on account of what it finds."""
+    from runtime.cli import settings
+
+    system = os.uname()
+    facts: dict[str, object] = {
+        "system": system.sysname,
+        "machine": system.machine,
+        "kernel": system.release,
+        "uid": os.geteuid(),
+        "capabilities": _effective(),
+        "shim": which(SHIM, os.path.dirname(sys.executable) + ":" + os.environ.get("PATH", "")),
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) if os.path.exists("/dev/kvm") else None,
+        "ptrace_scope": _number("/proc/sys/kernel/yama/ptrace_scope"),
+        "seccomp": os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
+        "user_namespaces": _number("/proc/sys/user/max_user_namespaces"),
+        "open_files": _open_files(),
+    }
+    binary = args.runsc or "runsc"
+    try:
+        facts["options_file"], document = settings.document(args)
+        binary = args.runsc or document.get("binary_name", "") or "runsc"
+        flags = {**document.get("runsc_config", {}), **dict(args.flag)}
+        facts["configured_platform"] = flags.get("platform", "")
+    except RuntimeFault as fault:
+        facts["options_fault"] = str(fault)
+    facts.update(_runsc_facts(binary))
+    containerd = which("containerd")
+    facts["containerd"] = containerd
+    if containerd:
+        facts["containerd_release"] = containerd_version(ask(containerd, "--version"))
+    facts.update(_cgroup_facts())
+    return Facts(**facts)  # type: ignore[arg-type]
+
+
+def _runsc_facts(binary: str) -> Mapping[str, object]:
+    path = binary if "/" in binary else which(binary)
+    if not path:
+        return {}
+    if not os.path.exists(path):
+        return {"runsc": path, "runsc_fault": f"{path}: no such file or directory"}
+    from runtime.config import CACHE_DIR
+    from runtime.generation import probe
+
+    try:
+        found = probe(path, CACHE_DIR)
+    except (RuntimeFault, OSError) as fault:
+        return {"runsc": path, "runsc_fault": str(fault)}
+    return {
+        "runsc": path,
+        "runsc_version": found.version,
+        "default_platform": found.default_platform,
+    }
+
+
+def _cgroup_facts() -> Mapping[str, object]:
+    from runtime.cgroups import CgroupRoot
+
+    try:
+        root = CgroupRoot()
+        mode, mounts = root.mode, root.mounts()
+        if mode == "v2":
+            names = tuple(root.read(f"{mounts['']}/cgroup.controllers").split())
+        else:
+            names = tuple(mounts)
+    except (RuntimeFault, OSError, KeyError) as fault:
+        return {"cgroup_fault": str(fault)}
+    place = next(iter(mounts.values()), "")
+    if not os.access(place, os.W_OK) or os.statvfs(place).f_flag & os.ST_RDONLY:
+        return {"cgroup_mode": mode, "cgroup_fault": f"{place} can't be written to"}
+    return {"cgroup_mode": mode, "cgroup_controllers": names}
+
+
+def _effective() -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            line = next(line for line in file if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return 0
+    return int(line.split()[1], 16)
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _open_files() -> int:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return hard if hard >= 0 else 1 << 20
+
+
+def doctor_verb(args: argparse.Namespace) -> int:
+    """``doctor``: ends with 1 if something doesn't work."""
+    findings = examine(gather(args))
+    failed = any(each.level == FAILURE for each in findings)
+    if args.format == "json":
+        checks = [{name: getattr(f, name) for name in f._fields} for f in findings]
+        output.write(output.dumps({"ok": not failed, "checks": checks}, indent=2))
+        return int(failed)
+    text = output.table(
+        ("CHECK", "", "FOUND"), [(f.check, _MARKS[f.level], f.text) for f in findings]
+    )
+    advice = [f"  {f.check}: {f.advice}\n" for f in findings if f.advice]
+    if advice:
+        text += "\nWhat to do:\n" + "".join(advice)
+    output.write(text)
+    return int(failed)

@@ -1,0 +1,213 @@
+"""``exec``: another process in a container, attached, with a terminal, or left alone."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from runtime import files
+from runtime.cli import session, where
+from runtime.errors import Failed, InvalidRequest, RuntimeFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from runtime.process_spec import ProcessSpec
+    from runtime.stored import StoredContainer
+
+_MAX_ID = 0xFFFF_FFFF
+
+
+def exec_verb(args: argparse.Namespace) -> int:
+    container = where.find(args)
+    process = process_of(args, container)
+    terminal = process.terminal
+    if args.preserve_fds:
+        raise InvalidRequest("--preserve-fds", "the sentry takes no more than stdio")
+    if args.console_socket and not terminal:
+        raise InvalidRequest("--console-socket", "is for a process with a terminal")
+    if terminal and args.detach and not args.console_socket:
+        raise InvalidRequest("--console-socket", "is wanted for a detached process with a terminal")
+    if not args.detach and not args.console_socket:
+        run = _run_terminal if terminal else _run_attached
+        return run(container, process, args.pid_file)
+    if not args.pid_file and not terminal:
+        # Nobody waits for it, so its status stays with the sentry for who asks.
+        with Reopened() as fds:
+            container.execute(process, fds, False)
+        return 0
+    from runtime.cli.monitor import leave
+
+    return leave(container, process, args)
+
+
+def process_of(args: argparse.Namespace, container: StoredContainer) -> ProcessSpec:
+    """The process that the command line describes.  Raises InvalidRequest."""
+    from runtime.process_spec import MAX_JSON, parse_process
+
+    if args.process:
+        try:
+            data = files.read_bounded(args.process, MAX_JSON, follow=True)
+        except OSError as error:
+            why = os.strerror(error.errno or 0).lower()
+            raise InvalidRequest("--process", f"{args.process}: {why}") from None
+        if data is None:
+            raise InvalidRequest("--process", f"{args.process}: no such file or directory")
+        process = parse_process(data, args.process)
+        return process.replace(terminal=process.terminal or args.tty)
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise InvalidRequest("exec", "a command is wanted")
+    base = container.spec.process
+    uid, gid = _user(args.user) if args.user else (base.uid, base.gid)
+    capabilities = base.capabilities
+    if args.cap:
+        from runtime.capabilities import Capabilities, mask_of
+
+        more = mask_of(tuple(args.cap), "--cap")
+        old = capabilities or Capabilities()
+        capabilities = old.replace(
+            bounding=old.bounding | more,
+            effective=old.effective | more,
+            permitted=old.permitted | more,
+        )
+    return base.replace(
+        args=tuple(command),
+        env=(*base.env, *(_variable(each) for each in args.env)),
+        cwd=args.cwd or base.cwd,
+        terminal=args.tty,
+        uid=uid,
+        gid=gid,
+        additional_gids=(*base.additional_gids, *args.additional_gids),
+        capabilities=capabilities,
+        no_new_privileges=base.no_new_privileges or args.no_new_privs,
+    )
+
+
+def _variable(text: str) -> str:
+    if text.find("=") < 1:
+        raise InvalidRequest("--env", f"{text.partition('=')[0]!r} is not of the form NAME=VALUE")
+    return text
+
+
+def _user(text: str) -> tuple[int, int]:
+    parts = text.split(":")
+    if len(parts) > 2 or not all(p.isascii() and p.isdigit() and int(p) <= _MAX_ID for p in parts):
+        raise InvalidRequest("--user", f"{text!r} is not of the form UID[:GID], in numbers")
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
+
+
+# -- attached ---------------------------------------------------------------------------------
+
+
+def _run_attached(container: StoredContainer, process: ProcessSpec, pid_file: str) -> int:
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+    (their_in, our_in), (our_out, their_out), (our_err, their_err) = pipes
+    theirs = (their_in, their_out, their_err)
+    try:
+        pid = container.execute(process, theirs, False)
+    finally:
+        close(theirs)
+    os.set_blocking(our_in, False)
+    streams = (
+        session.Stream(0, our_in, close_target=True, is_input=True),
+        session.Stream(our_out, 1),
+        session.Stream(our_err, 2),
+    )
+    write_pid(pid_file, os.getpid())
+    forward = partial(session.quietly, container.signal_process, pid)
+    return session.run(partial(container.wait_pid, pid), forward, streams)
+
+
+def _run_terminal(container: StoredContainer, process: ProcessSpec, pid_file: str) -> int:
+    master, slave = open_terminal(process)
+    session.copy_size(0, master)
+    try:
+        pid = container.execute(process, (slave, slave, slave), True)
+    finally:
+        os.close(slave)
+
+    def forward(number: int) -> None:
+        if number == session._WINCH:
+            session.copy_size(0, master)
+        session.quietly(container.signal_foreground, pid, number)
+
+    def typed(data: bytes) -> None:
+        for number in session.key_signals(master, data):
+            session.quietly(container.signal_foreground, pid, number)
+
+    os.set_blocking(master, False)
+    streams = (
+        session.Stream(0, master, seen=typed, is_input=True),
+        session.Stream(master, 1),
+    )
+    write_pid(pid_file, os.getpid())
+    with session.RawTerminal(0):
+        return session.run(partial(container.wait_pid, pid), forward, streams)
+
+
+# -- what the ways have in common ---------------------------------------------------------------
+
+
+def open_terminal(process: ProcessSpec) -> tuple[int, int]:
+    """A new terminal's master and slave, of the size that the process asks for."""
+    import pty
+    import termios
+
+    master, slave = pty.openpty()
+    if process.console_size is not None:
+        termios.tcsetwinsize(master, process.console_size)
+    return master, slave
+
+
+class Reopened:
+    """Our stdio as descriptions of their own, where that can be had; a context manager.
+
+    The sentry makes what it gets non-blocking, which others who share it would not expect.
+    """
+
+    def __enter__(self) -> tuple[int, int, int]:
+        self._fds = _reopened()
+        return self._fds
+
+    def __exit__(self, *_: object) -> None:
+        close(self._fds)
+
+
+def _reopened() -> tuple[int, int, int]:
+    found: list[int] = []
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            append = os.O_APPEND if flags else 0
+            found.append(
+                os.open(f"/proc/self/fd/{number}", flags | append | os.O_CLOEXEC | os.O_NOCTTY)
+            )
+        except OSError:  # a socket, or closed
+            try:
+                found.append(os.dup(number))
+            except OSError:
+                found.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    return found[0], found[1], found[2]
+
+
+def close(fds: tuple[int, ...]) -> None:
+    for fd in set(fds):
+        os.close(fd)
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file, as the last thing before success.  Raises Failed."""
+    if not path:
+        return
+    try:
+        files.replace_file(path, str(pid).encode(), 0o644)
+    except OSError as error:
+        raise Failed(f"pid file {path}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def message(error: BaseException) -> str:
+    """An error in the words that its user gets."""
+    if isinstance(error, RuntimeFault):
+        return str(error)
+    return str(error) or type(error).__name__

@@ -1,0 +1,39 @@
+"""The operator's configuration, as the command line and the shim's file give it together."""
+
+from __future__ import annotations
+
+from runtime import options_file
+from runtime.errors import InvalidRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from runtime.config import RunscConfig
+
+
+def document(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The file that counts and its keys; both empty where there is none.
+
+    Raises InvalidRequest naming file, key and reason.
+    """
+    for path in (args.config,) if args.config else options_file.GLOBAL_FILES:
+        data = options_file.read(path)
+        if data is not None:
+            return path, options_file.check(path, options_file.parse(path, data))[0]
+        if args.config:
+            raise InvalidRequest(path, "no such file")
+    return "", {}
+
+
+def config(args: argparse.Namespace, root: str) -> RunscConfig:
+    """The configuration of a container that is kept in ``root``.  Raises InvalidRequest."""
+    found = document(args)[1]
+    base = options_file.config_of({**found, "root": root}, "")
+    flags = {**base.flags, **dict(args.flag)}
+    return base.replace(
+        binary=args.runsc or base.binary,
+        flags=flags,
+        systemd_cgroup=args.systemd_cgroup or base.systemd_cgroup,
+    )

@@ -1,0 +1,228 @@
+"""``top``: what each sandbox uses, redrawn while it runs.
+
+A pod is a line: what the host gives it is the sandbox's, whoever of its containers uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from runtime.cli import output, where
+from runtime.errors import RuntimeFault
+from runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from runtime.stored import StoredContainer
+
+#: Seconds between the two looks of which a single table is made: CPU is what happens between.
+ONCE_INTERVAL = 0.5
+_HEADS = (
+    *("POD", "NAMESPACE", "STATUS", "CPU%", "MEMORY", "LIMIT", "PIDS"),
+    *("CONTAINERS", "GOFERS", "RESTARTS", "OOM ADJ", "CGROUP"),
+)  # fmt: skip
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+class Pod(Record):
+    """One look at a sandbox.  ``gofers`` are pids, by container."""
+
+    id: str
+    name: str
+    namespace: str
+    status: str
+    at: float
+    pid: int = 0
+    cpu_ns: int | None = None
+    memory: int | None = None
+    memory_limit: int | None = None
+    pids: int | None = None
+    containers: int = 0
+    gofers: Mapping[str, int] = {}
+    oom_score_adj: int | None = None
+    oom_score: int | None = None
+    cgroup: str = ""
+
+
+class Watcher:
+    """Compares one look with the last: CPU time, and gofers that came anew.
+
+    gVisor ends a container whose gofer died, so a new gofer is a container's that was started
+    again, under its old id or another.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, Pod] = {}
+        self._restarts: dict[str, int] = {}
+
+    def see(self, pods: Sequence[Pod]) -> list[dict[str, Any]]:
+        """The lines of the table, as JSON has them."""
+        lines = [self._line(pod) for pod in pods]
+        self._last = {pod.id: pod for pod in pods}
+        self._restarts = {pod.id: self._restarts.get(pod.id, 0) for pod in pods}
+        return lines
+
+    def _line(self, pod: Pod) -> dict[str, Any]:
+        last = self._last.get(pod.id)
+        percent = None
+        if last is not None and last.pid == pod.pid:
+            if pod.cpu_ns is not None and last.cpu_ns is not None and pod.at > last.at:
+                percent = max(pod.cpu_ns - last.cpu_ns, 0) / (pod.at - last.at) / 1e7
+            known = set(last.gofers.values())
+            fresh = sum(pid not in known for pid in pod.gofers.values() if pid > 0)
+            self._restarts[pod.id] = self._restarts.get(pod.id, 0) + fresh
+        return {
+            "id": pod.id,
+            "name": pod.name,
+            "namespace": pod.namespace,
+            "status": pod.status,
+            "pid": pod.pid,
+            "cpuPercent": None if percent is None else round(percent, 1),
+            "cpuTime": pod.cpu_ns,
+            "memory": pod.memory,
+            "memoryLimit": pod.memory_limit,
+            "pids": pod.pids,
+            "containers": pod.containers,
+            "gofers": sum(pid > 0 for pid in pod.gofers.values()),
+            "goferRestarts": self._restarts.get(pod.id, 0),
+            "oomScoreAdj": pod.oom_score_adj,
+            "oomScore": pod.oom_score,
+            "cgroup": pod.cgroup,
+        }
+
+
+def look(containers: Sequence[StoredContainer]) -> list[Pod]:
+    """One look at all sandboxes.  What can't be read is left open."""
+    families: dict[tuple[str, str], list[StoredContainer]] = {}
+    for each in containers:
+        families.setdefault((each.root, each.sandbox_id), []).append(each)
+    return [_look(root, sandbox, family) for (root, sandbox), family in sorted(families.items())]
+
+
+def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> Pod:
+    first = next((each for each in family if each.is_root), family[0])
+    pod = Pod(
+        id=sandbox_id,
+        name=_name(first) or sandbox_id,
+        namespace=where.namespace_of(root),
+        status=first.status(),
+        at=time.monotonic(),
+        containers=len(family),
+        gofers={each.id: each.gofer_pid for each in family},
+    )
+    pid = first.sandbox_pid
+    if pid <= 0:
+        return pod
+    pod = pod.replace(pid=pid, oom_score_adj=_number(pid, "oom_score_adj"))
+    pod = pod.replace(oom_score=_number(pid, "oom_score"))
+    try:
+        pod = pod.replace(pids=len(first.control().processes("", 2.0)))
+    except RuntimeFault:
+        pass  # it is just going
+    return _measure(pod, pid)
+
+
+def _measure(pod: Pod, pid: int) -> Pod:
+    """With the figures of the cgroup that the sentry is in."""
+    from runtime import cgroups
+
+    try:
+        cgroup = cgroups.of_process(pid)
+        stats = cgroup.stats()
+        paths = cgroups.CgroupRoot().own_paths(pid)
+    except (RuntimeFault, OSError):
+        return pod
+    return pod.replace(
+        cpu_ns=stats.cpu_usage_ns,
+        memory=stats.memory.usage,
+        memory_limit=stats.memory.limit,
+        cgroup=paths.get("memory") or next(iter(paths.values()), ""),
+    )
+
+
+def _name(container: StoredContainer) -> str:
+    """What Kubernetes calls the pod."""
+    try:
+        annotations = container.annotations
+    except RuntimeFault:
+        return ""
+    pod = annotations.get("io.kubernetes.cri.sandbox-name", "")
+    space = annotations.get("io.kubernetes.cri.sandbox-namespace", "")
+    return f"{space}/{pod}" if space and pod else pod
+
+
+def _number(pid: int, name: str) -> int | None:
+    try:
+        with open(f"/proc/{pid}/{name}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+_SORT = {
+    "cpu": lambda line: -(line["cpuPercent"] or 0.0),
+    "memory": lambda line: -(line["memory"] or 0),
+    "pids": lambda line: -(line["pids"] or 0),
+    "pod": lambda line: line["name"],
+}
+
+
+def rows(lines: Sequence[dict[str, Any]]) -> list[Sequence[object]]:
+    """The cells of the table."""
+
+    def known(value: object) -> object:
+        return "-" if value is None else value
+
+    return [
+        (
+            line["name"],
+            line["namespace"] or "-",
+            line["status"],
+            "-" if line["cpuPercent"] is None else f"{line['cpuPercent']:.1f}",
+            output.size(line["memory"]),
+            output.size(line["memoryLimit"]),
+            known(line["pids"]),
+            line["containers"],
+            line["gofers"],
+            line["goferRestarts"],
+            known(line["oomScoreAdj"]),
+            line["cgroup"] or "-",
+        )
+        for line in lines
+    ]
+
+
+def top_verb(args: argparse.Namespace) -> None:
+    """``top``: until a signal comes; once where asked, or where it isn't a terminal to redraw."""
+    watcher = Watcher()
+
+    def see() -> list[dict[str, Any]]:
+        containers, _ = where.every(args)
+        return sorted(watcher.see(look(containers)), key=_SORT[args.sort])
+
+    see()
+    time.sleep(ONCE_INTERVAL)
+    while True:
+        lines = see()
+        if args.format == "json":
+            output.write(output.dumps(lines))
+        else:
+            text = output.table(_HEADS, rows(lines))
+            redraw = not args.once and sys.stdout.isatty()
+            output.write(_redrawn(text) if redraw else text)
+        if args.once:
+            return
+        time.sleep(max(args.interval, 0.1))
+
+
+def _redrawn(text: str) -> str:
+    """The table over the last one, cut to the terminal."""
+    width, height = os.get_terminal_size(1)
+    lines = [line[:width] for line in text.splitlines()[: max(height - 1, 1)]]
+    return _HOME + "".join(f"{line}{_CLEAR_LINE}\r\n" for line in lines) + _CLEAR_BELOW
