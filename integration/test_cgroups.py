@@ -189,6 +189,53 @@ def test_an_oom_kill_is_seen(place: Place, reactor: Reactor) -> None:
     assert cgroups.create(f"/{place.name}/a", {}).oom_kills() == 0
 
 
+# Takes 24 MiB when it is told to, and lets go of them when it is told so again.
+STEPS = f"""
+import mmap
+print("ready", flush=True)
+input()
+held = mmap.mmap(-1, {24 * MIB})
+for at in range(0, {24 * MIB}, 4096):
+    held[at] = 1
+print("ready", flush=True)
+input()
+held.close()
+print("ready", flush=True)
+input()
+"""
+
+
+def test_use_that_passes_a_mark_is_told(place: Place, reactor: Reactor) -> None:
+    group = place.create("a")
+    child = place.run(group, sys.executable, "-c", STEPS)
+    wait_for_line(child)
+    assert child.stdin is not None
+    told = threading.Event()
+    before = group.memory_usage()
+    assert before is not None and before > 0
+    quiet = group.watch_usage(reactor, 0, before + 400 * MIB, told.set)
+    quiet.cancel()
+    mark = group.watch_usage(reactor, max(before - 8 * MIB, 0), before + 8 * MIB, told.set)
+    child.stdin.write("\n")
+    child.stdin.flush()
+    assert told.wait(WAIT)
+    mark.cancel()
+    wait_for_line(child)
+    if MODE == "v1":
+        told.clear()
+        now = group.memory_usage()
+        assert now is not None and now > before + 16 * MIB
+        mark = group.watch_usage(reactor, now - 8 * MIB, now + 400 * MIB, told.set)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert told.wait(WAIT)
+        mark.cancel()
+    else:
+        high = group.to_json()["directories"][""] + "/memory.high"
+        with open(high) as file:
+            assert file.read() == "max\n"
+
+
 def test_an_ordinary_end_is_no_oom(place: Place, reactor: Reactor) -> None:
     group = place.create("a", {"memory": {"limit": 32 * MIB}})
     seen: list[int] = []

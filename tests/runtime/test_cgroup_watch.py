@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroup_watch import OOMWatch, watch_v1, watch_v2
+from runtime.cgroup_root import CgroupRoot
+from runtime.cgroup_watch import OOMWatch, UsageMark, mark_v1, mark_v2, watch_v1, watch_v2
 from runtime.errors import Failed, Unsupported
 
 
@@ -216,3 +217,83 @@ def test_v2_reads_memory_events_from_the_start_each_time(tmp_path: Path) -> None
         reactor.fire()
     assert seen == [1, 4]
     watch.cancel()
+
+
+# -- marks on use ----------------------------------------------------------------------------
+
+
+class Marked:
+    """A cgroup v2 whose files a test writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reactor = HandReactor()
+        self.passed = 0
+        (folder / "memory.high").write_text("max\n")
+        self.count(3)
+
+    def count(self, high: int) -> None:
+        (self.folder / "memory.events").write_text(f"low 0\nhigh {high}\nmax 9\n")
+
+    @property
+    def high(self) -> str:
+        return (self.folder / "memory.high").read_text().strip()
+
+    def set(self, high: int) -> UsageMark:
+        def passed() -> None:
+            self.passed += 1
+
+        return mark_v2(CgroupRoot(), self.reactor, str(self.folder), high, passed)
+
+
+def test_a_mark_is_a_soft_limit_for_as_long_as_it_stands(tmp_path: Path) -> None:
+    scene = Marked(tmp_path)
+    mark = scene.set(4096)
+    assert scene.high == "4096"
+    scene.reactor.fire()  # for another counter of the file
+    assert scene.passed == 0
+    scene.count(4)
+    scene.reactor.fire()
+    assert scene.passed == 1
+    mark.cancel()
+    mark.cancel()
+    assert scene.high == "max"
+    scene.reactor.fire()
+    assert scene.passed == 1
+
+
+def test_a_soft_limit_of_somebody_else_stays(tmp_path: Path) -> None:
+    scene = Marked(tmp_path)
+    (tmp_path / "memory.high").write_text("1000\n")
+    with pytest.raises(Unsupported, match="set already"):
+        scene.set(4096)
+    assert scene.high == "1000" and scene.reactor.watches == []
+
+
+def test_marks_in_a_cgroup_that_is_gone(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(Unsupported):
+        mark_v1(HandReactor(), str(tmp_path), 1, 2, lambda: None)
+    with pytest.raises(Unsupported):
+        mark_v2(CgroupRoot(), HandReactor(), str(tmp_path), 2, lambda: None)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_marks_of_v1_are_registered_with_the_kernel(tmp_path: Path) -> None:
+    """Both of them for one descriptor; zero is none."""
+    (tmp_path / "memory.usage_in_bytes").touch()
+    control = tmp_path / "cgroup.event_control"
+    control.touch()
+    reactor = HandReactor()
+    calls: list[int] = []
+    mark = mark_v1(reactor, str(tmp_path), 0, 77, lambda: calls.append(1))
+    eventfd, file, high = control.read_text().split()
+    assert high == "77" and int(file) != int(eventfd) == reactor.watches[0][1]
+    reactor.fire()
+    assert calls == []  # nothing was signalled
+    os.eventfd_write(int(eventfd), 1)
+    reactor.fire()
+    assert calls == [1]
+    mark.cancel()
+    reactor.fire()
+    assert calls == [1]

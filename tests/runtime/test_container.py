@@ -97,6 +97,26 @@ def test_an_oom_that_only_the_count_shows_still_precedes_the_exit(bench: Bench) 
     assert exits(bench) == [("c", 137)]
 
 
+def test_one_over_its_own_limit_is_published_and_ended(bench: Bench) -> None:
+    bench.run()
+    bench.container.out_of_memory(kill=True)
+    assert bench.names()[2:] == ["TaskOOM"]
+    assert bench.sandbox.signals == [("c", 9, 0, SignalMode.ALL)]
+    bench.container.out_of_memory(kill=True)  # its end takes a moment
+    bench.sandbox.end(137)
+    bench.container.out_of_memory(kill=True)
+    assert bench.names()[2:] == ["TaskOOM", "TaskExited"]
+    assert len(bench.sandbox.signals) == 2
+
+
+def test_one_over_its_own_limit_that_has_just_ended(bench: Bench) -> None:
+    bench.run()
+    bench.sandbox.deliver = not_found
+    bench.container.out_of_memory(kill=True)
+    bench.sandbox.end(0)
+    assert bench.names()[2:] == ["TaskOOM", "TaskExited"]
+
+
 # -- start ------------------------------------------------------------------------------------
 
 
