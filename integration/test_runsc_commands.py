@@ -13,6 +13,7 @@ import pytest
 from integration.harness.node import Node
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
+from runtime.stored import StoredContainer
 
 
 def runsc_of(node: Node) -> Runsc:
@@ -79,3 +80,24 @@ def test_an_id_that_runsc_has_is_taken(node: Node, tmp_path: Path) -> None:
     assert again.code != 0 and "already exists" in again.err + again.out
     assert node.status(name) == "RUNNING"
     node.delete(name)
+
+
+@pytest.mark.gvisor
+def test_the_library_knows_the_shims_containers(node: Node) -> None:
+    """What they are and how they ended follows from the files alone."""
+    root = str(runsc_of(node).root)
+    name = node.run_detached("sh", "-c", "read x < /tmp/none; exit 7")
+    node.wait_stopped(name)
+    ended = StoredContainer.load(root, name)
+    assert ended.status() == "stopped"
+    until(lambda: ended.reload().wait() == 7, 5, "the exit is written down")
+    node.delete(name)
+
+    name = node.run_detached("sleep", "1000")
+    live = StoredContainer.load(root, name)
+    assert live.status() == "running" and live.sandbox_pid == node.pid(name)
+    live.destroy(force=True)
+    assert live.status() == "stopped"
+    node.wait_stopped(name)
+    assert node.api.task("Delete", container_id=name).exit_status == 137
+    node.api.unmake(name)

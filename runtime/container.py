@@ -322,6 +322,10 @@ class Container:
             self._log.info("container.oom_status", reported=exit.status)
             exit = exit.replace(status=128 + _SIGKILL)
         self.init.exited(exit, event)
+        holdings, known = self.holdings, exit
+        if holdings is not None:
+            # For whoever asks when this process is gone; nobody waits for it.
+            self._context.workers.submit(lambda: holdings.record_exit(known.status, known.at))
 
     def _new_oom(self) -> TaskOOM | None:
         memory = self.holdings.memory if self.holdings is not None else None

@@ -75,6 +75,8 @@ class Holdings:
         self.recorded = False
         #: The state file that runsc reads, too; None before the id is taken.
         self.keeper: StateKeeper | None = None
+        #: How init ended, and when, once that is known.
+        self._exit: tuple[int, float] | None = None
         self._lock = threading.Lock()
 
     def release(self) -> None:
@@ -194,6 +196,17 @@ class Holdings:
         if self.keeper is not None:
             self.keeper.changed(status, **members)
 
+    def record_exit(self, status: int, at: float) -> None:
+        """Write down how init ended, unless all is given back already.  Never raises."""
+        with self._lock:
+            if not self.recorded:
+                return
+            self._exit = (status, at)
+            try:
+                self.record()
+            except (RuntimeFault, OSError) as fault:
+                _log.warning("exit.not_recorded", container=self.container_id, error=str(fault))
+
     def record(self) -> None:
         """Write down what a clean-up needs that can't ask us.  Raises Failed."""
         sandbox = self.sandbox
@@ -221,6 +234,8 @@ class Holdings:
                 # Others than a shim are gone soon, and nobody waits for them.
                 shim_pid=os.getpid() if self.shim_address else 0,
                 pid=sandbox.pid if sandbox is not None else 0,
+                exit_status=self._exit[0] if self._exit is not None else None,
+                exited_at=self._exit[1] if self._exit is not None else None,
                 binary=self.binary,
                 flags=self.flags,
             ),

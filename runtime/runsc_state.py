@@ -13,14 +13,12 @@ from runtime import fastjson, files
 from runtime.errors import Failed, InvalidRequest
 from runtime.json_fields import Fields, parse_object
 from runtime.record import Record
-from runtime.state_lock import LOCK, STATE, file_name
+from runtime.state_lock import LOCK, STATE, StateLock, file_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-    from runtime.state_lock import StateLock
 
 MAX_STATE = 16 << 20
 #: As runsc: others of the group may read it.
@@ -28,6 +26,8 @@ MODE = 0o640
 STATUSES = ("creating", "created", "running", "paused", "stopped")
 #: The first release with control sockets in the file system.
 _NEW_RELEASE = 20230920
+#: Seconds for a file that somebody is writing; nothing takes long under its lock but a creation.
+_HALF_WRITTEN_TIMEOUT = 2.0
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _MAX_PID = 1 << 30
 _MAX_ID = 0xFFFF_FFFF
@@ -160,20 +160,28 @@ def _shared_sources(hints: Fields) -> tuple[str, ...]:
 
 def load(root: str, container_id: str, sandbox_id: str) -> RunscState | None:
     """The container's state; None if there is no file.  Raises Failed naming a corrupt file."""
-    path = os.path.join(root, file_name(container_id, sandbox_id, STATE))
+    lock = StateLock(root, container_id, sandbox_id)
+    path = lock.path.removesuffix(LOCK) + STATE
     try:
-        data = files.read_bounded(path, MAX_STATE)
-        if data is None:
-            return None
-        state = decode(data, "")
-        if (state.id, state.sandbox_id) != (container_id, sandbox_id):
-            raise Failed(f"state file {path}: it is another container's")
+        try:
+            state = _read(path)
+        except InvalidRequest:
+            # runsc writes in place: what is half there may be whole once the lock is free.
+            with lock.acquire(_HALF_WRITTEN_TIMEOUT):
+                state = _read(path)
     except OSError as error:
         raise Failed(f"state file {path}: {os.strerror(error.errno or 0).lower()}") from None
     except InvalidRequest as error:
         why = f"{error.field} {error.why}".strip() if error.field != path else error.why
         raise Failed(f"state file {path}: {why}") from None
+    if state is not None and (state.id, state.sandbox_id) != (container_id, sandbox_id):
+        raise Failed(f"state file {path}: it is another container's")
     return state
+
+
+def _read(path: str) -> RunscState | None:
+    data = files.read_bounded(path, MAX_STATE)
+    return None if data is None else decode(data, "")
 
 
 def save(root: str, state: RunscState) -> None:

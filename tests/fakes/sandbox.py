@@ -219,6 +219,9 @@ class FakeHoldings:
     def status_changed(self, status: str) -> None:
         self.statuses.append(status)
 
+    def record_exit(self, status: int, at: float) -> None:
+        self.statuses.append(f"exit {status}")
+
     def release(self) -> None:
         self.refuse()
         self.releases += 1

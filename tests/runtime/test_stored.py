@@ -147,6 +147,23 @@ def test_a_corrupt_file_is_named_and_harms_no_other(scene: Scene, data: bytes) -
     assert len(problems) == 1 and "c1_sandbox:c1.state" in problems[0]
 
 
+def test_a_file_that_is_being_written_is_waited_for(scene: Scene) -> None:
+    """runsc writes in place, under the lock."""
+    path = scene.write()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    lock = StateLock(str(scene.root), "c1", "c1").acquire()
+    found: list[str] = []
+    reader = threading.Thread(
+        target=lambda: found.append(StoredContainer.load(str(scene.root), "c1").id)
+    )
+    reader.start()
+    path.write_bytes(whole)
+    lock.release()
+    reader.join(5)
+    assert found == ["c1"]
+
+
 def test_containers_that_only_the_shim_wrote_down(scene: Scene) -> None:
     config = runsc_state(scene.bundle)["spec"]
     (scene.bundle / "config.json").write_text(json.dumps(config))

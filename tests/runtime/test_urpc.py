@@ -272,3 +272,55 @@ def test_pending_call_that_is_broken_off(sentry: FakeSentry, address: str) -> No
         connection.send("Echo")
         with pytest.raises(Disconnected):
             connection.receive()
+
+
+def answering(path: str, data: bytes, fds: list[int]) -> threading.Thread:
+    """A server that answers one request with ``data`` and descriptors beside its first byte."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with listener, connection:
+            connection.recv(1000)
+            socket.send_fds(connection, [data[:5]], fds)
+            connection.sendall(data[5:])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_descriptors_come_with_a_reply(tmp_path: Path, success: bool) -> None:
+    path = str(tmp_path / "s")
+    before = len(os.listdir("/proc/self/fd"))
+    reply = {"success": success, "err": "" if success else "no", "result": 7}
+    null = os.open(os.devnull, os.O_RDONLY)
+    server = answering(path, json.dumps(reply).encode(), [null, null])
+    if success:
+        result, fds = urpc.call_for_files(path, "A.B", None, 2)
+        assert result == 7 and len(fds) == 2
+        assert all(os.readlink(f"/proc/self/fd/{fd}") == os.devnull for fd in fds)
+        assert not any(os.get_inheritable(fd) for fd in fds)
+        for fd in fds:
+            os.close(fd)
+    else:
+        with pytest.raises(RemoteError, match="no"):
+            urpc.call_for_files(path, "A.B", None, 2)
+    server.join(5)
+    os.close(null)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptors_of_a_reply_that_breaks_off_are_closed(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    before = len(os.listdir("/proc/self/fd"))
+    null = os.open(os.devnull, os.O_RDONLY)
+    server = answering(path, b'{"success":', [null])
+    with pytest.raises(Disconnected):
+        urpc.call_for_files(path, "A.B", None, 1)
+    server.join(5)
+    os.close(null)
+    assert len(os.listdir("/proc/self/fd")) == before
