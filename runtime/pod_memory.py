@@ -86,7 +86,9 @@ class _Figures:
 
 
 class PodMemory:
-    """Watches one sandbox.  Thread-safe; its lock is a leaf, under which cgroup files are read.
+    """Watches one sandbox.  Thread-safe.
+
+    Under its lock cgroup files are read, and those of processes and limits are taken.
 
     ``measure(id, timeout)`` asks the sentry and may block; it is called by a worker only.
     """
@@ -110,6 +112,7 @@ class PodMemory:
         self._blamed = ""  # guarded by _lock
         self._total = 0  # guarded by _lock; what the host counted at the last look
         self._mark: Cancelable | None = None  # guarded by _lock
+        self._high = 0  # guarded by _lock; where the mark is, in bytes
         self._timer: Cancelable | None = None  # guarded by _lock
         self._looking = False  # guarded by _lock
         self._again = False  # guarded by _lock; something changed during a look
@@ -140,14 +143,21 @@ class PodMemory:
                 if not figures.exact:
                     figures.forget()  # it is alone no longer
             self._members[member.id] = _Figures(member)
+            if self._mark is not None and self._stands_locked(member):
+                return
         self.refresh()
 
     def remove(self, container_id: str) -> None:
         """A container is gone."""
         with self._lock:
-            found = self._members.pop(container_id, None)
-        if found is not None:
-            self.refresh()
+            self._members.pop(container_id, None)
+            if self._mark is not None and not self._wanted_locked():
+                self._disarm_locked()
+
+    def _stands_locked(self, newcomer: Member) -> bool:
+        """Whether the mark will be passed before a newcomer can have too much."""
+        limit, now = newcomer.memory_limit, self._host.memory_usage()
+        return limit is None or (now is not None and self._high <= now + limit)
 
     def refresh(self) -> None:
         """Containers or limits have changed: look, if anything depends on what is to be seen."""
@@ -309,6 +319,7 @@ class PodMemory:
         except (RuntimeFault, OSError) as fault:
             self._log.debug("memory.mark_failed", error=str(fault))
             return True  # the cgroup is gone, or about to
+        self._high = total + step
         now = self._host.memory_usage()
         if now is None or abs(now - total) < step:
             return True

@@ -124,6 +124,25 @@ def test_a_container_over_its_own_limit_is_ended_and_the_others_are_not() -> Non
     assert scene.asked.count("pause") == 0
 
 
+def test_the_nearest_limit_counts() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB), FakeMember("b", 32 * MIB))
+    assert scene.mark is not None and scene.mark.high == 32 * MIB
+
+
+def test_a_newcomer_costs_no_look_while_a_nearer_mark_stands() -> None:
+    scene = Scene(pause(), FakeMember("a", 32 * MIB))
+    scene.uses(a=20 * MIB)
+    looks = scene.here.looks
+    scene.memory.add(FakeMember("roomy", 64 * MIB))
+    scene.memory.add(FakeMember("unlimited"))
+    assert scene.here.looks == looks
+    scene.memory.add(FakeMember("tight", 8 * MIB))
+    assert scene.here.looks == looks + 1
+    assert scene.mark is not None and scene.mark.high == 28 * MIB
+    scene.memory.remove("tight")
+    assert scene.here.looks == looks + 1
+
+
 def test_marks_come_nearer_as_a_container_nears_its_limit() -> None:
     scene = Scene(pause(), FakeMember("a", 64 * MIB))
     scene.uses(a=64 * MIB)
