@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from runtime.cgroups import Cgroup, CgroupRoot
+    from runtime.children import Child
     from runtime.config import RunscConfig
     from runtime.container import Container
     from runtime.driver import Driver
@@ -83,8 +84,8 @@ STEPS_OF_MEMBER = (
     "restrictions",
     "stdio",
     "record",
-    "own cgroup",
     "gofer",
+    "own cgroup",
     "memory",
     "hooks",
     "full record",
@@ -389,9 +390,16 @@ def _boot(
         holdings.own_cgroup = cgroups.create_if_allowed(wanted.own, {}, systemd=systemd, root=base)
     step("network")
     settings = params.driver.settings(config, spec)
-    if settings.network == "sandbox" and spec.netns_path and context.starts:
-        # The helper's start overlaps with the sentry's.  It changes nothing before init starts.
-        holdings.scrape = network.begin(spec.netns_path, flags=settings.effective)
+    helped = settings.network == "sandbox" and spec.netns_path and context.starts
+    if helped:
+        network.check(spec.netns_path)
+
+    def started(child: Child) -> None:
+        container.booting(child)
+        if helped:
+            # It has time until init's start, before which it changes nothing.
+            holdings.scrape = network.begin(spec.netns_path, flags=settings.effective)
+
     if cgroup is not None:
         params = params.replace(
             cgroup_procs=cgroup.join_files,
@@ -406,7 +414,7 @@ def _boot(
             params.replace(cgroup_fd=v2),
             reactor=context.reactor,
             network=lambda pid: attach_network(holdings, pid, settings.effective),
-            started=container.booting,
+            started=started,
             deadline=deadline,
         )
     finally:
@@ -467,8 +475,6 @@ def _join(
         base = context.cgroup_root
         holdings.planned = (cgroups.plan(path, systemd=systemd, root=base),)
         holdings.record()
-        step("own cgroup")
-        holdings.own_cgroup = cgroups.create_if_allowed(path, {}, systemd=systemd, root=base)
     step("gofer")
     shared = holdings.sandbox_cgroup = host.cgroup
     v2 = shared.open_dir_fd() if shared is not None else None
@@ -481,6 +487,10 @@ def _join(
     finally:
         if v2 is not None:
             os.close(v2)
+    if path:
+        step("own cgroup")
+        # Empty, so that it can be made while the gofer gets up.
+        holdings.own_cgroup = cgroups.create_if_allowed(path, {}, systemd=systemd, root=base)
     step("memory")
     holdings.score, holdings.pod_limits, holdings.memory = host.score, host.pod_limits, host.memory
     if holdings.memory is not None:

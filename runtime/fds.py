@@ -35,6 +35,11 @@ class FdSet:
         del self._fds[fd]
         return fd
 
+    def take(self, other: FdSet) -> None:
+        """Take over all that ``other`` owns."""
+        while other._fds:
+            self.add(other.steal(next(iter(other._fds))))
+
     def close_one(self, fd: int) -> None:
         """Close ``fd`` now.  KeyError if it isn't owned."""
         os.close(self.steal(fd))

@@ -44,18 +44,21 @@ _MAX_MOUNTS = 16 << 20
 class Gofer:
     """A running gofer.  One thread at a time."""
 
-    def __init__(self, child: Child, log: ChildLog, plan: MountPlan, fds: FdSet) -> None:
-        self.child = child
+    def __init__(self, log: ChildLog, plan: MountPlan, fds: FdSet) -> None:
         self.plan = plan
+        self._child: Child | None = None
         self._log = log
         self._fds = fds
+        # What is still to be started, and what only that needs; None once it is.
+        self._wanted: SpawnSpec | None = None
+        self._own = FdSet()
         #: The sentry's ends of the connections, root first.  Valid until ``release``.
         self.io_fds: tuple[int, ...] = ()
         #: Where the gofer writes the mounts with their links resolved.  Valid until ``release``.
         self.mounts_fd = -1
 
     @classmethod
-    def start(
+    def prepare(
         cls,
         container_id: str,
         sandbox_id: str,
@@ -70,10 +73,10 @@ class Gofer:
         cgroup_fd: int | None = None,
         attached: bool = False,
     ) -> Gofer:
-        """Start a gofer for a container; doesn't wait for it to be ready.
+        """A gofer for a container, all but started: the sentry may be given its ends already.
 
         ``hints`` are the annotations of the sandbox's root container.  Raises Failed; then
-        nothing is left.
+        nothing is left.  Otherwise ``stop`` is to be called in the end, started or not.
         """
         with FdSet() as ours:
             sentrys = FdSet()
@@ -115,26 +118,24 @@ class Gofer:
                 elif kind:
                     namespaces |= CLONE_NEWUSER
                     maps = id_maps(kind, spec)
-                child = spawn(
-                    SpawnSpec(
-                        path=driver.generation.binary,
-                        argv=command.argv,
-                        fds={1: log.fd, 2: log.fd, **command.fds},
-                        namespaces=namespaces,
-                        join=tuple(join),
-                        uid_maps=maps[0],
-                        gid_maps=maps[1],
-                        uid=credentials.uid,
-                        gid=credentials.gid,
-                        cgroup_procs=cgroup_procs,
-                        cgroup_fd=cgroup_fd,
-                        setsid=driver.gofer_session,
-                        oom_score_adj=spec.process.oom_score_adj,
-                        pdeathsig=_SIGKILL if attached else 0,
-                        # It shares no memory that would need one.
-                        no_membarrier=True,
-                        prepare=attach,
-                    )
+                wanted = SpawnSpec(
+                    path=driver.generation.binary,
+                    argv=command.argv,
+                    fds={1: log.fd, 2: log.fd, **command.fds},
+                    namespaces=namespaces,
+                    join=tuple(join),
+                    uid_maps=maps[0],
+                    gid_maps=maps[1],
+                    uid=credentials.uid,
+                    gid=credentials.gid,
+                    cgroup_procs=cgroup_procs,
+                    cgroup_fd=cgroup_fd,
+                    setsid=driver.gofer_session,
+                    oom_score_adj=spec.process.oom_score_adj,
+                    pdeathsig=_SIGKILL if attached else 0,
+                    # It shares no memory that would need one.
+                    no_membarrier=True,
+                    prepare=attach,
                 )
             except BaseException:
                 sentrys.close()
@@ -142,10 +143,31 @@ class Gofer:
                     log.close()
                 remove_filestores(plan.filestores)
                 raise
-        gofer = cls(child, log, plan, sentrys)
-        gofer.io_fds = tuple(end for end, _ in pairs)
-        gofer.mounts_fd = mounts_read
+            gofer = cls(log, plan, sentrys)
+            gofer.io_fds = tuple(end for end, _ in pairs)
+            gofer.mounts_fd = mounts_read
+            gofer._wanted = wanted
+            gofer._own.take(ours)
         return gofer
+
+    def launch(self) -> None:
+        """Start it; doesn't wait for it to be ready.  Raises Failed; then nothing is left."""
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None
+        try:
+            self._child = spawn(wanted)
+        except BaseException:
+            self.stop(0)
+            remove_filestores(self.plan.shared_filestores)
+            raise
+        finally:
+            self._own.close()
+
+    @property
+    def child(self) -> Child:
+        """Its process, once it is started."""
+        assert self._child is not None
+        return self._child
 
     @property
     def pid(self) -> int:
@@ -184,8 +206,10 @@ class Gofer:
 
     def message(self, deadline: float) -> str:
         """The gofer's last words if it has ended, or ends by ``deadline``."""
+        if self._child is None:
+            return ""
         try:
-            raw = self.child.wait(max(deadline - time.monotonic(), 0.0))
+            raw = self._child.wait(max(deadline - time.monotonic(), 0.0))
         except DeadlineExceeded:
             return ""
         if not raw:
@@ -202,11 +226,14 @@ class Gofer:
         Raises Failed naming what did not work, DeadlineExceeded if it can't be reaped in time.
         """
         self.release()
+        self._own.close()
+        child = self._child
         try:
-            if self.child.poll() is None:
-                self.child.kill(_SIGKILL)
-                self.child.wait(timeout)
-            self.child.close()
+            if child is not None:
+                if child.poll() is None:
+                    child.kill(_SIGKILL)
+                    child.wait(timeout)
+                child.close()
         finally:
             self._log.close()
             remove_filestores(self.plan.filestores)

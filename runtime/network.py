@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from runtime.spawn import Child
 
-__all__ = ("NetworkSetup", "PendingScrape", "begin", "loopback_argument", "scrape")
+__all__ = ("NetworkSetup", "PendingScrape", "begin", "check", "loopback_argument", "scrape")
 
 _NAMESPACE = "network namespace"
 _NS_GET_NSTYPE = 0xB703
@@ -62,6 +62,11 @@ def scrape(boot_pid: int, *, flags: Mapping[str, str], deadline: float) -> Netwo
         argument = loopback_argument(gro=options.gro, disconnect_ok=options.disconnect_ok)
         return NetworkSetup(argument=argument)
     return begin(boot_pid, flags=flags).result(deadline)
+
+
+def check(path: str) -> None:
+    """Raises InvalidRequest if ``path`` is no network namespace, or the host's: see `begin`."""
+    os.close(_open_namespace(path))
 
 
 def begin(netns: int | str, *, flags: Mapping[str, str]) -> PendingScrape:

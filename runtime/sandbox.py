@@ -102,10 +102,9 @@ class Sandbox:
         started: Callable[[Child], None] | None = None,
         deadline: float,
     ) -> Sandbox:
-        """Start the gofer and the sentry and wait until the sentry answers.
+        """Start the sentry and the gofer and wait until the sentry answers.
 
-        ``started`` is told of the sentry before that, so that somebody else may end the wait.
-
+        ``started`` is told of the sentry before that: others may end the wait, or use it.
         ``network`` is asked at the start of init for the interfaces of a sandboxed network; it
         gets the sentry's pid.  Without it, or if it returns None, there is only a loopback.
 
@@ -113,7 +112,7 @@ class Sandbox:
         AlreadyExists, DeadlineExceeded; then nothing is left of it.
         """
         settings = params.driver.settings(params.config, params.spec)
-        gofer = Gofer.start(
+        gofer = Gofer.prepare(
             params.id,
             params.id,
             params.spec,
@@ -466,7 +465,7 @@ class Sandbox:
             if params.id in self._subs or params.id == self.id:
                 raise AlreadyExists("container", params.id)
         own_stdio(params.stdio, self.uid, self.gid)
-        gofer = Gofer.start(
+        gofer = Gofer.prepare(
             params.id,
             self.id,
             params.spec,
@@ -479,6 +478,7 @@ class Sandbox:
             cgroup_fd=params.cgroup_fd,
             attached=params.attached,
         )
+        gofer.launch()
         sub = Subcontainer(params, settings, gofer)
         with self._lock:
             self._subs[params.id] = sub

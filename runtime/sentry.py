@@ -85,7 +85,9 @@ class Sentry:
         user_log: str = "",
         pass_fds: Mapping[int, int] | None = None,
     ) -> Sentry:
-        """Start a sentry and wait until it answers.
+        """Start a sentry, then its gofer, and wait until the sentry answers.
+
+        The gofer second, as the sentry takes longest.  ``started`` is called when both run.
 
         Raises Failed with the gofer's words, else the sentry's, if either dies; DeadlineExceeded;
         AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
@@ -148,6 +150,7 @@ class Sentry:
                     )
                     ours.close_one(ready_write)
                     gofer.release()
+                    gofer.launch()
                     sentry = cls(child, address, credentials, log)
                     if started is not None:
                         started(child)
