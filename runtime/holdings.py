@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds that ending a sandbox and removing its cgroup may take.
 RELEASE_TIMEOUT = 8.0
+#: Seconds for a cgroup at least, in which processes are still vanishing.
+CGROUP_TIMEOUT = 0.5
 
 _log = get_logger("holdings")
 
@@ -82,6 +84,10 @@ class Holdings:
     def release(self) -> None:
         """Free everything in reverse.  Continues past failures and raises one that names all."""
         faults: list[str] = []
+        deadline = time.monotonic() + RELEASE_TIMEOUT
+
+        def patience() -> float:
+            return max(deadline - time.monotonic(), CGROUP_TIMEOUT)
 
         def attempt(what: str, step: Callable[[], object]) -> bool:
             try:
@@ -100,17 +106,15 @@ class Holdings:
                 attempt("forget its memory", lambda: memory.remove(self.container_id))
             if score is not None and not self.owns_sandbox:
                 attempt("adjust the oom score", lambda: score.remove(self.container_id))
-            image, self.image = self.image, None
-            if image is not None:
-                attempt("close the checkpoint", image.close)
-            scrape, self.scrape = self.scrape, None
-            if scrape is not None:
-                attempt("end the network helper", scrape.cancel)
+            image, scrape = self.image, self.scrape
+            if image is not None and attempt("close the checkpoint", image.close):
+                self.image = None
+            if scrape is not None and attempt("end the network helper", scrape.cancel):
+                self.scrape = None
             sandbox = self.sandbox
             if sandbox is not None and self.owns_sandbox:
                 attempt("end the sandbox", lambda: sandbox.destroy(RELEASE_TIMEOUT))
             elif sandbox is not None:
-                deadline = time.monotonic() + RELEASE_TIMEOUT
                 attempt(
                     "end the container",
                     lambda: sandbox.destroy_subcontainer(self.container_id, deadline),
@@ -120,16 +124,17 @@ class Holdings:
                 if attempt("unmount the rootfs", lambda: unmount_all(rootfs)):
                     self.rootfs = ""
             own, cgroup = self.own_cgroup, self.cgroup
-            if own is not None and attempt("remove its cgroup", lambda: own.remove(5.0)):
+            if own is not None and attempt("remove its cgroup", lambda: own.remove(patience())):
                 self.own_cgroup = None
-            if cgroup is not None and attempt("remove the cgroup", lambda: cgroup.remove(5.0)):
+            if cgroup is not None and attempt(
+                "remove the cgroup", lambda: cgroup.remove(patience())
+            ):
                 self.cgroup = None
             lock = self.keeper.lock if self.keeper is not None else None
             if not faults and (self.recorded or (lock is not None and lock.held)):
-                attempt(
+                self.recorded = not attempt(
                     "remove the record", lambda: state.remove(self.root, self.container_id, lock)
                 )
-                self.recorded = False
             if lock is not None:
                 lock.release()
         if faults:
