@@ -100,8 +100,9 @@ def test_every_call_is_answered(pods: PodNode, who: str) -> None:
 def test_a_container_can_be_stopped_and_the_pod_removed(pods: PodNode, who: str) -> None:
     """Although the container reads from the gofer all the time, and ignores a SIGTERM."""
     pod = pods.pod()
-    script = "trap '' TERM; while true; do cat /bin/busybox; done > /dev/null"
+    script = "trap '' TERM; echo up; while true; do cat /bin/busybox > /dev/null; done"
     container = pod.start("sh", "-c", script)
+    pod.wait_log(container, "up")
     with _frozen(_hanging(pod, container, who)):
         began = time.monotonic()
         pods.stop(container, grace=1)
