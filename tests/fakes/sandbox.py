@@ -83,6 +83,11 @@ class FakeSandbox:
     def __init__(self) -> None:
         self.paused = self.restoring = False
         self.restore = None
+        self.id, self.network, self.network_argument = "c", "sandbox", None
+        #: For what is asked of the sentry itself; a test that needs it puts one there.
+        self.control: Any = None
+        self.params: list[Any] = []
+        self.forgotten: list[str] = []
         self.killed = threading.Event()
         self.gofers_killed: list[str] = []
         self.destroyed = 0
@@ -144,6 +149,12 @@ class FakeSandbox:
 
     def resume(self) -> None:
         self.paused = False
+
+    def members(self) -> list[Any]:
+        return self.params
+
+    def destroy_subcontainer(self, cid: str, deadline: float) -> None:
+        self.forgotten.append(cid)
 
     def processes(self, cid: str, timeout: float = 10) -> list[Any]:
         return self.inside

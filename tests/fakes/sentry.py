@@ -41,6 +41,8 @@ class FakeSentry:
         self.cut: dict[str, int] = {}
         self.raw: dict[str, bytes] = {}
         self.chunk = 1 << 16
+        #: Per method, what is written to each file that comes with it.
+        self.written: dict[str, bytes] = {}
         #: Counts connections that the peer closed after their reply.
         self.closed_by_peer = threading.Semaphore(0)
         self._listener = listener
@@ -118,7 +120,7 @@ class FakeSentry:
                 return
 
     def _receive(self, connection: socket.socket) -> Request | None:
-        data, files = b"", []
+        data, files, fds = b"", [], array.array("i")
         decoder = json.JSONDecoder()
         first = True
         while True:
@@ -131,17 +133,18 @@ class FakeSentry:
                 return None
             first = False
             for _, _, payload in ancillary:
-                fds = array.array("i")
                 fds.frombytes(payload)
-                for fd in fds:
-                    info = os.fstat(fd)
-                    files.append((info.st_dev, info.st_ino))
-                    os.close(fd)
             data += chunk
             try:
                 value, _ = decoder.raw_decode(data.decode())
             except ValueError:
                 continue
+            for fd in fds:
+                info = os.fstat(fd)
+                files.append((info.st_dev, info.st_ino))
+                if value["method"] in self.written:
+                    os.write(fd, self.written[value["method"]])
+                os.close(fd)
             return Request(value["method"], value["arg"], files)
 
     def _reply(self, request: Request) -> bytes:
