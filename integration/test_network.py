@@ -21,7 +21,8 @@ import pytest
 
 from integration.harness import peers
 from integration.sandbox.lab import Lab
-from runtime import network
+from runtime import checkpoint, network
+from runtime.driver import find_driver
 from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.linux import CLONE_NEWNET, setns
 
@@ -464,3 +465,51 @@ def test_a_sandbox_talks_through_it(lab: Lab, pod: Namespace, peer: Namespace, g
     server.join(TIMEOUT)
     assert inbound[0][0] == "outside\n"
     lab.finish(run)
+
+
+def test_a_restored_sandbox_has_its_network_again(
+    lab: Lab, pod: Namespace, peer: Namespace, tmp_path: Path
+) -> None:
+    """In the same namespace, whose addresses the first one took; a listener goes on listening."""
+    connect(pod, peer)
+    pod.ip("address", "add", "10.211.7.2/24", "dev", "eth0")
+    pod.ip("route", "add", "default", "via", "10.211.7.1")
+    peer.ip("address", "add", "10.211.7.1/24", "dev", "eth0")
+    kinds = ("pid", "ipc", "uts", "mount")
+    namespaces = [{"type": kind} for kind in kinds] + [{"type": "network", "path": pod.path}]
+    script = "n=7; busybox nc -ll -p 99 -e busybox echo answer $n"
+    path, image = str(tmp_path / "image"), None
+    for restored in (False, True):
+        if restored:
+            generation = find_driver(lab.config(), str(lab.cache)).generation
+            image = checkpoint.load(path, generation)
+        kept = image.about.network if image is not None and image.about is not None else None
+        pending = network.begin(pod.path, flags={}, kept=kept)
+        run = lab.boot(
+            ("busybox", "sh", "-c", script),
+            name=f"box{restored}",
+            config=lab.config(network="sandbox"),
+            network=lambda pid, pending=pending: pending.result(time.monotonic() + TIMEOUT),
+            linux={"namespaces": namespaces},
+            boot={"image": image},
+        ).start()
+        if restored:
+            assert peer.inside(_ask) == b"answer 7\n"
+            lab.finish(run)
+            continue
+        assert peer.inside(_ask) == b"answer 7\n"
+        checkpoint.save_sandbox(run.sandbox, path, exit=True, execs=0, timeout=TIMEOUT)
+        assert run.exit.get().status == 0
+        lab.finish(run)
+        assert "10.211.7.2" not in pod.ip("address")
+
+
+def _ask() -> bytes:
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            with socket.create_connection(("10.211.7.2", 99), timeout=TIMEOUT) as connection:
+                return connection.recv(100)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

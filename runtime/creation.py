@@ -398,7 +398,12 @@ def _boot(
         container.booting(child)
         if helped:
             # It has time until init's start, before which it changes nothing.
-            holdings.scrape = network.begin(spec.netns_path, flags=settings.effective)
+            about = params.image.about if params.image is not None else None
+            holdings.scrape = network.begin(
+                spec.netns_path,
+                flags=settings.effective,
+                kept=about.network if about is not None else None,
+            )
 
     if cgroup is not None:
         params = params.replace(

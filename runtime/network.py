@@ -69,11 +69,14 @@ def check(path: str) -> None:
     os.close(_open_namespace(path))
 
 
-def begin(netns: int | str, *, flags: Mapping[str, str]) -> PendingScrape:
+def begin(
+    netns: int | str, *, flags: Mapping[str, str], kept: Mapping[str, Any] | None = None
+) -> PendingScrape:
     """Start to read a network namespace, given as a path or as the pid of a process in it.
 
     Nothing is changed before :meth:`PendingScrape.result`, so that this can be called while the
-    sentry boots.  The caller must call ``result`` or ``cancel``.
+    sentry boots.  The caller must call ``result`` or ``cancel``.  ``kept`` is what a sandbox that
+    is to be restored was told of its network: a link whose addresses that one took gets them.
 
     Raises InvalidRequest if it is not a network namespace, or the host's own, whose addresses
     must not be taken; InvalidRequest or Unsupported for the flags; Failed.
@@ -82,7 +85,7 @@ def begin(netns: int | str, *, flags: Mapping[str, str]) -> PendingScrape:
     path = netns if isinstance(netns, str) else f"/proc/{netns}/ns/net"
     fd = _open_namespace(path)
     try:
-        return PendingScrape(fd, options)
+        return PendingScrape(fd, options, kept)
     finally:
         os.close(fd)
 
@@ -90,9 +93,12 @@ def begin(netns: int | str, *, flags: Mapping[str, str]) -> PendingScrape:
 class PendingScrape:
     """A helper at work.  ``cancel`` may be called from any thread, at any time."""
 
-    def __init__(self, namespace: int, options: Options) -> None:
+    def __init__(
+        self, namespace: int, options: Options, kept: Mapping[str, Any] | None = None
+    ) -> None:
         """For :func:`begin`: start the helper in the namespace that ``namespace`` is open on."""
         self._options = options
+        self._kept = kept
         self._lock = threading.Lock()
         self._child: Child | None = None  # guarded by _lock
         self._channel, theirs = _socket.socketpair()
@@ -160,6 +166,10 @@ class PendingScrape:
         _limit(channel, deadline)
         found = _answer(receive(channel))
         links = tuple(_link(each) for each in found["links"])
+        if self._kept is not None:
+            from runtime.network_kept import give_back
+
+            links = give_back(links, self._kept)
         planned = plan(links, self._options)
         if not planned.sockets:
             return NetworkSetup(argument=planned.argument)

@@ -14,6 +14,7 @@ import pytest
 from runtime import network
 from runtime.errors import InvalidRequest, Unsupported
 from runtime.network_argument import Link, Options, Route, plan, read_options
+from runtime.network_kept import give_back
 
 # What the stock CLI of release-20240729 sends for --network=none.
 RECORDED = json.loads(
@@ -303,3 +304,48 @@ def test_nothing_heavy_is_imported() -> None:
         [sys.executable, "-IS", "-c", code, root, *paths], capture_output=True, check=True
     )
     assert done.stdout == b"[]\n"
+
+
+def test_a_link_that_a_sandbox_had_gets_its_addresses_back() -> None:
+    kept = json.loads(json.dumps(plan((ETH0,), Options()).argument))
+    bare = ETH0.replace(addresses=(), routes=(), neighbors=(), index=9)
+    again = plan(give_back((bare,), kept), Options()).argument
+    (link,) = again["FDBasedLinks"]
+    assert link.pop("InterfaceIndex") == 9
+    assert kept["FDBasedLinks"][0].pop("InterfaceIndex") == 3
+    assert json.loads(json.dumps(again)) == kept
+
+
+def test_other_links_keep_what_they_have() -> None:
+    kept = plan((ETH0,), Options()).argument
+    lo = Link(name="lo", index=1, mtu=65536, loopback=True)
+    new = ETH0.replace(addresses=((4, "10.2.0.9", 24),), routes=())
+    replaced = ETH0.replace(address="0a0000000077", addresses=())
+    other = ETH0.replace(name="eth1", addresses=())
+    for links in ((lo, new), (replaced,), (other,), ()):
+        assert give_back(links, kept) == links
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Addresses": [{"Address": "10.0.0.1"}]},
+        {"Addresses": 7},
+        {"Routes": [{"Destination": {"IP": "", "Mask": "AAA="}, "Gateway": ""}]},
+        {"Routes": [{"Destination": None}]},
+        {"LinkAddress": "***"},
+        {"LinkAddress": None},
+        {"Neighbors": [5]},
+    ],
+)
+def test_what_was_kept_may_be_malformed(change: dict[str, object]) -> None:
+    kept = plan((ETH0,), Options()).argument
+    link = {**kept["FDBasedLinks"][0], **change}
+    bare = ETH0.replace(addresses=())
+    if change == {"LinkAddress": "***"}:  # decodes to nothing, which is another address
+        assert give_back((bare,), {**kept, "FDBasedLinks": [link]}) == (bare,)
+        return
+    with pytest.raises(InvalidRequest, match="network is malformed"):
+        give_back((bare,), {**kept, "FDBasedLinks": [link]})
+    with pytest.raises(InvalidRequest, match="network is malformed"):
+        give_back((bare,), {"FDBasedLinks": 5})
