@@ -471,37 +471,72 @@ def test_a_restored_sandbox_has_its_network_again(
     lab: Lab, pod: Namespace, peer: Namespace, tmp_path: Path
 ) -> None:
     """In the same namespace, whose addresses the first one took; a listener goes on listening."""
-    connect(pod, peer)
-    pod.ip("address", "add", "10.211.7.2/24", "dev", "eth0")
-    pod.ip("route", "add", "default", "via", "10.211.7.1")
-    peer.ip("address", "add", "10.211.7.1/24", "dev", "eth0")
-    kinds = ("pid", "ipc", "uts", "mount")
-    namespaces = [{"type": kind} for kind in kinds] + [{"type": "network", "path": pod.path}]
-    script = "n=7; busybox nc -ll -p 99 -e busybox echo answer $n"
+    boot = _server(lab, pod, peer)
     path, image = str(tmp_path / "image"), None
     for restored in (False, True):
         if restored:
             generation = find_driver(lab.config(), str(lab.cache)).generation
             image = checkpoint.load(path, generation)
         kept = image.about.network if image is not None and image.about is not None else None
+        run = boot(f"box{restored}", image, kept)
+        if restored:
+            assert b" 404 " in peer.inside(_ask)
+            lab.finish(run)
+            continue
+        _wait_for(run, "netstat -ltn | grep :99")
+        checkpoint.save_sandbox(run.sandbox, path, exit=True, execs=0, timeout=TIMEOUT)
+        run.exit.get()
+        lab.finish(run)
+        assert "10.211.7.2" not in pod.ip("address")
+
+
+def test_what_is_connected_cannot_be_saved(
+    lab: Lab, pod: Namespace, peer: Namespace, tmp_path: Path
+) -> None:
+    """The sentry says so, and where it can it goes on as if nothing had been asked."""
+    path = str(tmp_path / "image")
+    run = _server(lab, pod, peer)("box", None, None)
+    _wait_for(run, "netstat -ltn | grep :99")
+    with peer.inside(lambda: socket.create_connection(("10.211.7.2", 99), timeout=TIMEOUT)):
+        _wait_for(run, "netstat -tn | grep ESTABLISHED")
+        with pytest.raises(Failed, match="cannot be saved in connected state"):
+            checkpoint.save_sandbox(run.sandbox, path, exit=True, execs=0, timeout=TIMEOUT)
+    assert not os.path.exists(path)
+    if lab.old:
+        run.exit.get()
+    else:
+        assert b" 404 " in peer.inside(_ask)
+    lab.finish(run)
+
+
+def _server(lab: Lab, pod: Namespace, peer: Namespace) -> Callable[[str, Any, Any], Any]:
+    """Furnish two namespaces; the function returned starts, or restores, a server in the first."""
+    connect(pod, peer)
+    pod.ip("address", "add", "10.211.7.2/24", "dev", "eth0")
+    pod.ip("route", "add", "default", "via", "10.211.7.1")
+    peer.ip("address", "add", "10.211.7.1/24", "dev", "eth0")
+    kinds = ("pid", "ipc", "uts", "mount")
+    namespaces = [{"type": kind} for kind in kinds] + [{"type": "network", "path": pod.path}]
+
+    def boot(name: str, image: Any, kept: Any) -> Any:
         pending = network.begin(pod.path, flags={}, kept=kept)
-        run = lab.boot(
-            ("busybox", "sh", "-c", script),
-            name=f"box{restored}",
+        return lab.boot(
+            # It asks again where its accept is interrupted, as gVisor's are by a restore.
+            ("busybox", "httpd", "-f", "-p", "99", "-h", "/tmp"),
+            name=name,
             config=lab.config(network="sandbox"),
-            network=lambda pid, pending=pending: pending.result(time.monotonic() + TIMEOUT),
+            network=lambda pid: pending.result(time.monotonic() + TIMEOUT),
             linux={"namespaces": namespaces},
             boot={"image": image},
         ).start()
-        if restored:
-            assert peer.inside(_ask) == b"answer 7\n"
-            lab.finish(run)
-            continue
-        assert peer.inside(_ask) == b"answer 7\n"
-        checkpoint.save_sandbox(run.sandbox, path, exit=True, execs=0, timeout=TIMEOUT)
-        assert run.exit.get().status == 0
-        lab.finish(run)
-        assert "10.211.7.2" not in pod.ip("address")
+
+    return boot
+
+
+def _wait_for(run: Any, condition: str) -> None:
+    """Wait until a command of the shell succeeds in a sandbox."""
+    script = f"until {condition}; do usleep 50000; done"
+    assert run.execute("busybox", "timeout", "10", "busybox", "sh", "-c", script)[1].status == 0
 
 
 def _ask() -> bytes:
@@ -509,6 +544,7 @@ def _ask() -> bytes:
     while True:
         try:
             with socket.create_connection(("10.211.7.2", 99), timeout=TIMEOUT) as connection:
+                connection.sendall(b"GET /none HTTP/1.0\r\n\r\n")
                 return connection.recv(100)
         except ConnectionRefusedError:
             assert time.monotonic() < deadline

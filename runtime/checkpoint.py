@@ -16,7 +16,7 @@ from runtime.gofer_mounts import filestore_name, is_gofer_mount, remove_filestor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from runtime.control import Control
@@ -37,6 +37,8 @@ __all__ = (
 
 #: Seconds for saving or loading a sandbox whose caller sets no limit; memory may be large.
 TIMEOUT = 600.0
+#: Seconds for thawing a sandbox.
+RESUME_TIMEOUT = 10.0
 #: The annotation by which a container's creator chooses how its checkpoints are compressed.
 COMPRESSION_ANNOTATION = "dev.gvisor.internal.checkpoint.compression"
 
@@ -72,64 +74,115 @@ def save(
     sandbox_id: str,
     containers: Sequence[SavedContainer],
     leave_running: bool,
+    paused: bool = False,
     execs: int = 0,
     compression: str = "",
     network: Mapping[str, Any] | None = None,
     timeout: float = TIMEOUT,
-) -> None:
+) -> bool:
     """Write an image of a sandbox into directory ``path``, which is made if it is missing.
 
     ``containers`` are all that the sandbox has, in the order of their creation; ``execs`` is how
-    many processes run in it besides.  Compression is ``flate-best-speed`` (the default) or
-    ``none``, which puts the memory in files of its own.  Unless ``leave_running``, the sentry
-    ends by itself afterwards, with status 0.  Blocks for up to ``timeout`` seconds.
+    many processes run in it besides, ``paused`` whether it is frozen.  Compression is
+    ``flate-best-speed`` (the default) or ``none``, which puts the memory in files of its own.
+    Blocks for up to ``timeout`` seconds.
+
+    Afterwards the sandbox is as it was, unless ``leave_running`` is false: then it is frozen, and
+    the caller is to kill the sentry, if this returns True; an old sentry ends by itself.
 
     Raises AlreadyExists if there is an image in ``path`` (it stays as it is), Unsupported for
     what this runsc can't do, InvalidRequest, and what the call raises; then nothing of the new
-    image is left.
+    image is left, and the sandbox is as it was.
     """
     modern = control.restores_pods()
-    version = generation.version
     if not modern:
-        if len(containers) > 1:
-            raise Unsupported(f"runsc {version} can't checkpoint a pod of several containers")
-        if leave_running:
-            raise Unsupported(
-                f"runsc {version} ends a sandbox that it checkpoints: it must be asked to exit"
-            )
-        if compression == NONE:
-            raise Unsupported(f"runsc {version} always compresses its checkpoints")
-        if execs:
-            # It would save them, with descriptors that a restore can't give them.
-            raise InvalidState("checkpoint", f"sandbox {sandbox_id!r}", "running execs")
-    compression = compression or FLATE
-    paged = compression == NONE
-    with Draft(path, paged) as draft:
-        control.checkpoint(
-            sandbox_id,
-            draft.fds,
-            compression=compression,
-            paged=paged,
-            leave_running=leave_running,
-            timeout=timeout,
-        )
-        draft.commit(
+        _check_old(sandbox_id, generation.version, containers, leave_running, compression, execs)
+    # A sentry that is to end does so even if it could not save, so it is never asked for that
+    # where it can go on: what is frozen does nothing that the image doesn't know.
+    freeze = modern and not leave_running and not paused
+    if freeze:
+        control.pause(timeout)
+    try:
+        _write(
+            control,
+            path,
             About(
-                runsc=version,
-                compression=compression,
+                runsc=generation.version,
+                compression=compression or FLATE,
                 containers=tuple(containers),
                 sandbox_id=sandbox_id,
                 network=network,
-            )
+            ),
+            modern or leave_running,
+            timeout,
         )
+    except BaseException:
+        if freeze:
+            _resume(control)
+        raise
+    if not modern and paused:
+        # All processes were killed, but those that are frozen don't notice.
+        _resume(control)
+    return modern and not leave_running
 
 
-def save_sandbox(sandbox: Sandbox, path: str, *, exit: bool, execs: int, timeout: float) -> None:
+def _check_old(
+    sandbox_id: str,
+    version: str,
+    containers: Sequence[SavedContainer],
+    leave_running: bool,
+    compression: str,
+    execs: int,
+) -> None:
+    """Raise for what a sentry can't do that doesn't go on after a checkpoint."""
+    if len(containers) > 1:
+        raise Unsupported(f"runsc {version} can't checkpoint a pod of several containers")
+    if leave_running:
+        raise Unsupported(
+            f"runsc {version} ends a sandbox that it checkpoints: it must be asked to exit"
+        )
+    if compression == NONE:
+        raise Unsupported(f"runsc {version} always compresses its checkpoints")
+    if execs:
+        # It would save them, with descriptors that a restore can't give them.
+        raise InvalidState("checkpoint", f"sandbox {sandbox_id!r}", "running execs")
+
+
+def _write(control: Control, path: str, about: About, resume: bool, timeout: float) -> None:
+    paged = about.compression == NONE
+    with Draft(path, paged) as draft:
+        control.checkpoint(
+            about.sandbox_id,
+            draft.fds,
+            compression=about.compression,
+            paged=paged,
+            leave_running=resume,
+            timeout=timeout,
+        )
+        draft.commit(about)
+
+
+def _resume(control: Control) -> None:
+    try:
+        control.resume(RESUME_TIMEOUT)
+    except RuntimeFault:
+        return  # it is gone, and so is told elsewhere
+
+
+def save_sandbox(
+    sandbox: Sandbox,
+    path: str,
+    *,
+    exit: bool,
+    execs: int,
+    timeout: float,
+    ending: Callable[[], None] = lambda: None,
+) -> None:
     """Save all containers of a sandbox of ours in directory ``path``; with ``exit`` it ends then.
 
-    ``execs`` is how many processes run in it besides.  Raises as :func:`save` does, Unsupported
-    on the host's network, InvalidState.  Otherwise the sandbox is as it was, running or paused,
-    whether this raises or not.
+    ``execs`` is how many processes run in it besides; ``ending`` is called before the sandbox is
+    ended.  Raises as :func:`save` does, Unsupported on the host's network, InvalidState.
+    Otherwise the sandbox is as it was, running or paused, whether this raises or not.
     """
     if sandbox.restoring:
         raise InvalidState("checkpoint", f"sandbox {sandbox.id!r}", "being restored")
@@ -137,24 +190,22 @@ def save_sandbox(sandbox: Sandbox, path: str, *, exit: bool, execs: int, timeout
         raise Unsupported(f"sandbox {sandbox.id!r} on the host's network can't be checkpointed")
     members = sandbox.members()
     root = members[0]
-    save(
+    must_end = save(
         sandbox.control,
         path,
         generation=root.driver.generation,
         sandbox_id=sandbox.id,
         containers=[describe(each.spec, each.tty) for each in members],
         leave_running=not exit,
+        paused=sandbox.paused,
         execs=execs,
         compression=choose_compression(root.spec.annotations, root.config.checkpoint_compression),
         network=sandbox.network_argument,
         timeout=timeout,
     )
-    if exit and sandbox.paused:
-        # The sentry has killed all processes, but those that are frozen don't notice.
-        try:
-            sandbox.resume()
-        except RuntimeFault:
-            return  # it is gone already
+    if must_end:
+        ending()
+        sandbox.kill()
 
 
 def load(path: str, generation: Generation) -> Image:

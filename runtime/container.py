@@ -267,7 +267,7 @@ class Container:
     def init_exited(self, info: ExitInfo) -> None:
         """The sandbox's word that init ended.  Called once, by the reactor."""
         with self._lock:
-            status = (info.sentry_died and self.killing.status) or info.status
+            status = self.killing.outcome(info)
             self._init_exit = Exit(status=status, at=time.time())
             busy = any(p.started for p in self._execs.values())
         if info.detail:

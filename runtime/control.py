@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _PREFIX = "containerManager."
 _MAX_INT = (1 << 63) - 1
 _MAX_PROCESSES = 1 << 20
+_MAX_WORDS = 800
 
 
 class SignalMode(Constant):
@@ -355,8 +356,7 @@ class Control:
         try:
             urpc.call(self.address, _PREFIX + method, argument, fds, timeout)
         except urpc.RemoteError as error:
-            # A state that can't be decoded comes with the stack of the one who tried.
-            text = str(error).partition("\ngoroutine ")[0].strip().rstrip(":")[:2000]
+            text = _without_dump(str(error))
             if "unknown method" in text:
                 raise Unsupported(f"{what}: {text}") from None
             if "using hostinet" in text:
@@ -446,6 +446,13 @@ def translate(
     if "no TTY attached" in text:
         return InvalidState(operation, subject, "running without a terminal")
     return Failed(f"{operation} {subject}: {text}" if container else f"{operation}: {text}")
+
+
+def _without_dump(text: str) -> str:
+    """The sentry's words on what can't be saved or loaded: without the stack of the one who tried,
+    and with the ends only of the object that old releases print whole."""
+    text = text.partition("\ngoroutine ")[0].strip().rstrip(":")
+    return text if len(text) <= _MAX_WORDS else f"{text[:200]} ... {text[-300:]}"
 
 
 def _quoted(text: str) -> str:

@@ -53,6 +53,7 @@ class Killing:
         # How a container ended whose sentry was killed on its account; written once, by one who
         # is about to kill.
         self.status = 0
+        self._saved = False
         self._insisting = False
 
     def kill(self, exec_id: str, signo: int, everyone: bool) -> None:
@@ -110,6 +111,16 @@ class Killing:
     def claim(self, signo: int) -> None:
         """Have the container's end count as that signal's, unless another was before."""
         self.status = self.status or 128 + signo
+
+    def claim_saved(self) -> None:
+        """Have the container's end count as that of a checkpoint, which is a success."""
+        self._saved = True
+
+    def outcome(self, info: ExitInfo) -> int:
+        """What ``info`` says of init's status, if need be in view of who ended the sentry."""
+        if not info.sentry_died:
+            return info.status
+        return 0 if self._saved else self.status or info.status
 
     def signal(self, signo: int, pid: int, mode: SignalMode) -> None:
         """Have the sentry deliver a signal; ``pid`` 0 is init.  Raises NotFound."""

@@ -189,16 +189,24 @@ class Pod:
         before = container.init.reserve(Op.CHECKPOINT)
         others = self._reserve_others(container, sandbox, before, Op.CHECKPOINT)
 
+        saved = [container, *others]
+
+        def ending() -> None:
+            for each in saved:
+                each.killing.claim_saved()
+
         def act() -> None:
             for other in self._sharing(sandbox):
                 if other.init.state is State.STOPPED and not other.is_root:
                     # Likewise, and it is of no use to the sentry any more.
                     sandbox.destroy_subcontainer(other.id, time.monotonic() + DESTROY_TIMEOUT)
-            execs = sum(each.started_execs() for each in (container, *others))
-            checkpoint.save_sandbox(sandbox, path, exit=exit, execs=execs, timeout=timeout)
+            execs = sum(each.started_execs() for each in saved)
+            checkpoint.save_sandbox(
+                sandbox, path, exit=exit, execs=execs, timeout=timeout, ending=ending
+            )
 
         self._act(
-            [container, *others],
+            saved,
             act,
             "running" if before is State.RUNNING else "paused",
             Op.CHECKPOINTED,

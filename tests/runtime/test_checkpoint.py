@@ -46,7 +46,8 @@ def state(**header: str) -> bytes:
 def sentry(tmp_path: Path) -> Iterator[FakeSentry]:
     fake = FakeSentry.at(str(tmp_path / "s"))
     fake.handlers[CALL] = lambda _: {}
-    fake.handlers["containerManager.ContainerRuntimeState"] = lambda _: 0
+    for method in ("ContainerRuntimeState", "Pause", "Resume"):
+        fake.handlers[f"containerManager.{method}"] = lambda _: 0
     fake.written[CALL] = state(compression="flate-best-speed")
     yield fake
     fake.stop()
@@ -62,9 +63,9 @@ def control(image: Path, year: int) -> Control:
     return Control(path, DirectDriver(GENERATIONS[year]), lambda: SandboxGone(77, 2, "panic: x"))
 
 
-def save(image: Path, year: int = 2024, **options: Any) -> None:
+def save(image: Path, year: int = 2024, **options: Any) -> bool:
     options = {"containers": [ROOT], "leave_running": True, "timeout": 5.0, **options}
-    checkpoint.save(
+    return checkpoint.save(
         control(image, year), str(image), generation=GENERATIONS[year], sandbox_id="box", **options
     )
 
@@ -102,7 +103,7 @@ TIMEOUT = {"Argv": "", "Timeout": 600_000_000_000, "ContainerID": "box"}
                 "key": None,
                 "metadata": {"compression": "none"},
                 "have_pages_file": True,
-                "Resume": False,
+                "Resume": True,
                 "ExecOpts": TIMEOUT,
                 "runsc_version": "0.0~2026",
             },
@@ -155,6 +156,45 @@ def test_what_old_sentries_cannot(
         save(image, 2022, **{"leave_running": False, **options})
     assert CALL not in sentry.methods()
     assert not image.parent.exists()
+
+
+def _asked(sentry: FakeSentry) -> list[str]:
+    methods = [method.rpartition(".")[2] for method in sentry.methods()]
+    return [method for method in methods if method != "ContainerRuntimeState"]
+
+
+def test_a_sandbox_that_is_to_end_stands_still_first(sentry: FakeSentry, image: Path) -> None:
+    """A sentry that is told to end does so even if it couldn't save."""
+    assert save(image, leave_running=False)
+    assert _asked(sentry) == ["Pause", "Checkpoint"]
+    assert sentry.requests[-1].argument["Resume"]
+    shutil.rmtree(image)
+    sentry.requests.clear()
+    assert save(image, leave_running=False, paused=True)
+    assert _asked(sentry) == ["Checkpoint"]
+    shutil.rmtree(image)
+    sentry.requests.clear()
+    assert not save(image)
+    assert _asked(sentry) == ["Checkpoint"]
+
+
+def test_one_that_could_not_be_saved_goes_on(sentry: FakeSentry, image: Path) -> None:
+    def fail(_: object) -> None:
+        raise SentryError("endpoint cannot be saved in connected state")
+
+    sentry.handlers[CALL] = fail
+    for paused in (False, True):
+        sentry.requests.clear()
+        with pytest.raises(Failed, match="connected state"):
+            save(image, leave_running=False, paused=paused)
+        assert _asked(sentry) == (["Checkpoint"] if paused else ["Pause", "Checkpoint", "Resume"])
+
+
+def test_an_old_sentry_that_is_frozen_is_thawed_to_end(sentry: FakeSentry, image: Path) -> None:
+    del sentry.handlers["containerManager.ContainerRuntimeState"]
+    assert not save(image, 2022, leave_running=False, paused=True)
+    assert _asked(sentry)[:1] == ["Checkpoint"]
+    assert _asked(sentry)[-1] == "Resume"
 
 
 def test_a_failure_leaves_nothing(sentry: FakeSentry, image: Path) -> None:

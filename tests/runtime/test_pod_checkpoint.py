@@ -33,7 +33,8 @@ class Scene:
         self.path = folder / "image"
         self.sentry = FakeSentry.at(str(folder / "s"))
         self.sentry.handlers[CALL] = lambda _: {}
-        self.sentry.handlers["containerManager.ContainerRuntimeState"] = lambda _: 0
+        for method in ("ContainerRuntimeState", "Pause", "Resume"):
+            self.sentry.handlers[f"containerManager.{method}"] = lambda _: 0
         self.sentry.written[CALL] = b"gVisorSF"
         self.bench = Bench()
         self.container = self.bench.container
@@ -132,14 +133,41 @@ def test_an_exit_that_it_causes_comes_after_it(scene: Scene) -> None:
     thread, faults = scene.save_later(exit=True)
     ended: list[Exit] = []
     scene.container.init.wait(ended.append)
-    scene.sandbox.end(0)
-    assert not ended
+    assert not scene.sandbox.killed.is_set()
+    scene.sentry.gates[CALL].set()
+    thread.join(5)
+    assert not faults
+    assert scene.sandbox.killed.is_set()
+    assert [type(e) for e in scene.bench.events[-2:]] == [TaskCheckpointed, TaskExited]
+    assert [each.status for each in ended] == [0]
+
+
+def test_an_exit_of_its_own_is_told_after_it_as_well(scene: Scene) -> None:
+    scene.bench.run()
+    thread, faults = scene.save_later()
+    scene.sandbox.end(3)
+    assert scene.container.init.exit is None
     scene.sentry.gates[CALL].set()
     thread.join(5)
     assert not faults
     assert [type(e) for e in scene.bench.events[-2:]] == [TaskCheckpointed, TaskExited]
-    assert [each.status for each in ended] == [0]
-    assert scene.sentry.requests[-1].argument["Resume"] is False
+    assert scene.container.init.exit == scene.container.init.snapshot().exit is not None
+
+
+def test_a_failure_with_exit_ends_nothing(scene: Scene) -> None:
+    scene.bench.run()
+
+    def fail(_: object) -> None:
+        raise SentryError("endpoint cannot be saved in connected state")
+
+    scene.sentry.handlers[CALL] = fail
+    with pytest.raises(Failed, match="connected state"):
+        scene.save(exit=True)
+    assert not scene.sandbox.killed.is_set()
+    scene.container.kill("", 9, False)
+    scene.sandbox.end(137, sentry_died=True)
+    assert scene.container.init.exit is not None
+    assert scene.container.init.exit.status == 137
 
 
 def test_a_kill_gets_through(scene: Scene) -> None:
@@ -154,13 +182,6 @@ def test_a_kill_gets_through(scene: Scene) -> None:
     assert scene.container.init.state is State.STOPPED
     assert scene.bench.names()[-1] == "TaskExited"
     assert not scene.path.exists()
-
-
-def test_a_frozen_sandbox_that_is_to_end_is_thawed(scene: Scene) -> None:
-    scene.bench.run()
-    scene.pod.pause("c")
-    scene.save(exit=True)
-    assert not scene.sandbox.paused
 
 
 def test_a_pod_is_saved_as_a_whole(scene: Scene) -> None:
