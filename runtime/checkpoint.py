@@ -11,7 +11,7 @@ import os
 
 from runtime.checkpoint_image import COMPRESSIONS, FLATE, NONE, About, Draft, Image, SavedContainer
 from runtime.checkpoint_image import load as load_image
-from runtime.errors import InvalidRequest, InvalidState, RuntimeFault, Unsupported
+from runtime.errors import InvalidRequest, InvalidState, RuntimeFault, SandboxGone, Unsupported
 from runtime.gofer_mounts import filestore_name, is_gofer_mount, remove_filestores
 
 TYPE_CHECKING = False
@@ -79,7 +79,8 @@ def save(
     compression: str = "",
     network: Mapping[str, Any] | None = None,
     timeout: float = TIMEOUT,
-) -> bool:
+    end: Callable[[], None] | None = None,
+) -> None:
     """Write an image of a sandbox into directory ``path``, which is made if it is missing.
 
     ``containers`` are all that the sandbox has, in the order of their creation; ``execs`` is how
@@ -87,8 +88,9 @@ def save(
     ``flate-best-speed`` (the default) or ``none``, which puts the memory in files of its own.
     Blocks for up to ``timeout`` seconds.
 
-    Afterwards the sandbox is as it was, unless ``leave_running`` is false: then it is frozen, and
-    the caller is to kill the sentry, if this returns True; an old sentry ends by itself.
+    Afterwards the sandbox is as it was, unless ``leave_running`` is false: then the sentry is at
+    its end, with status 0.  ``end`` is another way to bring that about; the sandbox is frozen
+    when it is called.  An old sentry ends by itself, whether it could save or not.
 
     Raises AlreadyExists if there is an image in ``path`` (it stays as it is), Unsupported for
     what this runsc can't do, InvalidRequest, and what the call raises; then nothing of the new
@@ -120,10 +122,16 @@ def save(
         if freeze:
             _resume(control)
         raise
-    if not modern and paused:
+    if leave_running:
+        return
+    if modern and end is not None:
+        end()
+        return
+    if modern:
+        _end(control, sandbox_id, timeout)
+    if modern or paused:
         # All processes were killed, but those that are frozen don't notice.
         _resume(control)
-    return modern and not leave_running
 
 
 def _check_old(
@@ -162,6 +170,22 @@ def _write(control: Control, path: str, about: About, resume: bool, timeout: flo
         draft.commit(about)
 
 
+def _end(control: Control, sandbox_id: str, timeout: float) -> None:
+    """Have the sentry end by itself, so that whoever waits for it hears of no failure.
+
+    There is no other call for it than a checkpoint, so this one goes nowhere.
+    """
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        control.checkpoint(
+            sandbox_id, (fd,), compression=NONE, paged=False, leave_running=False, timeout=timeout
+        )
+    except SandboxGone:
+        return
+    finally:
+        os.close(fd)
+
+
 def _resume(control: Control) -> None:
     try:
         control.resume(RESUME_TIMEOUT)
@@ -190,7 +214,12 @@ def save_sandbox(
         raise Unsupported(f"sandbox {sandbox.id!r} on the host's network can't be checkpointed")
     members = sandbox.members()
     root = members[0]
-    must_end = save(
+
+    def end() -> None:
+        ending()
+        sandbox.kill()
+
+    save(
         sandbox.control,
         path,
         generation=root.driver.generation,
@@ -202,10 +231,8 @@ def save_sandbox(
         compression=choose_compression(root.spec.annotations, root.config.checkpoint_compression),
         network=sandbox.network_argument,
         timeout=timeout,
+        end=end,
     )
-    if must_end:
-        ending()
-        sandbox.kill()
 
 
 def load(path: str, generation: Generation) -> Image:

@@ -184,6 +184,7 @@ def checkpoint_verb(args: argparse.Namespace) -> None:
         sandbox_id=container.sandbox_id,
         containers=[checkpoint.describe(each.spec, each.spec.process.terminal) for each in family],
         leave_running=args.leave_running,
+        paused=container.status() == "paused",
         compression=args.compression or "",
     )
     if not args.leave_running:

@@ -63,9 +63,9 @@ def control(image: Path, year: int) -> Control:
     return Control(path, DirectDriver(GENERATIONS[year]), lambda: SandboxGone(77, 2, "panic: x"))
 
 
-def save(image: Path, year: int = 2024, **options: Any) -> bool:
+def save(image: Path, year: int = 2024, **options: Any) -> None:
     options = {"containers": [ROOT], "leave_running": True, "timeout": 5.0, **options}
-    return checkpoint.save(
+    checkpoint.save(
         control(image, year), str(image), generation=GENERATIONS[year], sandbox_id="box", **options
     )
 
@@ -117,7 +117,7 @@ def test_what_the_sentry_is_asked(
     if year == 2022:
         del sentry.handlers["containerManager.ContainerRuntimeState"]
     save(image, year, network={"FDBasedLinks": None}, **options)
-    asked = sentry.requests[-1]
+    asked = next(each for each in sentry.requests if each.method == CALL)
     assert (asked.method, asked.argument, len(asked.files)) == (CALL, argument, files)
     names = ["checkpoint.img", "pages_meta.img", "pages.img"][:files]
     # In this order, and they are the very files that bear the names now.
@@ -164,18 +164,27 @@ def _asked(sentry: FakeSentry) -> list[str]:
 
 
 def test_a_sandbox_that_is_to_end_stands_still_first(sentry: FakeSentry, image: Path) -> None:
-    """A sentry that is told to end does so even if it couldn't save."""
-    assert save(image, leave_running=False)
-    assert _asked(sentry) == ["Pause", "Checkpoint"]
-    assert sentry.requests[-1].argument["Resume"]
-    shutil.rmtree(image)
+    """A sentry that is told to end does so even if it couldn't save: it is told to in the end."""
+    for paused in (False, True):
+        sentry.requests.clear()
+        save(image, leave_running=False, paused=paused)
+        shutil.rmtree(image)
+        frozen = [] if paused else ["Pause"]
+        assert _asked(sentry) == [*frozen, "Checkpoint", "Checkpoint", "Resume"]
+        saved, ended = (each for each in sentry.requests if each.method == CALL)
+        assert (saved.argument["Resume"], ended.argument["Resume"]) == (True, False)
+        null = os.stat(os.devnull)
+        assert ended.files == [(null.st_dev, null.st_ino)]
     sentry.requests.clear()
-    assert save(image, leave_running=False, paused=True)
+    save(image)
     assert _asked(sentry) == ["Checkpoint"]
-    shutil.rmtree(image)
-    sentry.requests.clear()
-    assert not save(image)
-    assert _asked(sentry) == ["Checkpoint"]
+
+
+def test_another_way_to_end_it(sentry: FakeSentry, image: Path) -> None:
+    seen: list[list[str]] = []
+    save(image, leave_running=False, end=lambda: seen.append(_asked(sentry)))
+    assert seen == [["Pause", "Checkpoint"]] == [_asked(sentry)]
+    assert (image / "checkpoint.img").exists()
 
 
 def test_one_that_could_not_be_saved_goes_on(sentry: FakeSentry, image: Path) -> None:
@@ -192,7 +201,7 @@ def test_one_that_could_not_be_saved_goes_on(sentry: FakeSentry, image: Path) ->
 
 def test_an_old_sentry_that_is_frozen_is_thawed_to_end(sentry: FakeSentry, image: Path) -> None:
     del sentry.handlers["containerManager.ContainerRuntimeState"]
-    assert not save(image, 2022, leave_running=False, paused=True)
+    save(image, 2022, leave_running=False, paused=True)
     assert _asked(sentry)[:1] == ["Checkpoint"]
     assert _asked(sentry)[-1] == "Resume"
 
