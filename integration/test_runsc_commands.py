@@ -6,6 +6,8 @@ generation writes and reads.
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,13 @@ from integration.harness.node import Node
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
 from runtime.stored import StoredContainer
+
+_numbers = itertools.count(1)
+
+
+def new_id(node: Node) -> str:
+    """Old releases have control sockets whose names are the whole machine's."""
+    return node.known(f"r{os.getpid()}-{next(_numbers)}")
 
 
 def runsc_of(node: Node) -> Runsc:
@@ -24,7 +33,7 @@ def runsc_of(node: Node) -> Runsc:
 @pytest.mark.gvisor
 def test_commands_that_look_and_act(node: Node) -> None:
     runsc = runsc_of(node)
-    name = node.new_id()
+    name = new_id(node)
     mounts = node.api.make(name, node.runtime, node.api.spec("sleep", "1000", container=name))
     pid = node.api.task("Create", container_id=name, rootfs=mounts).pid
     assert runsc.status(name) == "created"
@@ -64,7 +73,7 @@ def test_commands_that_look_and_act(node: Node) -> None:
 @pytest.mark.gvisor
 def test_delete_by_runsc_leaves_the_shim_a_task_to_delete(node: Node) -> None:
     runsc = runsc_of(node)
-    name = node.run_detached("sleep", "1000")
+    name = node.run_detached("sleep", "1000", container=new_id(node))
     runsc.ok("delete", "--force", name)
     until(lambda: node.status(name) == "STOPPED", 5, "the shim saw the end")
     assert node.api.task("Delete", container_id=name).exit_status == 137
@@ -75,7 +84,7 @@ def test_delete_by_runsc_leaves_the_shim_a_task_to_delete(node: Node) -> None:
 def test_an_id_that_runsc_has_is_taken(node: Node, tmp_path: Path) -> None:
     """The lock and the file are runsc's: neither makes what the other has."""
     runsc = runsc_of(node)
-    name = node.run_detached("sleep", "1000")
+    name = node.run_detached("sleep", "1000", container=new_id(node))
     again = runsc("create", "--bundle", str(node.daemon.bundle(name)), name)
     assert again.code != 0 and "already exists" in again.err + again.out
     assert node.status(name) == "RUNNING"
@@ -86,14 +95,14 @@ def test_an_id_that_runsc_has_is_taken(node: Node, tmp_path: Path) -> None:
 def test_the_library_knows_the_shims_containers(node: Node) -> None:
     """What they are and how they ended follows from the files alone."""
     root = str(runsc_of(node).root)
-    name = node.run_detached("sh", "-c", "read x < /tmp/none; exit 7")
+    name = node.run_detached("sh", "-c", "exit 7", container=new_id(node))
     node.wait_stopped(name)
     ended = StoredContainer.load(root, name)
     assert ended.status() == "stopped"
     until(lambda: ended.reload().wait() == 7, 5, "the exit is written down")
     node.delete(name)
 
-    name = node.run_detached("sleep", "1000")
+    name = node.run_detached("sleep", "1000", container=new_id(node))
     live = StoredContainer.load(root, name)
     assert live.status() == "running" and live.sandbox_pid == node.pid(name)
     live.destroy(force=True)

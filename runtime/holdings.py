@@ -11,9 +11,10 @@ import threading
 import time
 
 from runtime import state
-from runtime.errors import Failed, RuntimeFault
+from runtime.errors import AlreadyExists, Failed, RuntimeFault
 from runtime.log import get_logger
 from runtime.mounts import unmount_all
+from runtime.pids import Foreign
 from runtime.state_keeper import StateKeeper, describe, describe_sandbox
 
 TYPE_CHECKING = False
@@ -152,6 +153,12 @@ class Holdings:
         except OSError as error:
             raise Failed(f"{keeper.lock.path}: {os.strerror(error.errno or 0).lower()}") from None
         self.keeper = keeper
+        # One that an earlier release of ours made has no state file.
+        older = state.load_exact(root, self.container_id, sandbox_id)
+        if older is not None and _runs(older):
+            keeper.lock.release()
+            self.keeper = None
+            raise AlreadyExists("container", self.container_id)
 
     def record_state(self, spec: Spec, generation: Generation, host: Holdings | None) -> None:
         """Write the container down as created in the file that runsc reads, and free its id's lock.
@@ -251,6 +258,17 @@ class Holdings:
     def _cgroups(self) -> tuple[Mapping[str, Any], ...]:
         made = tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None)
         return made or self.planned
+
+
+def _runs(record: state.ContainerRecord) -> bool:
+    process = record.boot
+    if process is None or record.boot_id != state.boot_id():
+        return False
+    handle = Foreign.open(process.pid, process.start_time)
+    if handle is None:
+        return False
+    with handle:
+        return not handle.wait_gone(0)
 
 
 def _pinned(child: Child) -> state.Pinned:

@@ -144,7 +144,7 @@ def start(
     deadline = time.monotonic() + BOOT_TIMEOUT
     lock = StateLock(container.root, container.id, container.sandbox_id).acquire()
     with lock, _Session(cache_dir, starts=True) as session:
-        fresh = container.reload()
+        fresh = container.under(lock)
         fresh.require("restore" if checkpoint else "start", CREATED)
         root = fresh if fresh.is_root else _host(fresh.root, fresh.sandbox_id)
         adopted, sandbox = adoption.adopt_created(fresh, root, session.context, config, stdio, lock)

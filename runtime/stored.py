@@ -260,7 +260,7 @@ class StoredContainer(StoredState):
         """The lock, with what is written read again under it."""
         lock = StateLock(self.root, self.id, self.sandbox_id).acquire()
         try:
-            self.stored = self.reload().stored
+            self.stored, self._lock = self.reload().stored, lock
         except BaseException:
             lock.release()
             raise

@@ -51,6 +51,8 @@ class StoredState:
         self.created_at = stored.created_at if stored is not None else ""
         self.owner = stored.owner if stored is not None else ""
         self._spec: Spec | None = None
+        #: Its lock while we hold it ourselves.
+        self._lock: StateLock | None = None
 
     # -- finding ---------------------------------------------------------------------------
 
@@ -114,6 +116,12 @@ class StoredState:
         found = self._read(self.root, self.id, self.sandbox_id)
         if found is None:
             raise NotFound("container", self.id, f'container "{self.id}" does not exist')
+        return found
+
+    def under(self, lock: StateLock) -> Self:
+        """The same, read again under ``lock``, which the caller holds.  Raises as ``reload``."""
+        found = self.reload()
+        found._lock = lock
         return found
 
     def is_stored(self) -> bool:
@@ -223,18 +231,17 @@ class StoredState:
 
     def status(self) -> str:
         """``creating``, ``created``, ``running``, ``paused`` or ``stopped``."""
-        written = self.stored.status if self.stored is not None else ""
-        if written == STOPPED or self._live_pid(self.sandbox_process) < 0:
-            # One that is being created has no sandbox yet.
-            return CREATING if written == CREATING and self._is_being_created() else STOPPED
-        if written == CREATING:
+        written = self.stored.status if self.stored is not None else CREATING
+        if written == CREATING and self._is_being_created():
             return CREATING
+        if written == STOPPED or self._live_pid(self.sandbox_process) < 0:
+            return STOPPED
         try:
             found = self.control().state(self.id, _STATUS_TIMEOUT)
         except SandboxGone:
             return STOPPED
         except RuntimeFault:
-            return written or RUNNING
+            return RUNNING if written == CREATING else written
         if found is ContainerState.CREATING:
             return CREATED
         if found is ContainerState.RUNNING:
@@ -249,7 +256,12 @@ class StoredState:
         return self.stored is None or not self.stored.is_old
 
     def _is_being_created(self) -> bool:
+        """Whether somebody else holds its lock, before there is a state to write down."""
+        if self._lock is not None and self._lock.held:
+            return False
         lock = StateLock(self.root, self.id, self.sandbox_id)
+        if not os.path.lexists(lock.path):
+            return False
         try:
             lock.acquire(0.0)
         except DeadlineExceeded:

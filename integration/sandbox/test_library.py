@@ -30,10 +30,18 @@ SANDBOX = {"io.kubernetes.cri.container-type": "sandbox"}
 FAILED = 125
 
 
+#: In each id: old releases have control sockets whose names are the whole machine's.
+TAG = f"-{os.getpid()}"
+
+
+def tagged(name: str) -> str:
+    return name if "/" in name else name + TAG
+
+
 def member(sandbox: str) -> dict[str, str]:
     return {
         "io.kubernetes.cri.container-type": "container",
-        "io.kubernetes.cri.sandbox-id": sandbox,
+        "io.kubernetes.cri.sandbox-id": tagged(sandbox),
     }
 
 
@@ -55,7 +63,7 @@ class Shop:
         """A call, under way; what it starts writes to ``output``."""
         wanted = {
             "call": call,
-            "id": name,
+            "id": tagged(name),
             "binary": self.lab.binary,
             "root": str(self.root),
             "flags": {"network": "none"},
@@ -81,14 +89,18 @@ class Shop:
         process = self.begin(call, name, fds, **more)
         # What it starts inherits no stderr of its: that is /dev/null or given.
         _, error = process.communicate(timeout=60)
-        return process.returncode, error.decode()
+        return process.returncode, error.decode().replace(TAG, "")
 
     def ok(self, call: str, name: str, fds: tuple[int, ...] = (), **more: Any) -> None:
         status, error = self.call(call, name, fds, **more)
         assert (status, error) == (0, "")
 
     def load(self, name: str) -> StoredContainer:
-        return StoredContainer.load(str(self.root), name)
+        return StoredContainer.load(str(self.root), tagged(name))
+
+    def status(self, name: str) -> str:
+        """What runsc takes it for."""
+        return self.runsc.status(tagged(name))
 
     def left(self) -> list[str]:
         found = os.listdir(self.root) if self.root.exists() else []
@@ -132,15 +144,15 @@ def test_created_by_one_process_started_by_another(shop: Shop) -> None:
     quiet = {"stdio": [0, 1, 1]}
     shop.ok("create", "one", pid_file=str(pid_file), **quiet)
     container = shop.load("one")
-    assert container.status() == shop.runsc.status("one") == "created"
+    assert container.status() == shop.status("one") == "created"
     assert int(pid_file.read_text()) == container.sandbox_pid
     # Without a path in the spec, the cgroup is named after the container.
-    assert {path.rpartition("/")[2] for path in container.cgroup_paths.values()} == {"one"}
+    assert {path.rpartition("/")[2] for path in container.cgroup_paths.values()} == {tagged("one")}
     assert pid_file.stat().st_mode & 0o777 == 0o644
     assert shop.output.read_text() == ""
     shop.ok("start", "one")
     text(shop, "started")
-    assert container.reload().status() == shop.runsc.status("one") == "running"
+    assert container.reload().status() == shop.status("one") == "running"
     status, error = shop.call("start", "one")
     assert (status, error) == (
         FAILED,
@@ -160,14 +172,14 @@ def test_a_container_joins_a_sandbox(shop: Shop) -> None:
             name, "sh", "-c", f"echo {name} is here; exec sleep 1000", annotations=member("pod")
         )
         shop.ok("create", name)
-        assert shop.runsc.status(name) == "created"
+        assert shop.status(name) == "created"
         shop.ok("start", name, **quiet)
         text(shop, f"{name} is here")  # its output is the starter's
     first, second = shop.load("a"), shop.load("b")
     assert first.sandbox_pid == second.sandbox_pid == shop.load("pod").sandbox_pid
     gofers = {c.gofer_pid for c in (first, second, shop.load("pod"))}
     assert len(gofers) == 3 and -1 not in gofers
-    assert shop.runsc.ok("exec", "b", "echo", "within") == "within\n"
+    assert shop.runsc.ok("exec", tagged("b"), "echo", "within") == "within\n"
     shop.ok("destroy", "a")
     assert second.status() == "running"
     second.signal(9)
@@ -211,7 +223,8 @@ def test_annotations_decide_whose_sandbox_it_is(shop: Shop) -> None:
 def test_of_creations_at_once_one_succeeds(shop: Shop) -> None:
     shop.bundle("one", "sleep", "1000")
     calls = [shop.begin("create", "one", stdio=[0, 1, 1]) for _ in range(3)]
-    ends = sorted((c.communicate(timeout=60)[1].decode(), c.returncode) for c in calls)
+    said = [c.communicate(timeout=60)[1].decode().replace(TAG, "") for c in calls]
+    ends = sorted(zip(said, [c.returncode for c in calls], strict=True))
     refused = ("AlreadyExists: container 'one' already exists\n", FAILED)
     assert ends == [("", 0), refused, refused]
     shop.ok("start", "one")
@@ -370,7 +383,7 @@ def save(shop: Shop, *names: str) -> str:
         containers[0].control(),
         folder,
         generation=driver.generation,
-        sandbox_id=names[0],
+        sandbox_id=tagged(names[0]),
         containers=[checkpoint.describe(each.spec, False) for each in containers],
         leave_running=False,
     )
@@ -489,6 +502,26 @@ def test_a_creation_that_fails_leaves_nothing(shop: Shop, what: str) -> None:
     assert shop.call("run", "one", stdio=[0, 1, 1]) == (0, "waiting\n")  # the id is free
 
 
+def test_what_a_killed_creator_left_can_be_destroyed(shop: Shop) -> None:
+    """Nobody wrote its processes down yet."""
+    marker = shop.lab.folder / "marker"
+    script = f"echo $$ > {marker}; exec sleep 1000"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script]}
+    linux = {"cgroupsPath": "/gvlib"}
+    shop.bundle("one", "sleep", "1000", hooks={"createRuntime": [hook]}, linux=linux)
+    process = shop.begin("create", "one", stdio=[0, 1, 1])
+    until(lambda: marker.exists() and marker.read_text(), 20, "the hook runs")
+    assert shop.load("one").status() == "creating"
+    assert processes_of(shop) != []
+    process.kill()
+    process.wait()
+    os.kill(int(marker.read_text()), signal.SIGKILL)
+    container = shop.load("one")
+    assert container.status() == "stopped"
+    container.destroy()
+    assert processes_of(shop) == shop.left() == []
+
+
 def processes_of(shop: Shop) -> list[str]:
     """The helpers that work for this root directory."""
     found = []
@@ -568,20 +601,20 @@ def test_hooks_come_in_order_and_poststop_once(shop: Shop) -> None:
         "running",
         "stopped",
     ]
-    assert all(state["id"] == "one" for state in states)
+    assert all(state["id"] == tagged("one") for state in states)
 
 
 def test_what_runsc_created_can_be_started(shop: Shop) -> None:
     bundle = shop.bundle("one", "sleep", "1000")
-    shop.runsc.ok("create", "--bundle", bundle, "one", output=False)
+    shop.runsc.ok("create", "--bundle", bundle, tagged("one"), output=False)
     shop.ok("start", "one")
     container = shop.load("one")
-    assert container.status() == shop.runsc.status("one") == "running"
+    assert container.status() == shop.status("one") == "running"
     with pytest.raises(InvalidState):
         container.destroy()
-    shop.runsc.ok("kill", "one", "KILL")
-    until(lambda: shop.runsc.status("one") == "stopped", 10, "its end")
+    shop.runsc.ok("kill", tagged("one"), "KILL")
+    until(lambda: shop.status("one") == "stopped", 10, "its end")
     assert container.status() == "stopped"
-    shop.runsc.ok("delete", "one")
+    shop.runsc.ok("delete", tagged("one"))
     with pytest.raises(RuntimeFault):
         shop.load("one")

@@ -16,6 +16,11 @@ from runtime.process_spec import ProcessSpec
 from runtime.stored import StoredContainer
 
 
+def tagged(name: str) -> str:
+    """An id for ``name``: old releases have control sockets that are the whole machine's."""
+    return f"{name}-{os.getpid()}"
+
+
 class Place:
     """runsc's commands, and what they made as the library sees it."""
 
@@ -27,10 +32,10 @@ class Place:
     def make(self, name: str, *command: str, start: bool = True) -> StoredContainer:
         readonly = {"path": str(self.lab.rootfs), "readonly": True}
         bundle = self.lab.bundle(name, list(command), root=readonly)
-        self.runsc.ok("create", "--bundle", bundle, name, output=False)
+        self.runsc.ok("create", "--bundle", bundle, tagged(name), output=False)
         if start:
-            self.runsc.ok("start", name, output=False)
-        return StoredContainer.load(str(self.root), name)
+            self.runsc.ok("start", tagged(name), output=False)
+        return StoredContainer.load(str(self.root), tagged(name))
 
     def left(self) -> list[str]:
         return os.listdir(self.root)
@@ -67,14 +72,16 @@ def test_from_creation_to_destruction(place: Place) -> None:
     assert container.status() == "created"
     assert container.oci_state()["pid"] == container.sandbox_pid > 0
     assert container.gofer_pid > 0
-    with pytest.raises(InvalidState, match='cannot get processes of container "one" in state cr'):
+    with pytest.raises(
+        InvalidState, match=r'cannot get processes of container "one-\d+" in state cr'
+    ):
         container.processes()
-    place.runsc.ok("start", "one", output=False)
+    place.runsc.ok("start", tagged("one"), output=False)
     container = StoredContainer.load(str(place.root), "o")
     assert container.status() == "running"
     assert [process.command for process in container.processes()] == ["sleep"]
     assert output_of(container, "sh", "-c", "echo here; exit 5") == ("here\n", 5)
-    with pytest.raises(InvalidState, match='cannot delete container "one" in state running'):
+    with pytest.raises(InvalidState, match=r'cannot delete container "one-\d+" in state running'):
         container.destroy()
     container.signal(15)
     assert container.wait(10) == 143
@@ -95,7 +102,7 @@ def test_what_can_be_asked(place: Place) -> None:
     assert "goroutine" in container.stacks()
     metrics = container.event()
     assert metrics.pids == 1 and metrics.memory.usage > 0
-    assert all(path.endswith("/one") for path in container.cgroup_paths.values())
+    assert all(path.endswith("/" + tagged("one")) for path in container.cgroup_paths.values())
     for ask in (
         lambda: container.signal_process_group(1, 2),
         lambda: container.port_forward(80, 0),
@@ -113,14 +120,14 @@ def refused(ask: Callable[[], None]) -> None:
 def test_pause_is_seen_by_runsc_and_the_other_way_round(place: Place) -> None:
     container = place.make("one", "sleep", "1000")
     container.pause()
-    assert place.runsc.status("one") == container.status() == "paused"
-    place.runsc.ok("resume", "one")
+    assert place.runsc.status(tagged("one")) == container.status() == "paused"
+    place.runsc.ok("resume", tagged("one"))
     assert container.reload().status() == "running"
-    place.runsc.ok("pause", "one")
+    place.runsc.ok("pause", tagged("one"))
     container = container.reload()
     assert container.status() == "paused"
     container.resume()
-    assert place.runsc.status("one") == "running"
+    assert place.runsc.status(tagged("one")) == "running"
 
 
 def test_signals_reach_one_or_all(place: Place) -> None:
@@ -148,7 +155,7 @@ def test_a_created_container_can_be_killed(place: Place) -> None:
 def test_two_of_one_bundle_are_apart(place: Place) -> None:
     place.make("one", "sleep", "1000")
     bundle = str(Path(place.lab.folder, "one"))
-    place.runsc.ok("create", "--bundle", bundle, "two", output=False)
-    StoredContainer.load(str(place.root), "two").destroy(force=True)
-    container = StoredContainer.load(str(place.root), "one")
+    place.runsc.ok("create", "--bundle", bundle, tagged("two"), output=False)
+    StoredContainer.load(str(place.root), tagged("two")).destroy(force=True)
+    container = StoredContainer.load(str(place.root), tagged("one"))
     assert output_of(container, "echo", "alive") == ("alive\n", 0)

@@ -13,6 +13,7 @@ import pytest
 from runtime import runsc_state as format_
 from runtime import state
 from runtime.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     Failed,
     InvalidRequest,
@@ -227,6 +228,18 @@ def test_a_number_that_became_another_processs_is_no_sandbox(scene: Scene) -> No
     other = scene.helpers.spawn("runsc-sandbox", "c9")
     assert status_of(scene, pid=other.pid) == "stopped"
     assert status_of(scene, pid=os.getpid()) == "stopped"
+
+
+def test_one_of_which_only_its_creator_knows_yet(scene: Scene) -> None:
+    record = ContainerRecord(id="c1", sandbox_id="c1", is_root=True, bundle=str(scene.bundle))
+    with StateLock(str(scene.root), "c1", "c1").acquire_for_new() as lock:
+        state.save(str(scene.root), record)
+        found = StoredContainer.load(str(scene.root), "c1")
+        assert found.status() == "creating"
+    assert found.status() == "stopped", "its creator died"
+    os.unlink(lock.path)
+    assert found.status() == "stopped"
+    assert not os.path.exists(lock.path)
 
 
 def test_one_that_is_being_created(scene: Scene) -> None:
@@ -520,3 +533,22 @@ def test_a_state_file_is_replaced_whole(scene: Scene) -> None:
     format_.save(str(scene.root), found.stored.with_status("paused"))
     after = os.stat(scene.root / "c1_sandbox:c1.state")
     assert after.st_ino != before and after.st_mode & 0o777 == 0o640
+
+
+def test_a_container_of_an_earlier_release_keeps_its_id(scene: Scene) -> None:
+    from runtime.holdings import Holdings
+
+    boot = Pinned(pid=scene.process.pid, start_time=start_time(scene.process.pid))
+    record = ContainerRecord(
+        id="c1", sandbox_id="c1", is_root=True, bundle=str(scene.bundle), boot=boot
+    )
+    state.save(str(scene.root), record)
+    holdings = Holdings("c1", str(scene.bundle), "ns", "")
+    with pytest.raises(AlreadyExists):
+        holdings.reserve(str(scene.root), "c1")
+    holdings.release()
+    assert state.load(str(scene.root), "c1") is not None
+    scene.end_sandbox()
+    holdings.reserve(str(scene.root), "c1")
+    holdings.release()
+    assert os.listdir(scene.root) == []
