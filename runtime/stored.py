@@ -34,9 +34,8 @@ from runtime.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from builtins import list as Listed
-    from collections.abc import Callable
 
-    from runtime.control import Control, SandboxProcess
+    from runtime.control import SandboxProcess
     from runtime.memory_usage import Usage
     from runtime.process_spec import ProcessSpec
     from runtime.stats import Metrics
@@ -49,6 +48,28 @@ _EXIT_TIMEOUT = 20.0
 _GROUP_RELEASE = 20260413
 #: Signals whose default action is to do nothing: a container that never ran ignores them.
 _HARMLESS = frozenset({0, 17, 18, 23, 28})
+
+
+class PendingExit:
+    """The end of a container's init, which the sentry has been asked for.  A context manager."""
+
+    def __init__(self, container: StoredContainer, connection: Connection) -> None:
+        self._container = container
+        self._connection = connection
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait for it; see :meth:`StoredContainer.wait`.  Once."""
+        return self._container._ended(self._connection, timeout)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._connection.close()
+
+    def __enter__(self) -> PendingExit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class StoredContainer(StoredState):
@@ -122,22 +143,34 @@ class StoredContainer(StoredState):
         Raises SandboxGone where it ended before anybody could ask and left no word of it,
         DeadlineExceeded.
         """
-        control = self.control() if self.control_socket else None
         try:
-            if control is None:
-                raise self._gone()
-            raw = self._await(control, lambda c: control.send_wait(c, self.id, 60.0), timeout)
+            pending = self.open_wait()
         except (SandboxGone, NotFound):
-            record = state.load_exact(self.root, self.id, self.sandbox_id) or self.record
-            if record is not None and record.exit_status is not None:
-                return record.exit_status
-            raise self._gone() from None
-        if self.is_root:
-            process = self.sandbox_process()
-            if process is not None:
-                with process:
-                    process.wait_gone(_EXIT_TIMEOUT)
-        return shell_status(raw)
+            return self._recorded_exit()
+        with pending:
+            return pending.result(timeout)
+
+    def open_wait(self) -> PendingExit:
+        """Ask for the end of its init now, to have the answer later.
+
+        One that is made to end after it is known to have ended, however quickly.  Raises
+        SandboxGone.
+        """
+        control = self.control()
+        connection = control.connect(DEFAULT_TIMEOUT)
+        try:
+            control.send_wait(connection, self.id, DEFAULT_TIMEOUT)
+        except BaseException:
+            connection.close()
+            raise
+        return PendingExit(self, connection)
+
+    def _recorded_exit(self) -> int:
+        """How init ended, from what the shim wrote down.  Raises SandboxGone."""
+        record = state.load_exact(self.root, self.id, self.sandbox_id) or self.record
+        if record is None or record.exit_status is None:
+            raise self._gone()
+        return record.exit_status
 
     def wait_pid(self, pid: int, timeout: float | None = None) -> int:
         """Wait for a process that ``execute`` started; its status as a shell has it.
@@ -154,32 +187,39 @@ class StoredContainer(StoredState):
         if self._live_pid(self.sandbox_process) < 0:
             raise self._gone()
         control = self.control()
-        raw = self._await(
-            control, lambda c: control.send_wait_pid(c, container_id, pid, 60.0), timeout
-        )
-        return shell_status(raw)
+        with control.connect(DEFAULT_TIMEOUT) as connection:
+            control.send_wait_pid(connection, container_id, pid, DEFAULT_TIMEOUT)
+            return shell_status(self._await(connection, timeout))
 
-    def _await(
-        self, control: Control, send: Callable[[Connection], None], timeout: float | None
-    ) -> int:
+    def _await(self, connection: Connection, timeout: float | None) -> int:
         """The wait status that the sentry answers with, however long that takes."""
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
-        with control.connect(DEFAULT_TIMEOUT) as connection:
-            send(connection)
-            poll.register(connection.fileno(), select.POLLIN)
-            while True:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                if not poll.poll(None if left is None else left * 1000):
-                    raise DeadlineExceeded(f"wait for {self.subject}", timeout or 0.0)
-                try:
-                    reply = connection.feed()
-                except Disconnected:
-                    raise self._gone() from None
-                except ProtocolError as error:
-                    raise Failed(f"wait for {self.subject}: {error}") from None
-                if reply is not None:
-                    return wait_status(reply)
+        poll.register(connection.fileno(), select.POLLIN)
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not poll.poll(None if left is None else left * 1000):
+                raise DeadlineExceeded(f"wait for {self.subject}", timeout or 0.0)
+            try:
+                reply = connection.feed()
+            except Disconnected:
+                raise self._gone() from None
+            except ProtocolError as error:
+                raise Failed(f"wait for {self.subject}: {error}") from None
+            if reply is not None:
+                return wait_status(reply)
+
+    def _ended(self, connection: Connection, timeout: float | None) -> int:
+        try:
+            raw = self._await(connection, timeout)
+        except (SandboxGone, NotFound):
+            return self._recorded_exit()
+        if self.is_root:
+            process = self.sandbox_process()
+            if process is not None:
+                with process:
+                    process.wait_gone(_EXIT_TIMEOUT)
+        return shell_status(raw)
 
     # -- signals -------------------------------------------------------------------------------
 

@@ -183,7 +183,7 @@ def test_a_container_joins_a_sandbox(shop: Shop) -> None:
     shop.ok("destroy", "a")
     assert second.status() == "running"
     second.signal(9)
-    assert second.wait(10) == 137 and second.status() == "stopped"
+    assert second.wait(10) == 137 and second.status() == "stopped"  # it is kept till the destroy
     shop.ok("destroy", "b")
     assert shop.load("pod").status() == "running"
     shop.ok("destroy", "pod")

@@ -83,8 +83,9 @@ def test_from_creation_to_destruction(place: Place) -> None:
     assert output_of(container, "sh", "-c", "echo here; exit 5") == ("here\n", 5)
     with pytest.raises(InvalidState, match=r'cannot delete container "one-\d+" in state running'):
         container.destroy()
-    container.signal(15)
-    assert container.wait(10) == 143
+    with container.open_wait() as end:
+        container.signal(15)
+        assert end.result(10) == 143
     assert container.status() == "stopped" and container.sandbox_pid == -1
     container.destroy()
     assert place.left() == []
@@ -137,11 +138,13 @@ def test_signals_reach_one_or_all(place: Place) -> None:
         lambda: [p.pid for p in container.processes() if p.command == "sleep"], 5, "a sleeper"
     )
     container.signal_process(sleeper[0], 9)
-    container.signal(15)
-    assert container.wait(10) == 3
+    with container.open_wait() as end:
+        container.signal(15)
+        assert end.result(10) == 3
     other = place.make("two", "sleep", "1000")
-    other.signal(9, everyone=True)
-    assert other.wait(10) == 137
+    with other.open_wait() as end:
+        other.signal(9, everyone=True)
+        assert end.result(10) == 137
 
 
 def test_a_created_container_can_be_killed(place: Place) -> None:
