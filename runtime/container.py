@@ -352,6 +352,14 @@ class Container:
         """Whether init was started and its exit is yet to be published."""
         return self.init.started
 
+    @property
+    def gofer_killed(self) -> bool:
+        """Whether its gofer was ended by a SIGKILL."""
+        try:
+            return self.sandbox.gofer_of(self.id).killed
+        except NotFound:
+            return False  # it is being deleted
+
     def out_of_memory(self, kill: bool) -> None:
         """It has used too much: publish that, once, and end it unless the kernel does so.
 

@@ -452,7 +452,7 @@ def _watch_memory(
 def _set_oom_scores(container: Container, spec: Spec, holdings: Holdings, sandbox: Sandbox) -> None:
     """The gofer gets its container's score, the sentry what all its containers make of it."""
     wanted = spec.process.oom_score_adj
-    gofer = sandbox.gofer_pid_of(container.id)
+    gofer = sandbox.gofer_of(container.id).pid
     if wanted is not None and gofer:
         oom.set_score(gofer, wanted)
     if holdings.score is not None:

@@ -173,6 +173,12 @@ class Gofer:
     def pid(self) -> int:
         return self.child.pid
 
+    @property
+    def killed(self) -> bool:
+        """Whether it was ended by a SIGKILL; with its sentry it ends by itself."""
+        raw = self.child.poll()
+        return raw is not None and raw & 0x7F == _SIGKILL
+
     def release(self) -> None:
         """Close what was for the sentry, once it has its own.  Idempotent."""
         self._fds.close()

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         def memory_limit(self) -> int | None: ...
         @property
         def runs(self) -> bool: ...
+        @property
+        def gofer_killed(self) -> bool: ...
         def out_of_memory(self, kill: bool) -> None: ...
 
     class Submitter(Protocol):
@@ -212,7 +214,9 @@ class PodMemory:
             return
         self._kills = count
         living = [f for f in self._members.values() if f.member.runs]
-        culprit = _culprit(living, self._total, self._host.memory_limit())
+        # A kill that hits a gofer ends the container that it served, whoever used the memory.
+        hit = [f for f in living if f.member.gofer_killed]
+        culprit = _culprit(hit or living, self._total, self._host.memory_limit())
         self._blamed = culprit.member.id if culprit is not None else ""
         self._log.info("oom.attributed", container=self._blamed, kills=count)
 

@@ -227,14 +227,6 @@ class Sandbox:
         """The pid of the root container's gofer."""
         return self._gofer.pid
 
-    def gofer_pid_of(self, cid: str) -> int:
-        """The pid of a container's own gofer; 0 if there is no such container."""
-        if cid == self.id:
-            return self._gofer.pid
-        with self._lock:
-            sub = self._subs.get(cid)
-        return sub.gofer.pid if sub is not None else 0
-
     @property
     def gofer_child(self) -> Child:
         """The root container's gofer."""

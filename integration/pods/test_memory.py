@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from integration.harness.daemon_api import Api, Refused
 from integration.harness.footprint import cgroup_files
 from integration.harness.image import IMAGE
 from integration.harness.linux import unified_cgroups
+from integration.harness.measure import switch_count
 from integration.harness.pods import PodNode, in_parallel
 from integration.harness.waiting import until
 
@@ -158,3 +160,20 @@ def test_scores(pods: PodNode) -> None:
         pods.stop(each)
         pods.delete(each)
         assert score(sentry) == left
+
+
+def test_a_pod_that_stands_still_is_not_polled(pods: PodNode) -> None:
+    """However near to their limits its containers are: the kernel would say if that changed."""
+    pod = pods.pod(linux={"resources": {"memory_limit_in_bytes": 300 * MIB}})
+    for _ in range(2):
+        container = pod.start(*holding(40), **limited(60))
+        until(lambda name=container: used(pods, name) > 36 * MIB, 20, "it has its memory")  # type: ignore[misc]
+    shim = pod.shim
+
+    def quiet() -> bool:
+        before = switch_count(shim)
+        time.sleep(1)
+        return switch_count(shim) == before
+
+    until(quiet, 10, "the shim sleeps for a second")
+    assert all(each.state == cri.RUNNING for each in pods.call("ListContainers").containers)

@@ -156,6 +156,9 @@ class FakeSandbox:
     def destroy_subcontainer(self, cid: str, deadline: float) -> None:
         self.forgotten.append(cid)
 
+    def gofer_of(self, cid: str) -> Any:
+        raise NotFound("container", cid)
+
     def processes(self, cid: str, timeout: float = 10) -> list[Any]:
         return self.inside
 

@@ -19,6 +19,7 @@ class FakeMember:
         self.memory_limit = limit
         self.is_pause = pause
         self.runs = True
+        self.gofer_killed = False
         self.ooms: list[bool] = []
 
     def out_of_memory(self, kill: bool) -> None:
@@ -257,6 +258,15 @@ def test_growth_after_the_last_look_counts() -> None:
     scene.uses(hog=40 * MIB)  # 90 of 128 MiB: what is still to come must be the hog's
     scene.killed()
     assert (steady.ooms, hog.ooms) == ([], [False])
+
+
+def test_a_kill_that_hit_a_gofer_is_put_down_to_the_container_that_it_ends() -> None:
+    small, big = FakeMember("small"), FakeMember("big")
+    scene = Scene(pause(), small, big, limit=100 * MIB)
+    scene.uses(small=20 * MIB, big=60 * MIB)
+    small.gofer_killed = True
+    scene.killed()
+    assert (small.ooms, big.ooms) == ([False], [])
 
 
 def test_a_kill_that_only_the_count_shows_is_attributed_when_an_exit_is_told() -> None:
