@@ -21,6 +21,7 @@ from runtime.gofer_mounts import (
     is_gofer_mount,
     plan_mounts,
     remove_filestores,
+    require_sources,
     shared_sources,
 )
 from runtime.log_files import open_logs
@@ -85,6 +86,8 @@ class Gofer:
             try:
                 plan = plan_mounts(spec, settings, driver.generation, sandbox_id, hints, sentrys)
                 log = ChildLog("gofer-log")
+                if driver.generation.gofer_rpc:
+                    require_sources(spec, plan.confs)
                 spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
                 pairs = [_pair(sentrys, ours) for _ in range(plan.sockets)]
                 mounts_read, mounts_write = os.pipe2(os.O_CLOEXEC)
@@ -92,7 +95,7 @@ class Gofer:
                 ours.add(mounts_write)
                 rpc_fd = -1
                 if driver.generation.gofer_rpc:
-                    # Insisted on, but used for id-mapped mounts only: nobody serves it.
+                    # Insisted on, but only for sources that it can't reach: nobody serves it.
                     rpc_fd, _ = ours.socketpair()
                 command = driver.gofer_command(
                     config.state_dir,

@@ -109,6 +109,22 @@ def plan_mounts(
     )
 
 
+def require_sources(spec: Spec, confs: tuple[MountConf, ...]) -> None:
+    """Raises Failed naming a bind mount whose source isn't there.
+
+    Older gofers say so themselves; those since release-20241118 ask the shim for the source.
+    """
+    mounts = [mount for mount in spec.mounts if is_gofer_mount(mount)]
+    for mount, conf in zip(mounts, confs[1:], strict=True):
+        if conf.lower != "lisafs":
+            continue
+        try:
+            os.stat(mount.source)
+        except OSError as error:
+            why = os.strerror(error.errno or 0).lower()
+            raise Failed(f"mount {mount.source} on {mount.destination}: {why}") from None
+
+
 def filestore_name(sandbox_id: str) -> str:
     """The name of a ``self`` filestore in its file system."""
     return f".gvisor.filestore.{sandbox_id}"

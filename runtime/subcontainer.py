@@ -6,7 +6,14 @@ import os
 import threading
 import time
 
-from runtime.errors import DeadlineExceeded, InvalidState, NotFound, SandboxGone
+from runtime.errors import (
+    DeadlineExceeded,
+    Failed,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+)
 from runtime.gofer import raw_spec
 from runtime.log import get_logger
 
@@ -74,7 +81,14 @@ class Subcontainer:
                 )
                 stdio = () if params.tty else self._stdio
                 fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
-                call(argument, fds)
+                try:
+                    call(argument, fds)
+                except RuntimeFault as fault:
+                    # A gofer that has told its mounts may have died since.
+                    words = gofer.message(time.monotonic())
+                    if not words:
+                        raise
+                    raise Failed(f"gofer: {words}; sentry: {fault}") from None
             finally:
                 self._close_stdio_locked()
                 gofer.release()

@@ -109,6 +109,11 @@ class Lab:
         self._runs: list[Run] = []
 
     @property
+    def new(self) -> bool:
+        """Whether it is a release since 2024-11-18."""
+        return find_driver(self.config(), str(self.cache)).generation.gofer_rpc
+
+    @property
     def old(self) -> bool:
         return self.generation < "2023"
 

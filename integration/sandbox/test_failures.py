@@ -20,9 +20,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 def test_missing_bind_source_is_told_by_the_gofer(lab: Lab) -> None:
     missing = str(lab.folder / "nowhere")
     mount = {"destination": "/mnt", "type": "bind", "source": missing, "options": ["rbind"]}
-    with pytest.raises(Failed, match=r"start sandbox: gofer: .*nowhere.*no such file") as caught:
+    with pytest.raises(Failed, match=r"nowhere.*no such file") as caught:
         lab.boot(["true"], mounts=[PROC, mount])
-    assert "sentry: " in str(caught.value)
+    if not lab.new:
+        assert str(caught.value).startswith("start sandbox: gofer: ")
+        assert "sentry: " in str(caught.value)
 
 
 @pytest.mark.parametrize("program", ["nosuch", "/no/such"])
@@ -42,8 +44,9 @@ def test_program_that_is_not_executable(lab: Lab) -> None:
 def test_working_directory(lab: Lab) -> None:
     text, info = lab.outcome(["pwd"], process={"cwd": "/made/up"})
     assert (text, info.status) == ("/made/up\n", 0)
-    with pytest.raises(Failed, match=r"gofer: .*/bin/busybox.*not a directory"):
-        lab.boot(["true"], process={"cwd": "/bin/busybox"})
+    with pytest.raises((Failed, InvalidRequest), match=r"(?i)/bin/busybox.*not a directory"):
+        # The gofer's word, or that of a later release's sentry.
+        lab.boot(["true"], process={"cwd": "/bin/busybox"}).start()
 
 
 def test_missing_root(lab: Lab) -> None:

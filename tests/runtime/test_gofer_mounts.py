@@ -12,7 +12,13 @@ from runtime.child_log import SIZE, ChildLog
 from runtime.config import RunscConfig
 from runtime.errors import Failed
 from runtime.fds import FdSet
-from runtime.gofer_mounts import MountPlan, is_gofer_mount, plan_mounts, remove_filestores
+from runtime.gofer_mounts import (
+    MountPlan,
+    is_gofer_mount,
+    plan_mounts,
+    remove_filestores,
+    require_sources,
+)
 from runtime.settings import read_settings
 from runtime.spec import Mount, Spec, parse_spec
 from tests.fakes.generations import GENERATIONS
@@ -215,3 +221,12 @@ def test_output_is_bounded() -> None:
     assert len(log.text()) <= SIZE
     assert log.panic() == "panic: first"
     log.close()
+
+
+def test_missing_source_is_named(folder: Path, fds: FdSet) -> None:
+    spec = make_spec(folder)
+    confs = plan(spec, fds).confs
+    require_sources(spec, confs)
+    (folder / "file").unlink()
+    with pytest.raises(Failed, match=r"^mount .*/file on /file: no such file or directory$"):
+        require_sources(spec, confs)
