@@ -6,14 +6,16 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime import children, creation
+from runtime import children, creation, state
 from runtime.config import RunscConfig
+from runtime.container import Container
 from runtime.creation import Context, CreateRequest
 from runtime.driver import DirectDriver
 from runtime.errors import AlreadyExists, Failed, InvalidRequest, NotFound, RuntimeFault
@@ -345,4 +347,16 @@ def test_a_sandbox_that_has_ended_takes_no_member(host: Plant) -> None:
     root.init.wait(lambda _: ended.set())
     root.sandbox.kill()
     assert ended.wait(TIMEOUT)
+    _await_record_of_exit(host, root)
     _fails(host, host.bundle("one", "sleep", member=True), RuntimeFault)
+
+
+def _await_record_of_exit(host: Plant, container: Container) -> None:
+    """Until the worker that writes down how it ended is done with its files."""
+    limit = time.monotonic() + TIMEOUT
+    while (found := state.load(str(host.state), container.id)) is None or found.exit_status is None:
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    assert container.holdings is not None
+    with container.holdings._lock:
+        return
