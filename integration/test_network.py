@@ -134,6 +134,8 @@ def scrape(pod: Namespace, **flags: str) -> network.NetworkSetup:
 
 
 def close(setup: network.NetworkSetup) -> None:
+    if setup.taken is not None:
+        setup.taken.keep()
     for fd in setup.fds:
         os.close(fd)
 
@@ -329,6 +331,24 @@ def test_failure_after_the_removal_puts_everything_back(
     close(setup)
 
 
+def test_addresses_are_put_back_until_they_are_kept(pod: Namespace, peer: Namespace) -> None:
+    """The sentry may still refuse what it is given, or the shim die: then they are not lost."""
+    before = furnish(pod, peer)
+    setup = scrape(pod)
+    assert not [each for each in pod.state()["addresses"] if each[0] == "eth0"]
+    assert setup.taken is not None
+    setup.taken.cancel()
+    pod.settle()
+    assert pod.state() == before
+    for fd in setup.fds:
+        os.close(fd)
+    setup = scrape(pod)
+    close(setup)
+    assert setup.taken is not None
+    setup.taken.cancel()  # too late, and no harm
+    assert not [each for each in pod.state()["addresses"] if each[0] == "eth0"]
+
+
 def test_cancel_while_waiting(pod: Namespace, peer: Namespace) -> None:
     before = furnish(pod, peer)
     pending = network.begin(pod.path, flags={})
@@ -455,8 +475,10 @@ def test_a_sandbox_talks_through_it(lab: Lab, pod: Namespace, peer: Namespace, g
             try:
                 with socket.create_connection(("10.211.7.2", 77), timeout=TIMEOUT) as connection:
                     connection.sendall(b"outside\n")
+                    # The end comes after it, as nc goes by it whatever it has to say itself.
+                    said = connection.recv(100)
                     connection.shutdown(socket.SHUT_WR)
-                    return connection.recv(100)
+                    return said
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

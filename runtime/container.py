@@ -170,6 +170,9 @@ class Container:
             raise
         pid = self.init.pid
         self.status_changed("running")
+        if self.is_root and self.holdings is not None:
+            # While a delete has to wait: it removes what is written down.
+            self.holdings.record_network()
         self.init.commit(Op.STARTED, TaskStarted(container_id=self.id, pid=pid))
         if not self.is_root:
             sandbox.wait_container(self.id, self.init_exited)

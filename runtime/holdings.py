@@ -10,7 +10,7 @@ import os
 import threading
 import time
 
-from runtime import state
+from runtime import fastjson, state
 from runtime.errors import AlreadyExists, Failed, RuntimeFault
 from runtime.log import get_logger
 from runtime.mounts import unmount_all
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 RELEASE_TIMEOUT = 8.0
 #: Seconds for a cgroup at least, in which processes are still vanishing.
 CGROUP_TIMEOUT = 0.5
+_MAX_NETWORK = 1 << 19
 
 _log = get_logger("holdings")
 
@@ -250,10 +251,24 @@ class Holdings:
                 exited_at=self._exit[1] if self._exit is not None else None,
                 binary=self.binary,
                 flags=self.flags,
+                network=_taken_over(sandbox) if boot is not None else None,
             ),
             locator=bool(self.shim_address),
         )
         self.recorded = True
+
+    def record_network(self) -> None:
+        """Write down what the sentry was told of its network, where it took one over.
+
+        Never raises: without it there is one restore less that works.
+        """
+        with self._lock:
+            if not self.recorded or _taken_over(self.sandbox) is None:
+                return
+            try:
+                self.record()
+            except (RuntimeFault, OSError) as fault:
+                _log.warning("network.not_recorded", container=self.container_id, error=str(fault))
 
     def _cgroups(self) -> tuple[Mapping[str, Any], ...]:
         made = tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None)
@@ -269,6 +284,18 @@ def _runs(record: state.ContainerRecord) -> bool:
         return False
     with handle:
         return not handle.wait_gone(0)
+
+
+def _taken_over(sandbox: Sandbox | None) -> Mapping[str, Any] | None:
+    """What the sentry was told of links whose addresses the host has no more."""
+    argument = sandbox.network_argument if sandbox is not None else None
+    if argument is None or not argument.get("FDBasedLinks"):
+        return None
+    if len(fastjson.dumps(argument)) > _MAX_NETWORK:
+        # The record must stay readable, as what cleans up hangs on it.
+        _log.warning("network.not_recorded", container=sandbox.id if sandbox is not None else "")
+        return None
+    return argument
 
 
 def _pinned(child: Child) -> state.Pinned:

@@ -23,7 +23,7 @@ from runtime.spawn import SpawnSpec, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from runtime.spawn import Child
@@ -34,7 +34,7 @@ _NAMESPACE = "network namespace"
 _NS_GET_NSTYPE = 0xB703
 _SIGKILL = 9
 # How long a helper that is no longer needed may take to put things back and end.
-_UNDO_TIME = 1.0
+_UNDO_TIME = 5.0
 # -I and -S: neither the environment nor site files have a say in what runs here as root.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from runtime.nethelper import main; main()"
 
@@ -44,10 +44,35 @@ class NetworkSetup(Record):
 
     The owner closes ``fds`` once they are sent.  ``argument`` is JSON-able and is kept for a
     restore: the addresses that were taken off the host's link can't be read a second time.
+
+    They are off for good once the owner calls ``keep``; ``put_back`` brings them back, and so does
+    the end of this process.
     """
 
     argument: Mapping[str, Any]
     fds: tuple[int, ...] = ()
+    taken: PendingScrape | None = None
+
+    def hand_over(self, send: Callable[[Mapping[str, Any], tuple[int, ...]], object]) -> None:
+        """Give it to the sentry, by ``send``; what that raises is raised, with all put back."""
+        try:
+            send(self.argument, self.fds)
+        except BaseException:
+            self.put_back()
+            raise
+        finally:
+            for fd in self.fds:
+                os.close(fd)
+
+    def keep(self) -> None:
+        """The sandbox has the addresses now.  Never raises, idempotent."""
+        if self.taken is not None:
+            self.taken.keep()
+
+    def put_back(self) -> None:
+        """The sandbox failed: the host's links get their addresses and routes again."""
+        if self.taken is not None:
+            self.taken.cancel()
 
 
 def scrape(boot_pid: int, *, flags: Mapping[str, str], deadline: float) -> NetworkSetup:
@@ -101,6 +126,7 @@ class PendingScrape:
         self._kept = kept
         self._lock = threading.Lock()
         self._child: Child | None = None  # guarded by _lock
+        self._said = ""  # guarded by _lock until the helper has ended
         self._channel, theirs = _socket.socketpair()
         self._errors = os.memfd_create("network-helper-stderr", os.MFD_CLOEXEC)
         try:
@@ -124,7 +150,8 @@ class PendingScrape:
     def result(self, deadline: float) -> NetworkSetup:
         """Take the addresses off the host's links and return what the sentry needs.
 
-        If it raises they are where they were.  Can be called once.  Raises InvalidRequest or
+        If it raises they are where they were, and until :meth:`keep` they can get back there.  Can
+        be called once.  Raises InvalidRequest or
         Unsupported if the sentry can't have such a network, DeadlineExceeded, Failed.
         """
         started = time.monotonic()
@@ -132,23 +159,39 @@ class PendingScrape:
         try:
             setup = self._converse(deadline, fds)
         except BaseException as error:
+            self.cancel()
             for fd in fds:
                 os.close(fd)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("network helper", deadline - started) from None
             if isinstance(error, (EOFError, OSError, ValueError)):
-                raise Failed(f"network helper: {self._last_words() or repr(error)}") from error
+                raise Failed(f"network helper: {self._said or repr(error)}") from error
             raise
-        finally:
+        if setup.taken is None:
             self.cancel()
         return setup
 
+    def keep(self) -> None:
+        """The sandbox has the addresses now; ends the helper.  Never raises, idempotent."""
+        from runtime.helper_channel import send
+
+        try:
+            self._channel.settimeout(_UNDO_TIME)
+            send(self._channel, {"kept": True})
+        except OSError:
+            pass  # it is gone, and leaves things as they are
+        self.cancel()
+
     def cancel(self) -> None:
-        """End the helper, which leaves the namespace as it was; idempotent."""
+        """End the helper, which leaves the namespace as it was; idempotent.
+
+        Once it has returned, everything is back that was to be put back.
+        """
         with self._lock:
             child, self._child = self._child, None
             if child is None:
                 return
+            self._said = self._last_words()
             # To the helper this is the sign to put back what isn't acknowledged.  shutdown()
             # wakes a thread that waits in result().
             _hang_up(self._channel)
@@ -186,16 +229,12 @@ class PendingScrape:
             raise Failed(f"network helper: {len(fds)} sockets instead of {expected}")
         if planned.argument["PCAP"]:
             fds.append(_open_packet_log(self._options.pcap))
-        send(channel, {"kept": True})
-        return NetworkSetup(argument=planned.argument, fds=tuple(fds))
+        return NetworkSetup(argument=planned.argument, fds=tuple(fds), taken=self)
 
     def _last_words(self) -> str:
         """The end of what the helper wrote to stderr: the message of an unexpected error."""
-        with self._lock:
-            if self._child is None:
-                return "cancelled"
-            size = os.fstat(self._errors).st_size
-            text = os.pread(self._errors, 1000, max(size - 1000, 0)).decode("utf-8", "replace")
+        size = os.fstat(self._errors).st_size
+        text = os.pread(self._errors, 1000, max(size - 1000, 0)).decode("utf-8", "replace")
         lines = text.strip().splitlines()
         return lines[-1] if lines else ""
 

@@ -6,7 +6,6 @@ Knows nothing of the task API, nor of cgroups, networks and stdio but for what i
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from functools import partial
@@ -161,9 +160,18 @@ class Sandbox:
 
         ``before`` is called when init is there and has not run yet; what it raises is raised.
         Raises InvalidRequest if the program can't be run, SandboxGone with the reason, or what
-        the network's set-up raises.  After a failure the sandbox is good for ``destroy`` only.
+        the network's set-up raises.  After a failure the sandbox is good for ``destroy`` only, and
+        the host's links have the addresses that they had.
         """
-        self._set_network(deadline)
+        setup = self._set_network(deadline)
+        try:
+            self._start_init(deadline, before)
+        except BaseException:
+            setup.put_back()
+            raise
+        setup.keep()
+
+    def _start_init(self, deadline: float, before: Callable[[], None] | None) -> None:
         # Connected before, sent after: an init that ends at once still gives its own code, and
         # a connection that is left idle would hold up the end of the sandbox.
         connection = self._control.connect(_left(deadline))
@@ -194,21 +202,16 @@ class Sandbox:
             before()
             held_start.let_go(self._control, self.id, deadline)
 
-    def _set_network(self, deadline: float) -> None:
+    def _set_network(self, deadline: float) -> NetworkSetup:
         settings = self._settings
+        setup = NetworkSetup(argument=loopback_argument())
         if settings.network == "host":
-            return
-        setup = None
+            return setup
         if settings.network == "sandbox" and self._network is not None:
-            setup = self._network(self.pid)
-        if setup is None:
-            setup = NetworkSetup(argument=loopback_argument())
-        try:
-            self._control.set_network(setup.argument, setup.fds, _left(deadline))
-        finally:
-            for fd in setup.fds:
-                os.close(fd)
+            setup = self._network(self.pid) or setup
+        setup.hand_over(partial(self._control.set_network, timeout=_left(deadline)))
         self.network_argument = setup.argument
+        return setup
 
     # -- what it is ------------------------------------------------------------------------
 

@@ -82,6 +82,8 @@ class ContainerRecord(Record):
     #: With what it was made, for a process that starts it: the binary, and runsc's flags.
     binary: str = ""
     flags: Mapping[str, str] = {}
+    #: What the sentry was told of a network that was taken over: it can't be read a second time.
+    network: Mapping[str, Any] | None = None
 
 
 def boot_id() -> str:
@@ -141,6 +143,9 @@ def _decode(data: bytes) -> ContainerRecord:
         elif name == "flags":
             if not isinstance(value, dict) or not all(type(v) is str for v in value.values()):
                 raise ValueError("flags are not texts")
+        elif name == "network":
+            if value is not None and not isinstance(value, dict):
+                raise ValueError("network is not an object")
         elif name in ("shim_pid", "shim_start_time", "pid"):
             if type(value) is not int:
                 raise ValueError(f"{name} is not an integer")

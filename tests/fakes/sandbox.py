@@ -236,6 +236,9 @@ class FakeHoldings:
     def record_exit(self, status: int, at: float) -> None:
         self.statuses.append(f"exit {status}")
 
+    def record_network(self) -> None:
+        """Nothing is on disk."""
+
     def release(self) -> None:
         self.refuse()
         self.releases += 1

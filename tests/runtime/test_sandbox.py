@@ -377,6 +377,43 @@ def test_network_set_up_is_handed_on_and_its_descriptors_closed(lab: Lab) -> Non
     os.close(reader)
 
 
+class Taken:
+    """Notes what becomes of addresses that were taken."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def keep(self) -> None:
+        self.calls.append("keep")
+
+    def cancel(self) -> None:
+        self.calls.append("cancel")
+
+
+def test_addresses_are_kept_once_init_runs(lab: Lab) -> None:
+    taken = Taken()
+    setup = NetworkSetup(argument={"PCAP": False}, taken=taken)
+    config = lab.config.replace(flags={"network": "sandbox"})
+    sandbox, _ = lab.boot("wait", network=lambda _: setup, config=config)
+    assert taken.calls == []
+    sandbox.start_root(time.monotonic() + TIMEOUT)
+    assert taken.calls == ["keep"]
+
+
+def test_addresses_are_put_back_when_init_can_not_run(lab: Lab) -> None:
+    taken = Taken()
+
+    def network(_: int) -> NetworkSetup:
+        sandbox.kill()
+        return NetworkSetup(argument={"PCAP": False}, taken=taken)
+
+    config = lab.config.replace(flags={"network": "sandbox"})
+    sandbox, _ = lab.boot("wait", network=network, config=config)
+    with pytest.raises(SandboxGone):
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+    assert taken.calls == ["cancel"]
+
+
 def test_network_that_fails(lab: Lab) -> None:
     def network(_: int) -> NetworkSetup:
         raise Failed("no link")
