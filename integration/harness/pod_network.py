@@ -18,6 +18,17 @@ from integration.harness import peers
 #: Where libcni remembers results; it can't be told otherwise.
 _CACHE = Path("/var/lib/cni/results")
 
+# A CNI plugin that has a shell script change the pod's network namespace, and passes on what the
+# plugins before it have said.
+_SCRIPTED = """#!/usr/bin/python3
+import json, os, subprocess, sys
+conf = json.load(sys.stdin)
+if os.environ["CNI_COMMAND"] == "ADD":
+    enter = ["nsenter", "--net=" + os.environ["CNI_NETNS"], "sh", "-ec"]
+    subprocess.run([*enter, open(conf["script"]).read()], check=True, stdout=sys.stderr)
+    json.dump(conf["prevResult"], sys.stdout)
+"""
+
 
 class PodNetwork:
     """One bridge with an IPv4 and an IPv6 subnet, apart from those of other sessions."""
@@ -31,6 +42,10 @@ class PodNetwork:
         self._folder = folder
         #: Configuration folders: IPv4 alone, and both families.
         self.single, self.dual = folder / "net4", folder / "net46"
+        #: A chain of plugins, whose last one runs the script that a test writes here.
+        self.chain, self.script = folder / "chain", folder / "script"
+        #: The folder of the CNI plugins, and one of our own.
+        self.plugins = folder / "bin"
         self._cache_existed = _CACHE.parent.exists()
 
     def create(self) -> None:
@@ -38,6 +53,7 @@ class PodNetwork:
             folder.mkdir(parents=True, exist_ok=True)
             conf = {"cniVersion": "0.4.0", "name": self.name, "plugins": [self._bridge(families)]}
             folder.joinpath("10-bridge.conflist").write_text(json.dumps(conf))
+        self._write_chain()
         with _netlink() as ip:
             ip.link("add", ifname=self.bridge, kind="bridge")
             index = ip.link_lookup(ifname=self.bridge)[0]
@@ -47,6 +63,19 @@ class PodNetwork:
             ip.addr("add", index=index, address=self.host4, prefixlen=24)
             ip.addr("add", index=index, address=self.host6, prefixlen=64)
             ip.link("set", index=index, state="up")
+
+    def _write_chain(self) -> None:
+        for folder in (self.plugins, self.chain):
+            folder.mkdir()
+        for plugin in plugins().iterdir():
+            (self.plugins / plugin.name).symlink_to(plugin)
+        last = self.plugins / "scripted"
+        last.write_text(_SCRIPTED)
+        last.chmod(0o755)
+        own = {"type": "scripted", "script": str(self.script)}
+        chain = [self._bridge("46"), own]
+        conf = {"cniVersion": "0.4.0", "name": self.name, "plugins": chain}
+        self.chain.joinpath("10-chain.conflist").write_text(json.dumps(conf))
 
     def ports(self) -> list[str]:
         """The interfaces that hang on the bridge: one for each pod that is connected."""

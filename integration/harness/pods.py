@@ -22,7 +22,7 @@ from integration.harness.containerd import Containerd
 from integration.harness.cri import Cri
 from integration.harness.daemon_api import Refused
 from integration.harness.image import IMAGE, Image
-from integration.harness.pod_network import PodNetwork, plugins
+from integration.harness.pod_network import PodNetwork
 from integration.harness.streaming import Stream
 from integration.harness.waiting import until
 
@@ -232,7 +232,7 @@ class PodNode:
         plugin = "io.containerd.cri.v1.runtime" if new else "io.containerd.grpc.v1.cri"
         text = (_CRI_2 if new else _CRI_1).format(
             pause=PAUSE_IMAGE,
-            plugins=plugins(),
+            plugins=self.network.plugins,
             conf=self.network.single,
             common=_COMMON if new else _COMMON + _COMMON_1,
         )
@@ -245,6 +245,7 @@ class PodNode:
         for name, runtime in self._others.items():
             kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
         handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
+        handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
             if name in ("gvisor", "runc"):
@@ -290,7 +291,8 @@ class PodNode:
 
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
-        with the option `grouping` off, `plain` without options.
+        with the option `grouping` off, `plain` without options,
+        `chain` with a network that ends with a script (``network.script``).
         """
         handler = handler or ("gvisor" if self.gvisor else "runc")
         handler = "-".join(filter(None, (handler, "dual" if dual else variant)))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import http.server
+import json
+import os
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from integration.harness import cri
+from integration.harness.daemon_api import Refused
 from integration.harness.pods import Pod, PodNode
 from integration.harness.waiting import until
+from runtime.linux import CLONE_NEWNET, setns
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -94,6 +101,129 @@ def test_interfaces(pods: PodNode) -> None:
     assert f"inet addr:{pod.ips[0]} " in seen
     assert f"inet6 addr: {pod.ips[1]}/64" in seen
     assert "inet addr:127.0.0.1 " in seen
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_links_routes_and_neighbors(pods: PodNode) -> None:
+    """All that CNI's plugins left: a second link, routes through it, a neighbor, the MTU."""
+    hardware = "02:00:00:00:00:99"
+    pods.network.script.write_text(f"""
+        ip link set eth0 mtu 1380
+        ip link add eth1 type veth peer name eth2
+        ip link set eth2 addrgenmode none up
+        ip link set eth1 up
+        ip address add 10.9.8.7/28 dev eth1
+        ip address add fd99:8::7/64 dev eth1 nodad
+        ip route add 10.77.0.0/16 via 10.9.8.1
+        ip -6 route add fd77::/48 via fd99:8::1
+        ip neighbor add 10.9.8.1 lladdr {hardware} dev eth1 nud permanent
+    """)
+    pod = pods.pod(variant="chain")
+    container = pod.start("sleep", "1000")
+    seen = pods.exec(container, "ifconfig").out
+    links = {part.split()[0]: part for part in seen.split("\n\n") if part.strip()}
+    assert sorted(links) == ["eth0", "eth1", "lo"]
+    assert "MTU:1380" in links["eth0"] and f"addr:{pod.ips[0]} " in links["eth0"]
+    assert "addr:10.9.8.7 " in links["eth1"] and "fd99:8::7/64" in links["eth1"]
+    routes = pods.exec(container, "cat", "/proc/net/route").out
+    # Destinations and gateways in hexadecimal, from the last byte to the first.
+    assert "eth1\t00004D0A\t0108090A" in routes
+    assert "eth0\t00000000\t" in routes
+    # What goes there goes out of that link, and to the neighbor, though it never answers.
+    with _capture(pod, "eth2") as frames:
+        pods.exec(container, "ping", "-c", "1", "-W", "1", "10.77.5.5", timeout=5)
+        frame = until(lambda: _echo(frames), 5, "the packet on the link")
+    assert frame[:6] == bytes.fromhex(hardware.replace(":", ""))
+    assert frame[30:34] == bytes((10, 77, 5, 5))
+    _web(pod)
+    assert _fetch(f"http://{pod.ips[0]}:8080/notice") == "made for the tests\n"
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+@pytest.mark.parametrize("family", ["4", "6"])
+def test_two_default_routes_are_refused(pods: PodNode, family: str) -> None:
+    """The sentry could not tell them apart; the error names both."""
+    gateway = {"4": "10.9.8.1", "6": "fd99:8::1"}[family]
+    pods.network.script.write_text(f"""
+        ip link add eth1 type veth peer name eth2
+        ip link set eth1 up
+        ip address add 10.9.8.7/24 dev eth1
+        ip address add fd99:8::7/64 dev eth1 nodad
+        ip -{family} route add default via {gateway} metric 9999
+    """)
+    with pytest.raises(Refused, match=f"more than one IPv{family} default route: .*dev eth") as no:
+        pods.pod(variant="chain")
+    assert gateway in str(no.value)
+    pods.assert_clean()
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_what_was_taken_is_recorded(pods: PodNode) -> None:
+    """For a restore: the namespace has the addresses no more."""
+    pod = pods.pod(dual=True)
+    folder = pods.daemon.folder / "runsc" / "k8s.io"
+    record = json.loads((folder / f"{pod.id}_sandbox:{pod.id}.shim.json").read_text())
+    (link,) = record["network"]["FDBasedLinks"]
+    addresses = [each["Address"] for each in link["Addresses"]]
+    assert (link["Name"], addresses[0]) == ("eth0", pod.ips[0])
+    assert pod.ips[1] in addresses
+    assert record["network"]["Defaultv4Gateway"]["Route"]["Gateway"] == pods.network.host4
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_host_network(pods: PodNode) -> None:
+    """The pod is on the host's stack; a port that it listens on is the host's."""
+    options = {"security_context": {"namespace_options": {"network": cri.NODE}}}
+    pod = pods.pod(linux=dict(options))
+    container = pod.start("sleep", "1000", linux=options)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        port = server.getsockname()[1]
+        said = pods.cri.call_later(
+            "ExecSync",
+            20,
+            container_id=container,
+            cmd=["sh", "-c", f"echo hello | nc -w 2 127.0.0.1 {port}"],
+            timeout=10,
+        )
+        with server.accept()[0] as connection:
+            assert connection.recv(100) == b"hello\n"
+        said()
+
+
+@contextmanager
+def _capture(pod: Pod, link: str) -> Iterator[socket.socket]:
+    """A socket that sees the frames of a link in the pod's network namespace."""
+    path = next(
+        each["path"]
+        for each in pod.info["runtimeSpec"]["linux"]["namespaces"]
+        if each["type"] == "network"
+    )
+    made: list[socket.socket] = []
+
+    def enter() -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        setns(fd, CLONE_NEWNET)
+        os.close(fd)
+        made.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        made[0].bind((link, 0))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(10)
+    with made[0]:
+        made[0].settimeout(5)
+        yield made[0]
+
+
+def _echo(frames: socket.socket) -> bytes:
+    """The next frame, if it is an ICMP message."""
+    frame = frames.recv(2000)
+    return frame if frame[12:14] == b"\x08\0" and frame[23] == 1 else b""
 
 
 def _web(pod: Pod) -> str:
