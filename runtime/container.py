@@ -101,6 +101,7 @@ class Container:
         self._booting: Child | None = None  # guarded by _lock
         self._deleting: Joined | None = None  # guarded by _lock
         self._oom = False  # guarded by _lock; whether its TaskOOM was published
+        self._over_limit = False  # guarded by _lock; whether it is ended for its own limit
         #: What its spec, and updates since, allow it.
         self.limits = Limits()
         self._last_metrics: Metrics | None = None  # guarded by _lock
@@ -318,10 +319,10 @@ class Container:
         # Synchronously, so that an OOM kill comes before the exit that it caused.
         event = self._new_oom()
         with self._lock:
-            exit = self._init_exit
+            exit, over = self._init_exit, self._over_limit
         if exit is None:
             return
-        if event is not None and exit.status != 128 + _SIGKILL:
+        if (over or event is not None) and exit.status != 128 + _SIGKILL:
             self._log.info("container.oom_status", reported=exit.status)
             exit = exit.replace(status=128 + _SIGKILL)
         self.init.exited(exit, event)
@@ -371,6 +372,7 @@ class Container:
         with self._lock:
             if self._init_exit is not None:
                 return
+            self._over_limit = self._over_limit or kill
             if not self._oom:
                 self._oom = True
                 # Under the lock, so that its exit can't come before it.

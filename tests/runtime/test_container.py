@@ -115,6 +115,7 @@ def test_one_over_its_own_limit_that_has_just_ended(bench: Bench) -> None:
     bench.container.out_of_memory(kill=True)
     bench.sandbox.end(0)
     assert bench.names()[2:] == ["TaskOOM", "TaskExited"]
+    assert exits(bench) == [("c", 137)]  # as the event says
 
 
 # -- start ------------------------------------------------------------------------------------
