@@ -162,7 +162,7 @@ def _park() -> Child:
     path = next((path for path in _SLEEP if os.access(path, os.X_OK)), None)
     if path is None:
         raise Unsupported(f"a scope of systemd needs one of {', '.join(_SLEEP)}")
-    return spawn(SpawnSpec(path=path, argv=("sleep", _FOREVER), env={}))
+    return spawn(SpawnSpec(path=path, argv=("sleep", _FOREVER), env={}, cwd="/", setsid=True))
 
 
 def _end(holder: Child) -> None:
