@@ -48,15 +48,22 @@ def message(
 
 
 class FakeSystemd:
-    """Serves one connection in a thread.  ``calls`` are those that came, as (member, body).
+    """Serves one connection, or all that are made to ``path``, one after the other in a thread.
+
+    ``calls`` are those that came, as (member, body).
 
     A test may have ``result`` of jobs be another, ``refuse`` a member with an error's name, or
     act on a call by ``on_call``.
     """
 
-    def __init__(self, *, chunk: int = 1 << 16, private: bool = False) -> None:
+    def __init__(self, *, chunk: int = 1 << 16, private: bool = False, path: str = "") -> None:
         self.private = private
         self.ours, self._theirs = socket.socketpair()
+        self._listener: socket.socket | None = None
+        if path:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(path)
+            self._listener.listen()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.matched: list[str] = []
         self.units: dict[str, dict[str, Any]] = {}
@@ -68,13 +75,28 @@ class FakeSystemd:
         self._chunk = chunk
         self._serial = 0
         self._jobs = 0
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        target = self._serve if self._listener is None else self._accept
+        self._thread = threading.Thread(target=target, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self.ours.close()
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
         self._theirs.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            self._theirs.close()
+            try:
+                self._theirs, _ = self._listener.accept()
+            except OSError:
+                return
+            self._serve()
 
     def members(self) -> list[str]:
         return [member for member, _ in self.calls]
