@@ -207,6 +207,7 @@ class AdoptedSandbox(Sandbox):
 
     def close(self) -> None:
         """Let go of the processes; all goes on."""
+        self.leave()
         if self.restore is not None:
             self.restore.image.close()
         self._sentry.child.close()

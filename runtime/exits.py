@@ -120,6 +120,14 @@ class PendingWait:
             self._connection.close()
         self._resolve(raw)
 
+    def abandon(self) -> None:
+        """Ask no more; ``resolve`` is not called."""
+        with self._lock:
+            self._done = True
+            if self._watch is not None:
+                self._watch.cancel()
+            self._connection.close()
+
 
 class Exits:
     """The exits of one sandbox.  Thread-safe; nothing blocks but ``settle``."""
@@ -244,6 +252,15 @@ class Exits:
             callbacks, self._init_callbacks = self._init_callbacks, []
         for callback in callbacks:
             callback(info)
+
+    def abandon(self) -> None:
+        """Ask for no exit any more: the sandbox goes on without this process."""
+        with self._lock:
+            waits, self._waits = self._waits, set()
+        if self._watch is not None:
+            self._watch.cancel()
+        for pending in waits:
+            pending.abandon()
 
     def look(self) -> None:
         """Reap the sentry if it has ended, and tell all that follows from it.  Idempotent.

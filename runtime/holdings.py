@@ -212,7 +212,7 @@ class Holdings:
     def record_exit(self, status: int, at: float) -> None:
         """Write down how init ended, unless all is given back already.  Never raises."""
         with self._lock:
-            if not self.recorded:
+            if not self.recorded or self._exit is not None:
                 return
             self._exit = (status, at)
             try:

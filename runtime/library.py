@@ -204,6 +204,10 @@ def run(
             _give_up(container)
             raise
         if detach or keep:
+            if found:
+                # In vain if that is done already, but not before.
+                assert container.holdings is not None
+                container.holdings.record_exit(found[0].status, found[0].at)
             _leave(container, adopted)
             return 0 if detach else found[0].status
         container.delete(lambda: None)
@@ -306,3 +310,5 @@ def _leave(container: Container, adopted: AdoptedSandbox | None) -> None:
         holdings.memory.close()
     if adopted is not None:
         adopted.close()
+    elif holdings is not None and holdings.sandbox is not None:
+        holdings.sandbox.leave()

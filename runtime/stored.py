@@ -58,7 +58,7 @@ class PendingExit:
         self._connection = connection
 
     def result(self, timeout: float | None = None) -> int:
-        """Wait for it; see :meth:`StoredContainer.wait`.  Once."""
+        """Wait for it; see :meth:`StoredContainer.wait`.  To be asked once: this is closed then."""
         return self._container._ended(self._connection, timeout)
 
     def close(self) -> None:
@@ -214,6 +214,9 @@ class StoredContainer(StoredState):
             raw = self._await(connection, timeout)
         except (SandboxGone, NotFound):
             return self._recorded_exit()
+        finally:
+            # At once: an idle connection holds up a sentry that wants to exit.
+            connection.close()
         if self.is_root:
             process = self.sandbox_process()
             if process is not None:

@@ -35,7 +35,7 @@ def main(wanted: dict[str, Any]) -> int:
         return 0
     foreground = wanted.pop("foreground", False)
     forward = wanted.pop("forward", False)
-    detach = wanted.pop("detach", False)
+    detach, keep = wanted.pop("detach", False), wanted.pop("keep", False)
     wanted["pass_fds"] = {int(k): v for k, v in wanted.pop("pass_fds", {}).items()}
     request = library.Request(config=config, cache_dir=cache, stdio=stdio, **wanted)  # type: ignore[arg-type]
     if call == "create":
@@ -47,7 +47,7 @@ def main(wanted: dict[str, Any]) -> int:
         os.write(2, b"waiting\n")
         return stop
 
-    return library.run(request, detach=detach, waiting=waiting)
+    return library.run(request, detach=detach, keep=keep, waiting=waiting)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,15 @@ def test_run_passes_the_exit_code_on_and_leaves_nothing(shop: Shop) -> None:
     assert shop.left() == []
 
 
+def test_a_run_can_keep_what_has_ended(shop: Shop) -> None:
+    shop.bundle("one", "sh", "-c", "exit 7")
+    assert shop.call("run", "one", keep=True, stdio=[0, 1, 1])[0] == 7
+    container = shop.load("one")
+    assert container.status() == "stopped" and container.wait() == 7
+    shop.ok("destroy", "one")
+    assert shop.left() == []
+
+
 def test_run_detached_ends_at_once(shop: Shop) -> None:
     shop.bundle("one", "sleep", "1000")
     shop.ok("run", "one", detach=True, stdio=[0, 1, 1])

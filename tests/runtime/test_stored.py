@@ -335,6 +335,26 @@ def test_wait(scene: Scene) -> None:
         found.wait()
 
 
+def test_a_wait_that_is_over_does_not_hold_the_sentry_up(scene: Scene) -> None:
+    """It waits for idle connections when it wants to exit."""
+    scene.answer("containerManager.Wait", 0)
+    found = scene.load()
+    done = threading.Event()
+
+    def wait() -> None:
+        with found.open_wait() as pending:
+            pending.result()
+        done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert scene.sentry.closed_by_peer.acquire(timeout=5), "while the process lives on"
+    assert not done.is_set()
+    scene.end_sandbox()
+    assert done.wait(5)
+    thread.join()
+
+
 def test_the_exit_that_the_shim_wrote_down_outlives_the_sentry(scene: Scene) -> None:
     found = scene.load(socket="/nowhere")
     record = ContainerRecord(
