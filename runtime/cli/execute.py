@@ -121,6 +121,7 @@ def _run_attached(container: StoredContainer, process: ProcessSpec, pid_file: st
 
 
 def _run_terminal(container: StoredContainer, process: ProcessSpec, pid_file: str) -> int:
+    session.require_terminal()
     master, slave = open_terminal(process)
     session.copy_size(0, master)
     try:

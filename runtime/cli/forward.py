@@ -1,6 +1,7 @@
 """``port-forward``: connections that come here go to a port in the sandbox.
 
-Each connection's descriptor is given to the sentry, which copies by itself: no byte passes here.
+The sentry takes no TCP socket of the host's, only an end of a Unix pair, so each connection is
+copied here to such a pair, by two threads; the sentry copies between the pair and the port.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import select
 import signal
 import socket
+import threading
 
 from runtime.cli import output, where
 from runtime.errors import InvalidRequest, InvalidState, NotFound, RuntimeFault, SandboxGone
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from runtime.stored import StoredContainer
 
 _BACKLOG = 128
+_CHUNK = 65536
 
 
 def port_forward_verb(args: argparse.Namespace) -> int:
@@ -71,12 +74,41 @@ def _pass_on(container: StoredContainer, listener: socket.socket, remote: int) -
         connection, _ = listener.accept()
     except OSError:
         return  # it was given up before we came
-    with connection:
-        connection.setblocking(True)
+    connection.setblocking(True)
+    ours, theirs = socket.socketpair()
+    try:
+        container.port_forward(remote, theirs.fileno())
+    except (SandboxGone, NotFound, InvalidState):
+        raise
+    except RuntimeFault as fault:
+        # Nobody listens there yet, perhaps: the next connection may have more luck.
+        output.warn(f"port {remote}: {fault}")
+        ours.close()
+        connection.close()
+        return
+    finally:
+        theirs.close()
+    threading.Thread(target=_serve, args=(connection, ours), daemon=True).start()
+
+
+def _serve(connection: socket.socket, inside: socket.socket) -> None:
+    """Copy both ways until both sides have ended."""
+    with connection, inside:
+        back = threading.Thread(target=_copy, args=(inside, connection), daemon=True)
+        back.start()
+        _copy(connection, inside)
+        back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    """Copy one way, and hand the end on: the other way may go on."""
+    try:
+        while data := source.recv(_CHUNK):
+            target.sendall(data)
+    except OSError:
+        pass  # either side is gone: the other way ends, too
+    for each, how in ((target, socket.SHUT_WR), (source, socket.SHUT_RD)):
         try:
-            container.port_forward(remote, connection.fileno())
-        except (SandboxGone, NotFound, InvalidState):
-            raise
-        except RuntimeFault as fault:
-            # Nobody listens there yet, perhaps: the next connection may have more luck.
-            output.warn(f"port {remote}: {fault}")
+            each.shutdown(how)
+        except OSError:
+            continue

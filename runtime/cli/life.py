@@ -92,6 +92,7 @@ def _run_attached(args: argparse.Namespace) -> int:
 def _run_terminal(args: argparse.Namespace) -> int:
     import pty
 
+    session.require_terminal()
     master, slave = pty.openpty()
     session.copy_size(0, master)
     os.set_blocking(master, False)

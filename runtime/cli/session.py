@@ -16,7 +16,7 @@ import threading
 import time
 import tty
 
-from runtime.errors import NotFound, RuntimeFault
+from runtime.errors import InvalidRequest, NotFound, RuntimeFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,6 +191,12 @@ class _Signals:
         for number, old in self._old.items():
             signal.signal(number, old)  # type: ignore[arg-type]
         signal.set_wakeup_fd(-1)
+
+
+def require_terminal() -> None:
+    """Raise InvalidRequest unless our stdin is a terminal: there would be nobody to type."""
+    if not os.isatty(0):
+        raise InvalidRequest("terminal", "is wanted, but stdin is none")
 
 
 class RawTerminal:

@@ -1,0 +1,476 @@
+"""gvctl on real sandboxes: those of containerd through the shim, of runsc, and its own."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.harness import peers
+from integration.harness.gvctl import Gvctl, Shop
+from integration.harness.node import Node
+from integration.harness.runsc import Runsc
+from integration.harness.waiting import until
+
+pytestmark = pytest.mark.gvisor
+NEW = next((g for g in peers.RUNSCS if g >= "2023"), peers.RUNSCS[-1])
+
+
+@pytest.fixture
+def shop(request: pytest.FixtureRequest, tmp_path: Path, short_folder: Path) -> Iterator[Shop]:
+    tmp_path.chmod(0o755)
+    folder = short_folder / f"g{next(_numbers)}"
+    folder.mkdir()
+    shop = Shop(getattr(request, "param", NEW), folder)
+    yield shop
+    shop.close()
+    for each in Path("/sys/fs/cgroup").glob(f"*/{shop.cgroup}"):
+        assert [d.name for d in each.iterdir() if d.is_dir()] == []
+        each.rmdir()
+
+
+_numbers = iter(range(1, 1000))
+every_generation = pytest.mark.parametrize("shop", peers.RUNSCS, indirect=True)
+
+
+# -- containers of containerd ----------------------------------------------------------------
+
+
+@pytest.mark.core
+def test_a_container_of_the_shims(node: Node) -> None:
+    ctl = Gvctl("-n", node.daemon.namespace)
+    name = node.run_detached("sh", "-c", "sleep 1000; true")
+    state = ctl.json("state", name)
+    assert (state["status"], state["pid"]) == ("running", node.pid(name))
+    (row,) = [line for line in ctl.ok("list").splitlines() if line.startswith(f"{name} ")]
+    assert row.split()[2] == "running" and row.split()[-1] == node.daemon.namespace
+    assert name in Gvctl().ok("list", "-q").split()  # without a namespace: in all of them
+    assert "sleep" in ctl.ok("ps", name)
+    assert {p["cmd"] for p in ctl.json("ps", "-f", "json", name)} == {"sh", "sleep"}
+    stats = ctl.json("events", "--stats", name)
+    assert stats["type"] == "stats" and stats["data"]["pids"]["current"] == 2
+    assert stats["data"]["cpu"]["usage"]["total"] > 0
+    assert ctl.json("usage", "--full", "-f", "json", name)["total"] > 0
+    assert ctl.json("usage", "--fd", "-f", "json", name)["mapped"] > 0
+    assert "goroutine" in ctl.ok("stacks", name)
+    ctl.ok("reduce", "--wait", name)
+    (line,) = [p for p in ctl.json("top", "--once", "-f", "json") if p["id"] == name]
+    assert line["status"] == "running" and line["cpuPercent"] is not None
+    assert line["memory"] > 0 and line["pids"] == 2 and line["gofers"] == line["containers"] == 1
+    assert line["cgroup"].endswith(name) and line["oomScoreAdj"] is not None
+    heads = ctl.ok("top", "--once").splitlines()[0].split()
+    assert heads[:5] == ["POD", "NAMESPACE", "STATUS", "CPU%", "MEMORY"]
+
+    done = ctl("exec", name, "sh", "-c", "cat; echo to-err >&2; exit 9", input="typed")
+    assert (done.code, done.out, done.err) == (9, "typed", "to-err\n")
+    ctl.ok("pause", name)
+    assert ctl.status(name) == "paused"
+    ctl.ok("resume", name)
+    assert ctl.status(name) == "running"
+    waiting = ctl.begin("wait", name)
+    ctl.ok("kill", "--all", name, "KILL")
+    out, _ = waiting.communicate(timeout=20)
+    assert out == "137\n"
+    node.wait_stopped(name)
+    assert ctl.status(name) == "stopped"
+    assert node.api.task("Delete", container_id=name).exit_status == 137
+    node.api.unmake(name)
+    assert ctl("state", name).code == 1
+
+
+# -- its own -----------------------------------------------------------------------------------
+
+
+@every_generation
+def test_create_start_kill_delete(shop: Shop, tmp_path: Path) -> None:
+    ctl = shop.gvctl
+    pid = shop.create("one", "sh", "-c", "echo up; sleep 1000; true")
+    state = ctl.json("state", "one")
+    assert (state["status"], state["pid"], state["id"]) == ("created", pid, "one")
+    assert state["bundle"] == str(shop.folder / "one")
+    again = ctl("create", "-b", state["bundle"], "one")
+    assert again.code == 1 and "already exists" in again.err
+    assert ctl("exec", "one", "true").code == 255  # nothing runs there yet
+    ctl.ok("start", "one")
+    until(lambda: shop.output.read_text() == "up\n", 10, "its output came")
+    assert ctl("start", "one").code == 1
+    done = ctl(
+        "exec", "--cwd", "/tmp", "-e", "A=B", "-u", "5:6", "one", "sh", "-c", "pwd; echo $A; id"
+    )
+    assert done.out.splitlines()[:2] == ["/tmp", "B"] and "uid=5 gid=6" in done.out
+    log = tmp_path / "log"
+    done = Gvctl(*shop.options, "--log", str(log), "--log-format=json")("exec", "one", "nosuch")
+    assert done.code == 255 and "executable file not found in $PATH" in done.err
+    assert "executable file not found" in json.loads(log.read_text())["msg"]
+    process = {"args": ["sh", "-c", "exit 3"], "cwd": "/", "env": ["PATH=/bin"], "user": {}}
+    (tmp_path / "process.json").write_text(json.dumps(process))
+    assert ctl("exec", "-p", str(tmp_path / "process.json"), "one").code == 3
+    refused = ctl("delete", "one")
+    assert refused.code == 1 and 'container "one" in state running' in refused.err
+    ctl.ok("kill", "one", "9")
+    until(lambda: ctl.status("one") == "stopped", 10, "it stopped")
+    assert ctl("ps", "one").code == 1
+    ctl.ok("delete", "one")
+    assert ctl("delete", "one").code == 1
+    ctl.ok("delete", "--force", "one")
+    assert not [*shop.root.iterdir()]
+
+
+@every_generation
+def test_run(shop: Shop) -> None:
+    ctl = shop.gvctl
+    bundle = shop.bundle("one", "sh", "-c", "cat; echo to-err >&2; exit 5")
+    done = ctl("run", "--bundle", bundle, "one", input="typed\n" * 20_000)
+    assert (done.code, done.err) == (5, "to-err\n") and done.out == "typed\n" * 20_000
+    assert ctl.ok("list", "-q") == ""
+    done = ctl("run", "--keep", "-b", shop.bundle("two", "true"), "two")
+    assert done.code == 0 and ctl.status("two") == "stopped"
+    ctl.ok("delete", "two")
+    done = ctl("run", "-b", shop.bundle("three", "nosuch"), "three")
+    assert done.code == 1 and "executable file not found in $PATH" in done.err
+    assert ctl.ok("list", "-q") == ""
+
+
+def test_a_run_passes_signals_on_and_dies_with_its_caller(shop: Shop) -> None:
+    ctl = shop.gvctl
+    script = "trap 'echo caught; exit 6' TERM; echo ready; while :; do sleep 0.05; done"
+    process = ctl.begin("run", "-b", shop.bundle("one", "sh", "-c", script), "one")
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (6, "caught\n")
+    process = ctl.begin(
+        "run", "-b", shop.bundle("two", "sh", "-c", "echo ready; sleep 1000"), "two"
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    sentry = ctl.json("state", "two")["pid"]
+    process.kill()
+    process.communicate(timeout=20)
+    until(lambda: not Path(f"/proc/{sentry}").exists(), 10, "the sentry is gone, too")
+    assert ctl.status("two") == "stopped"
+    ctl.ok("delete", "two")
+
+
+def test_a_detached_run(shop: Shop) -> None:
+    pid_file = shop.folder / "pid"
+    bundle = shop.bundle("one", "sh", "-c", "echo out; sleep 1000")
+    shop.leave(shop.output, "run", "-d", "--pid-file", str(pid_file), "-b", bundle, "one")
+    assert shop.gvctl.json("state", "one")["pid"] == int(pid_file.read_text())
+    until(lambda: shop.output.read_text() == "out\n", 10, "its output came")
+
+
+# -- terminals ---------------------------------------------------------------------------------
+
+
+@every_generation
+def test_an_interactive_exec(shop: Shop) -> None:
+    shop.run("one", "sleep", "1000")
+    with shop.gvctl.terminal("exec", "-it", "one", "sh") as terminal:
+        terminal.expect("# ")
+        terminal.write("stty size\n")
+        terminal.expect("24 80")
+        terminal.resize(40, 132)
+        terminal.write("stty size\n")
+        terminal.expect("40 132")
+        terminal.expect("# ")
+        terminal.write("trap 'echo int-caught' INT; echo started; sleep 1000\n")
+        terminal.expect("started\r\n")
+        terminal.press_until("\x03", "# ")
+        terminal.write("exit 7\n")
+        assert terminal.wait() == 7
+
+
+def test_a_run_with_a_terminal(shop: Shop) -> None:
+    bundle = shop.bundle("one", "sh", terminal=True)
+    with shop.gvctl.terminal("run", "-b", bundle, "one") as terminal:
+        terminal.expect("# ")
+        terminal.write("stty size; sleep 1000\n")
+        terminal.expect("24 80")
+        terminal.press_until("\x03", "# ")
+        terminal.write("exit 8\n")
+        assert terminal.wait() == 8
+    done = shop.gvctl("run", "-b", bundle, "two")
+    assert done.code == 1 and "stdin is none" in done.err
+    assert shop.gvctl.ok("list", "-q") == ""
+
+
+class Console:
+    """Who takes terminals, as podman's conmon does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._listener.settimeout(20)
+        self.master = -1
+
+    def take(self) -> int:
+        connection, _ = self._listener.accept()
+        with connection:
+            _, ancillary, _, _ = connection.recvmsg(64, socket.CMSG_SPACE(4))
+        fds = array.array("i")
+        fds.frombytes(ancillary[0][2][:4])
+        self.master = fds[0]
+        return self.master
+
+    def expect(self, text: str, timeout: float = 15) -> str:
+        seen, deadline = "", time.monotonic() + timeout
+        while text not in seen:
+            ready = select.select([self.master], [], [], max(deadline - time.monotonic(), 0))[0]
+            assert ready, f"{text!r} not seen; got {seen!r}"
+            seen += os.read(self.master, 4096).decode()
+        return seen
+
+    def interrupt(self) -> None:
+        """Press ^C, now and again, until there is a prompt: the program may be yet to start."""
+        seen, deadline = "", time.monotonic() + 15
+        while "# " not in seen:
+            assert time.monotonic() < deadline, f"no prompt after ^C; got {seen!r}"
+            os.write(self.master, b"\x03")
+            if select.select([self.master], [], [], 0.5)[0]:
+                seen += os.read(self.master, 4096).decode()
+
+    def close(self) -> None:
+        self._listener.close()
+        if self.master >= 0:
+            os.close(self.master)
+
+
+@pytest.fixture
+def console(shop: Shop) -> Iterator[Console]:
+    console = Console(shop.folder / "console")
+    yield console
+    console.close()
+
+
+def test_a_terminal_that_goes_to_a_socket(shop: Shop, console: Console) -> None:
+    bundle = shop.bundle("one", "sh", terminal=True)
+    words = ("create", "-b", bundle, "--console-socket", str(console.path), "one")
+    shop.leave(shop.output, *words)
+    console.take()
+    shop.gvctl.ok("start", "one")
+    console.expect("# ")
+    os.write(console.master, b"sleep 1000\n")
+    console.expect("1000")
+    console.interrupt()
+    refused = shop.gvctl("create", "-b", bundle, "two")
+    assert refused.code == 1 and "console socket" in refused.err
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    """Orphans become the test's children, as they become conmon's."""
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(36, 1, 0, 0, 0) == 0
+    yield
+    libc.prctl(36, 0, 0, 0, 0)
+
+
+def test_a_detached_exec_leaves_one_behind_who_ends_like_it(
+    shop: Shop, console: Console, subreaper: None
+) -> None:
+    shop.run("one", "sleep", "1000")
+    pid_file = shop.folder / "exec.pid"
+    words = ("exec", "-d", "--pid-file", str(pid_file))
+    shop.leave(shop.output, *words, "one", "sh", "-c", "sleep 0.2; exit 11")
+    _, raw = os.waitpid(int(pid_file.read_text()), 0)
+    assert os.waitstatus_to_exitcode(raw) == 11
+    # Its signals go to what it stands for.
+    script = "trap 'exit 12' TERM; while :; do sleep 0.05; done"
+    shop.leave(shop.output, *words, "one", "sh", "-c", script)
+    until(lambda: len(shop.gvctl.json("ps", "-f", "json", "one")) > 2, 10, "it runs")
+    os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    _, raw = os.waitpid(int(pid_file.read_text()), 0)
+    assert os.waitstatus_to_exitcode(raw) == 12
+    # With a terminal: keys and sizes are the kernel's matter, and arrive.
+    terminal = ("-t", "--console-socket", str(console.path))
+    shop.leave(shop.output, *words, *terminal, "one", "sh")
+    console.take()
+    console.expect("# ")
+    os.write(console.master, b"sleep 1000\n")
+    console.expect("1000")
+    console.interrupt()
+    os.write(console.master, b"exit 13\n")
+    _, raw = os.waitpid(int(pid_file.read_text()), 0)
+    assert os.waitstatus_to_exitcode(raw) == 13
+    done = shop.gvctl(*words, "one", "nosuch")
+    assert done.code == 255 and "executable file not found" in done.err
+
+
+# -- the rest ----------------------------------------------------------------------------------
+
+
+def test_port_forward(shop: Shop) -> None:
+    shop.run("one", "sh", "-c", "httpd -p 8080 -h /etc; sleep 1000")
+    until(lambda: "httpd" in shop.gvctl.ok("ps", "one"), 10, "it serves")
+    process = shop.gvctl.begin("port-forward", "one", ":8080", ":9")
+    assert process.stdout is not None and process.stderr is not None
+    places = [process.stdout.readline().split() for _ in range(2)]
+    assert [place[1:] for place in places] == [["->", "8080"], ["->", "9"]]
+    ports = [int(place[0].rpartition(":")[2]) for place in places]
+
+    def fetch(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"GET /notice HTTP/1.0\r\n\r\n")
+            data = b""
+            try:
+                while chunk := connection.recv(4096):
+                    data += chunk
+            except ConnectionResetError:
+                pass  # refused, or closed with a part of the request unread
+            return data
+
+    for _ in range(3):
+        assert b"made for the tests" in fetch(ports[0])
+    assert fetch(ports[1]) == b""  # nobody listens there
+    assert process.stderr.readline().startswith("gvctl: port 9: ")
+    assert b"made for the tests" in fetch(ports[0])
+    shop.gvctl.ok("kill", "one", "KILL")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and "has ended" in err
+    assert shop.gvctl("port-forward", "one", "80").code == 1
+
+
+def test_port_forward_ends_at_a_signal(shop: Shop) -> None:
+    shop.run("one", "sleep", "1000")
+    process = shop.gvctl.begin("port-forward", "one", ":80")
+    assert process.stdout is not None and "->" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+@every_generation
+def test_checkpoint_and_restore(shop: Shop) -> None:
+    ctl, image = shop.gvctl, shop.folder / "image"
+    count = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done"
+    shop.run("one", "sh", "-c", count)
+    until(lambda: len(shop.output.read_text().split()) >= 5, 10, "it counts")
+    ctl.ok("checkpoint", "--image-path", str(image), "one")
+    assert ctl.status("one") == "stopped"
+    ctl.ok("delete", "one")
+    last = int(shop.output.read_text().split()[-1])
+    bundle = str(shop.folder / "one")
+    words = ("restore", "-d", "--image-path", str(image), "-b", bundle, "one")
+    shop.leave(shop.folder / "more", *words)
+    until(lambda: len((shop.folder / "more").read_text().split()) >= 3, 10, "it counts on")
+    first = int((shop.folder / "more").read_text().split()[0])
+    assert last < first <= last + 2
+    assert ctl.status("one") == "running"
+    again = ctl("checkpoint", "--image-path", str(image), "one")
+    assert again.code == 1 and "already exists" in again.err
+    ctl.ok("delete", "-f", "one")
+    broken = shop.folder / "broken"
+    broken.mkdir()
+    done = ctl("restore", "--image-path", str(broken), "-b", str(shop.folder / "one"), "two")
+    assert done.code == 1 and str(broken) in done.err
+
+
+def test_logs(shop: Shop) -> None:
+    folder = shop.folder / "logs"
+    shop.gvctl.command += ["--flag", f"debug-log={folder}/%ID%/", "--flag", "debug=true"]
+    shop.run("one", "sleep", "1000")
+    rows = [line.split() for line in shop.gvctl.ok("logs", "--list", "one").splitlines()[1:]]
+    assert {(kind, writer) for kind, writer, _ in rows} == {("debug", "boot"), ("debug", "gofer")}
+    assert all(Path(path).is_file() for _, _, path in rows)
+    assert len(shop.gvctl.ok("logs", "--tail", "3", "one").splitlines()) == 2 * 4
+    follower = shop.gvctl.begin("logs", "--tail", "0", "-F", "one")
+    shop.gvctl.ok("exec", "one", "true")
+    shop.gvctl.ok("kill", "one", "KILL")
+    out, _ = follower.communicate(timeout=20)
+    assert follower.returncode == 0
+    assert [line for line in out.splitlines() if not line.startswith("==> ")]
+    until(lambda: shop.gvctl.status("one") == "stopped", 10, "it stopped")
+    assert len(shop.gvctl.ok("logs", "--list", "one").splitlines()) == 3  # by the pattern now
+
+
+@every_generation
+def test_a_container_of_runscs(shop: Shop) -> None:
+    runsc = Runsc(shop.generation, shop.root)
+    bundle = shop.bundle("one", "sleep", "1000")
+    runsc.ok("create", "--bundle", bundle, "one", output=False)
+    ctl = shop.gvctl
+    assert ctl.status("one") == "created"
+    ctl.ok("start", "one")
+    assert (ctl.status("one"), runsc.status("one")) == ("running", "running")
+    assert ctl.ok("exec", "one", "echo", "hi") == "hi\n"
+    ctl.ok("pause", "one")
+    assert runsc.status("one") == "paused"
+    ctl.ok("resume", "one")
+    ctl.ok("delete", "--force", "one")
+    assert ctl.ok("list", "-q") == "" and "one" not in runsc.ok("list")
+
+
+def test_runsc_on_a_container_of_gvctls(shop: Shop) -> None:
+    runsc = Runsc(shop.generation, shop.root)
+    shop.run("one", "sleep", "1000")
+    assert runsc.status("one") == "running"
+    assert runsc.ok("exec", "one", "echo", "hi") == "hi\n"
+    runsc.ok("delete", "--force", "one")
+    assert shop.gvctl("state", "one").code == 1 or shop.gvctl.status("one") == "stopped"
+
+
+def test_hooks(shop: Shop) -> None:
+    log = shop.folder / "hooks"
+    stages = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
+    hooks: dict[str, Any] = {
+        stage: [{"path": "/bin/sh", "args": ["sh", "-c", f"echo {stage} >>{log}"]}]
+        for stage in stages
+    }
+    hooks["startContainer"] = [{"path": "/bin/sh", "args": ["sh", "-c", "echo in >/tmp/mark"]}]
+    shop.create("one", "sh", "-c", "cat /tmp/mark; sleep 1000", hooks=hooks)
+    assert log.read_text().split() == [*stages[:3]]
+    shop.gvctl.ok("start", "one")
+    until(lambda: shop.output.read_text() == "in\n", 10, "the hook in the container came first")
+    assert log.read_text().split() == [*stages[:4]]
+    shop.gvctl.ok("delete", "--force", "one")
+    assert log.read_text().split() == [*stages]
+
+
+def test_members_of_a_sandbox(shop: Shop) -> None:
+    """As CRI has them: the second joins the first's, and top shows one pod."""
+    kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
+    shop.run("pod", "sleep", "1000", annotations={kind: "sandbox"})
+    member = {kind: "container", sandbox: "pod"}
+    root = {"path": str(shop.folder / "rootfs2")}
+    subprocess.run(["cp", "-a", shop.rootfs, root["path"]], check=True)
+    shop.run("member", "sleep", "2000", annotations=member, root=root)
+    (line,) = shop.gvctl.json("top", "--once", "-f", "json")
+    assert (line["id"], line["containers"], line["gofers"]) == ("pod", 2, 2)
+    assert shop.gvctl.json("state", "member")["sandbox"] == "pod"
+    assert shop.gvctl.ok("exec", "member", "echo", "hi") == "hi\n"
+    shop.gvctl.ok("kill", "member", "KILL")
+    until(lambda: shop.gvctl.status("member") == "stopped", 10, "it stopped")
+    assert shop.gvctl.status("pod") == "running"
+    shop.gvctl.ok("delete", "member")
+
+
+def test_the_way_to_containerd_is_found(node: Node) -> None:
+    environment = {**os.environ, "PATH": f"{node.daemon.bin}:{os.environ['PATH']}"}
+    binary = str(peers.shim_bin() / "gvctl")
+    config = subprocess.run(
+        [binary, "config", "containerd"], env=environment, capture_output=True, text=True
+    )
+    version = 3 if node.daemon.release >= (2, 0) else 2
+    assert config.returncode == 0 and f"version = {version}\n" in config.stdout
+    runsc = str(peers.runsc(node.daemon.generation))
+    doctor = subprocess.run(
+        [binary, "--runsc", runsc, "doctor", "-f", "json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    found = {each["check"]: each for each in json.loads(doctor.stdout)["checks"]}
+    assert found["containerd"]["level"] == found["runsc"]["level"] == found["shim"]["level"] == "ok"
