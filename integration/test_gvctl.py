@@ -79,6 +79,8 @@ def test_a_container_of_the_shims(node: Node) -> None:
     ctl.ok("resume", name)
     assert ctl.status(name) == "running"
     waiting = ctl.begin("wait", name)
+    asleep = Path(f"/proc/{waiting.pid}/wchan")
+    until(lambda: "poll" in asleep.read_text(), 10, "its call is under way")
     ctl.ok("kill", "--all", name, "KILL")
     out, _ = waiting.communicate(timeout=20)
     assert out == "137\n"
@@ -442,10 +444,10 @@ def test_hooks(shop: Shop) -> None:
 def test_members_of_a_sandbox(shop: Shop) -> None:
     """As CRI has them: the second joins the first's, and top shows one pod."""
     kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
-    shop.run("pod", "sleep", "1000", annotations={kind: "sandbox"})
-    member = {kind: "container", sandbox: "pod"}
     root = {"path": str(shop.folder / "rootfs2")}
     subprocess.run(["cp", "-a", shop.rootfs, root["path"]], check=True)
+    shop.run("pod", "sleep", "1000", annotations={kind: "sandbox"})
+    member = {kind: "container", sandbox: "pod"}
     shop.run("member", "sleep", "2000", annotations=member, root=root)
     (line,) = shop.gvctl.json("top", "--once", "-f", "json")
     assert (line["id"], line["containers"], line["gofers"]) == ("pod", 2, 2)

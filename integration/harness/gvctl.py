@@ -120,7 +120,7 @@ class Shop:
 
     def run(self, name: str, *args: str, **changes: Any) -> int:
         pid = self.create(name, *args, **changes)
-        self.gvctl.ok("start", name)
+        self.leave(self.output, "start", name)
         return pid
 
     def close(self) -> None:
