@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from integration.harness import peers
 from integration.harness.api import Code, packed, process_spec
 from integration.harness.image import unpack_rootfs
 from integration.harness.node import Node
@@ -282,3 +286,53 @@ def test_half_a_pod(node: Node, modern: Node, tmp_path: Path) -> None:
             assert client.call("Wait", id=bundle.id).exit_status == 143
             client.call("Delete", id=other.id)
             other.client = None
+
+
+def test_gvctl_checkpoints_and_restores(node: Node, modern: Node, tmp_path: Path) -> None:
+    """What the shim runs; the shim hears of an end that is no failure."""
+    kept, image = tmp_path / "kept", tmp_path / "image"
+    root = tmp_path / "root"
+    with Bundle(node) as bundle:
+        spec = bundle.spec("sh", "-c", COUNTER)
+        spec["root"]["path"] = str(bundle.rootfs)
+        bundle.write(spec)
+        client = bundle.start()
+        bundle.create(rootfs=[])
+        client.call("Start", id=bundle.id)
+        until(lambda: _read(client, bundle), 10, "it counts")
+        ours = ("--namespace", node.daemon.namespace)
+        _gvctl(node, *ours, "checkpoint", "--leave-running", "--image-path", str(kept), bundle.id)
+        assert client.call("State", id=bundle.id).status == 2
+        before = _read(client, bundle)
+        line = ("checkpoint", "--compression", "none", "--image-path", str(image), bundle.id)
+        _gvctl(node, *ours, *line)
+        assert client.call("Wait", id=bundle.id).exit_status == 0
+        client.call("Delete", id=bundle.id)
+        assert (image / "pages.img").stat().st_size > (kept / "checkpoint.img").stat().st_size
+        name, options = node.new_id(), ("-b", str(bundle.path), "-d")
+        theirs = ("--root", str(root))
+        _gvctl(node, *theirs, "restore", *options, "--image-path", str(image), name)
+        try:
+            log = _gvctl(node, *theirs, "exec", name, "cat", "/tmp/log").split()
+            assert len(log) >= before
+            assert log == [str(number) for number in range(1, len(log) + 1)]
+        finally:
+            _gvctl(node, *theirs, "delete", "-f", name)
+
+
+def _gvctl(node: Node, *arguments: str) -> str:
+    runsc = str(peers.runsc(node.daemon.generation))
+    program = Path(sys.executable).with_name("gvctl")
+    # A detached container keeps the output that it is given, so that is no pipe.
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            [program, "--runsc", runsc, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=30,
+        )
+        output.seek(0)
+        text = output.read().decode()
+    assert done.returncode == 0, text
+    return text
