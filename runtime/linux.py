@@ -198,6 +198,11 @@ def fs_type(path: str) -> int:
     return _checked(lib.gv_fs_type(_text(path)), path)
 
 
+def watch_openings(path: str) -> int:
+    """An inotify(7) descriptor that can be read once somebody opens ``path``."""
+    return _checked(lib.gv_watch_openings(_text(path)), path)
+
+
 # --- processes ------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ from shim.stdio_fifo import (
     open_input,
     open_output,
 )
+from shim.stdio_keeper import Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ _READER_TIMEOUT = 1.0
 class ProcessIO:
     """The stdio of a process, from before it starts until it is deleted.  Thread-safe."""
 
-    def __init__(self, terminal: bool) -> None:
+    def __init__(self, terminal: bool, reactor: Reactor) -> None:
         """For :meth:`open` alone."""
         self.terminal = terminal
+        self._reactor = reactor
         self._lock = threading.Lock()
         self._sentry: tuple[int, int, int] | None = None  # guarded by _lock
         self._owned: list[int] = []  # guarded by _lock; what we close once it is handed over
-        self._keepers: list[int] = []  # guarded by _lock
+        self._keepers: list[Keeper] = []  # guarded by _lock
         self._stdin_writer = -1  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._console: Console | None = None
@@ -89,7 +91,7 @@ class ProcessIO:
 
         Raises InvalidRequest, Unsupported, ResourceExhausted, DeadlineExceeded and Failed.
         """
-        io = cls(terminal)
+        io = cls(terminal, reactor)
         owner = (io_uid, io_gid) if io_uid or io_gid else (uid, gid)
         try:
             scheme, rest = split_uri(stdout)
@@ -183,7 +185,8 @@ class ProcessIO:
             keepers, self._keepers = self._keepers, []
         for keeper in keepers:
             left = max(0.0, limit - time.monotonic())
-            passed_on &= await_reader(keeper, _READER_TIMEOUT, left)
+            fd = keeper.take()
+            passed_on &= fd < 0 or await_reader(fd, _READER_TIMEOUT, left)
         return passed_on
 
     def close(self) -> None:
@@ -199,7 +202,7 @@ class ProcessIO:
         # The keepers go last, so that no writer meets a FIFO without a reader on the way.
         with self._lock:
             while self._keepers:
-                os.close(self._keepers.pop())
+                self._keepers.pop().close()
         if self._logger is not None:
             self._logger.stop()
 
@@ -282,7 +285,12 @@ class ProcessIO:
     def _open_output(self, where: Located, *, nonblock: bool) -> int:
         opened = open_output(where, nonblock=nonblock)
         if opened.keeper >= 0:
-            self._keepers.append(opened.keeper)
+            try:
+                self._keepers.append(Keeper(opened.keeper, self._reactor))
+            except BaseException:
+                os.close(opened.keeper)
+                os.close(opened.fd)
+                raise
         return opened.fd
 
     def _own(self, fd: int) -> int:

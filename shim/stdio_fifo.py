@@ -178,24 +178,20 @@ def await_reader(keeper: int, patience: float, timeout: float) -> bool:
     have even opened them.  So this waits: ``timeout`` seconds at most if there is a reader, and
     ``patience`` seconds, if that is less, for one to come.
 
-    ``keeper`` is closed: only without it the kernel tells whether there is another reader.  Of
-    neither its coming nor its reading there is a notification, so this looks again every few
-    milliseconds; it does so only where output is about to be lost.
+    ``keeper`` is one of the FIFO's ends and is closed: only without it the kernel tells whether
+    there is another reader.  Of its reading there is no notification, so this looks again every
+    few milliseconds; it does so only where output is about to be lost.
     """
-    writer = -1
-    try:
-        if _unread(keeper):
-            # Keeps the contents, and lets a reader's open succeed.
-            writer = os.open(f"/proc/self/fd/{keeper}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
+    if not unread(keeper):
         os.close(keeper)
-    if writer < 0:
         return True
+    # Keeps the contents, and lets a reader's open succeed.
+    writer = to_writer(keeper)
     try:
         poll = select.poll()
         poll.register(writer, 0)
         began = time.monotonic()
-        while _unread(writer):
+        while unread(writer):
             alone = any(mask & select.POLLERR for _, mask in poll.poll(0))
             if time.monotonic() - began >= (min(patience, timeout) if alone else timeout):
                 return False
@@ -205,7 +201,18 @@ def await_reader(keeper: int, patience: float, timeout: float) -> bool:
         os.close(writer)
 
 
-def _unread(fd: int) -> int:
+def to_writer(fd: int) -> int:
+    """A writer of the FIFO in place of ``fd``, which is one of its ends and is closed."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        return fd  # without a reader there is no second one to be had
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def unread(fd: int) -> int:
+    """The number of bytes in the FIFO behind ``fd``."""
     answer = bytearray(4)
     fcntl.ioctl(fd, _FIONREAD, answer)
     return int.from_bytes(answer, sys.byteorder)

@@ -77,7 +77,7 @@ class Stream:
         while wanted not in self.out:
             if self._ended:
                 raise AssertionError(f"{text!r} not seen, the stream ended after {self.out!r}")
-            self._pump(deadline)
+            self.pump(deadline)
         at = self.out.index(wanted) + len(wanted)
         seen, self.out = self.out[:at], self.out[at:]
         return seen.decode()
@@ -86,7 +86,7 @@ class Stream:
         """Read to the end."""
         deadline = time.monotonic() + timeout
         while not self._ended:
-            self._pump(deadline)
+            self.pump(deadline)
 
     def _send(self, payload: bytes, opcode: int = _BINARY) -> None:
         size = len(payload)
@@ -115,8 +115,9 @@ class Stream:
         taken, self._data = self._data[:count], self._data[count:]
         return taken
 
-    def _pump(self, deadline: float) -> None:
+    def pump(self, deadline: float | None = None) -> None:
         """Read one message."""
+        deadline = time.monotonic() + 10 if deadline is None else deadline
         first, second = self._take(2, deadline)
         size = second & 0x7F
         if size == 126:

@@ -122,18 +122,6 @@ def test_container_restarts_in_a_live_pod(pods: PodNode) -> None:
     assert len(pods.call("ListContainers", filter={"pod_sandbox_id": pod.id}).containers) == 2
 
 
-@pytest.mark.gvisor
-def test_pause_is_killed_first(pods: PodNode) -> None:
-    """The end of the sandbox's own container ends all, each with its exit; removal works."""
-    pod = pods.pod()
-    containers = [pod.start("sleep", "1000") for _ in range(2)]
-    pods.ctr("tasks", "kill", "-s", "SIGKILL", pod.id)
-    assert [pods.wait_exited(c).exit_code for c in containers] == [137, 137]
-    until(lambda: pod.status.state == cri.NOT_READY, 10, "the pod is not ready")
-    pod.remove()
-    pods.assert_clean()
-
-
 def test_siblings_survive_a_container(pods: PodNode) -> None:
     """Stop and removal of one container are nobody else's business."""
     pod = pods.pod()
@@ -199,17 +187,3 @@ def test_volumes_are_shared(pods: PodNode) -> None:
     assert folder.joinpath("note").read_text() == "from writer\n"
     assert pods.exec(reader, "cat", "/mnt/note").out == "from writer\n"
     assert pods.exec(reader, "touch", "/mnt/other").code == 1
-
-
-@pytest.mark.parametrize("count", [8])
-def test_many_pods_at_once(pods: PodNode, count: int) -> None:
-    """Run, filled, stopped and removed all at the same time."""
-    many = [pods.prepare() for _ in range(count)]
-    in_parallel([pod.run_later(60) for pod in many])
-    assert len(pods.shims()) == count
-    containers = [pod.create("sh", "-c", f"exit {n}") for n, pod in enumerate(many)]
-    in_parallel([pods.cri.call_later("StartContainer", 60, container_id=c) for c in containers])
-    assert [pods.wait_exited(c, 30).exit_code for c in containers] == list(range(count))
-    for method in ("StopPodSandbox", "RemovePodSandbox"):
-        in_parallel([pods.cri.call_later(method, 60, pod_sandbox_id=pod.id) for pod in many])
-    pods.assert_clean()

@@ -98,3 +98,17 @@ int gv_openat_beneath(int dir, const char *path, int flags, unsigned long long r
 
     return (int)syscall(SYS_openat2, dir, path, how, sizeof(how));
 }
+
+int gv_watch_openings(const char *path)
+{
+    int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    int saved;
+
+    if (fd >= 0 && inotify_add_watch(fd, path, IN_OPEN) < 0) {
+        saved = errno;
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+    return fd;
+}

@@ -19,4 +19,5 @@ int gv_open_tree(int dir, const char *path, unsigned int flags);
 int gv_move_mount(int from_dir, const char *from, int to_dir, const char *to, unsigned int flags);
 int gv_mount_setattr(int dir, const char *path, unsigned int flags, unsigned long long set,
                      unsigned long long clear, unsigned long long propagation, int userns);
+int gv_watch_openings(const char *path);
 int gv_openat_beneath(int dir, const char *path, int flags, unsigned long long resolve);

@@ -157,11 +157,9 @@ def test_output_waits_for_a_reader_after_the_end(reactor: Reactor, tmp_path: Pat
     fds = hand_over(io)
     os.write(fds[1], b"last words")
     close(*fds)
-    client = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    assert os.read(client, 100) == b"last words"
-    assert os.read(client, 100) == b""
+    with open(path, "rb") as client:  # blocks for as long as there is no writer
+        assert client.read() == b"last words"
     io.close()
-    os.close(client)
 
 
 def test_a_delete_waits_for_a_reader_that_is_late(reactor: Reactor, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Keeps what a process wrote into a FIFO until somebody has read it, also after its end.
+
+Owns a reader of the FIFO that never reads (see ``stdio_fifo.open_output``), and puts a writer in
+its place where output would be lost: containerd is away when the last writer closes.  A new
+containerd could not even open such a FIFO, whose opening waits for a writer, and its client gives
+that up as soon as it learns that the process is over (Go client ``cio``: Cancel).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+
+from runtime import linux
+from runtime.log import get_logger
+from shim.stdio_fifo import to_writer, unread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.reactor import Reactor, Timer, Watch
+
+#: Seconds until a reader that has not read all is looked after, and the most that grows to.
+_FIRST_LOOK, _LAST_LOOK = 0.05, 2.0
+
+_log = get_logger("stdio")
+
+
+class Keeper:
+    """One FIFO's.  Thread-safe; nothing blocks.
+
+    Nothing is polled: the kernel tells when the last writer has closed, and when somebody opens
+    the FIFO.  Only a reader that is there and slow is looked after, every two seconds in the end.
+    """
+
+    def __init__(self, fd: int, reactor: Reactor) -> None:
+        """Take over ``fd``, a reader that was opened before the process's writer."""
+        self._reactor = reactor
+        self._lock = threading.Lock()
+        self._fd = fd  # guarded by _lock; the reader, or the writer in its place; -1 once taken
+        self._openings = -1  # guarded by _lock; an inotify descriptor
+        self._watch: Watch | None = None  # guarded by _lock
+        self._timer: Timer | None = None  # guarded by _lock
+        self._delay = _FIRST_LOOK  # guarded by _lock
+        # Hang-up is told without being asked for: the last writer has closed.
+        self._watch = reactor.watch(fd, 0, self._look)
+
+    def take(self) -> int:
+        """The descriptor, which is the caller's from here on; -1 if all has been read."""
+        with self._lock:
+            self._disarm_locked()
+            fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Let go of whatever is unread; idempotent."""
+        fd = self.take()
+        if fd >= 0:
+            os.close(fd)
+
+    # -- in the reactor's thread -------------------------------------------------------------
+
+    def _look(self, _mask: int = 0) -> None:
+        """No process writes any more, or somebody came: is there something left, and a reader?"""
+        with self._lock:
+            if self._fd < 0:
+                return
+            self._disarm_locked()
+            try:
+                if unread(self._fd):
+                    self._hold_locked()
+                else:
+                    # It may be our own writer, whose end the reader waits for.
+                    os.close(self._fd)
+                    self._fd = -1
+            except OSError as error:
+                _log.warning("output.unkept", error=error.strerror)
+
+    def _hold_locked(self) -> None:
+        # Without our reader the kernel tells whether there is another.
+        fd, self._fd = self._fd, -1
+        self._fd = writer = to_writer(fd)
+        if not _is_read(writer):
+            self._openings = linux.watch_openings(f"/proc/self/fd/{writer}")
+            self._watch = self._reactor.watch(self._openings, select.EPOLLIN, self._look)
+            if not _is_read(writer):
+                return
+            self._disarm_locked()  # somebody came in between
+        # It reads to the end only once nobody can write.
+        self._fd = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(writer)
+        self._timer = self._reactor.call_later(self._delay, self._look)
+        self._delay = min(2 * self._delay, _LAST_LOOK)
+
+    def _disarm_locked(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._openings >= 0:
+            os.close(self._openings)
+            self._openings = -1
+
+
+def _is_read(writer: int) -> bool:
+    """Whether the FIFO has a reader."""
+    poll = select.poll()
+    poll.register(writer, 0)
+    return not any(mask & select.POLLERR for _, mask in poll.poll(0))
