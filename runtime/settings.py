@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 
 _OVERRIDE = "dev.gvisor.flag."
 _BUNDLE = "dev.gvisor.bundle."
-# Flags that a container may set for itself (gVisor runsc/config/flags.go, overrideAllowlist).
-_OVERRIDABLE = frozenset(
+# Flags that a container may set for itself (gVisor runsc/config/flags.go, overrideAllowlist), and
+# those that it may since gofers have mount configurations, and since they take an id.
+_OVERRIDABLE = frozenset(("debug", "oci-seccomp", "strace", "strace-log-size", "strace-syscalls"))
+_OVERRIDABLE_2024 = frozenset(("debug-to-user-log", "host-uds", "net-disconnect-ok"))
+_OVERRIDABLE_2026 = frozenset(
     (
-        "debug",
-        "debug-to-user-log",
-        "host-uds",
-        "net-disconnect-ok",
-        "oci-seccomp",
-        "strace",
-        "strace-log-size",
-        "strace-syscalls",
+        "allow-connected-on-save",
+        "debug-command",
+        "mount-cgroup-v2",
+        "overlay2",
+        "pause-external-networking",
+        "qdisc",
+        "qdisc-tbf-burst",
+        "qdisc-tbf-rate",
+        "reproduce-nftables",
     )
 )
 _NETWORKS = ("sandbox", "host", "none")
@@ -120,7 +124,7 @@ def _boolean(flags: Mapping[str, str], name: str, default: bool) -> bool:
 def _override(
     flags: dict[str, str], annotations: Mapping[str, str], generation: Generation
 ) -> None:
-    anything = _boolean(flags, "allow-flag-override", False)
+    anything, configured = _boolean(flags, "allow-flag-override", False), dict(flags)
     for key, value in annotations.items():
         if key.startswith(_BUNDLE):
             raise Unsupported(f"annotation {key} is not supported by the shim")
@@ -130,12 +134,36 @@ def _override(
         field = f"annotation {key[:100]}"
         if name not in generation.global_flags:
             raise InvalidRequest(field, "names no runsc flag")
-        listed = generation.mount_confs and name in _OVERRIDABLE
-        if not anything and (not listed or (name == "oci-seccomp" and not parse_bool(value))):
+        if not anything and not _is_listed(name, value, configured, generation):
             raise InvalidRequest(field, "flag override disabled, allow-flag-override is not set")
         if name in _RESERVED or (name in _UNSUPPORTED and parse_bool(value)):
             raise Unsupported(f"{field} is not supported by the shim")
         flags[name] = value
+
+
+def _is_listed(
+    name: str, value: str, configured: Mapping[str, str], generation: Generation
+) -> bool:
+    """Whether runsc lets any container override the flag, with that value."""
+    if not (
+        name in _OVERRIDABLE
+        or (generation.mount_confs and name in _OVERRIDABLE_2024)
+        or (generation.gofer_takes_id and name in _OVERRIDABLE_2026)
+    ):
+        return False
+    if name == "oci-seccomp":
+        return bool(parse_bool(value))
+    if name == "overlay2":
+        return value == "none" or value.partition(":")[2] in ("memory", "self")
+    if name == "qdisc":
+        return value == "tbf"
+    if name.startswith("qdisc-tbf-"):
+        # A container may narrow its network, but not widen it.
+        limit = configured.get(name, "0")
+        return not (limit.isdecimal() and int(limit)) or (
+            value.isdecimal() and len(value) <= 20 and int(value) <= int(limit)
+        )
+    return True
 
 
 def _overlay(flags: Mapping[str, str], generation: Generation) -> tuple[str, str]:

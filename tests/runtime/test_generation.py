@@ -258,11 +258,16 @@ def test_overrides() -> None:
     assert found.network == "host"
     assert found.flags == config.flags, "the command line stays as configured"
     assert settings(2024, {PREFIX + "debug": "true", PREFIX + "oci-seccomp": "true"})
-    assert settings(2022, {PREFIX + "debug": "true"}, **allowed)
+    assert settings(2022, {PREFIX + "debug": "true", PREFIX + "oci-seccomp": "true"})
+    assert settings(2022, {PREFIX + "host-uds": "all"}, **allowed)
+    assert settings(2026, {PREFIX + "overlay2": "all:memory"}).mount_overlay == "memory"
     for year, name, value in (
         (2024, "network", "host"),
         (2024, "oci-seccomp", "false"),
-        (2022, "debug", "true"),
+        (2022, "oci-seccomp", "false"),
+        (2022, "host-uds", "all"),
+        (2024, "overlay2", "all:memory"),
+        (2026, "overlay2", "all:dir=/tmp"),
     ):
         with pytest.raises(
             InvalidRequest, match=f"annotation {PREFIX}{name}: flag override disabled"
