@@ -227,6 +227,7 @@ class FakeHoldings:
         self.own_cgroup = self.sandbox_cgroup = self.pod_limits = None
         self.memory: PodMemory | None = None
         self.statuses: list[str] = []
+        self.exit_recorded = threading.Event()
         self.releases = 0
         self.refuse: Callable[[], None] = lambda: None
 
@@ -235,6 +236,7 @@ class FakeHoldings:
 
     def record_exit(self, status: int, at: float) -> None:
         self.statuses.append(f"exit {status}")
+        self.exit_recorded.set()
 
     def record_network(self) -> None:
         """Nothing is on disk."""

@@ -69,6 +69,14 @@ def test_events_of_a_whole_life_come_in_order(bench: Bench) -> None:
     assert exits(bench) == [("e", 3), ("c", 7)]
 
 
+def test_status_and_exit_are_written_down_for_others(bench: Bench) -> None:
+    bench.run()
+    assert bench.holdings.statuses == ["running"]
+    bench.sandbox.end(7)
+    assert bench.holdings.exit_recorded.wait(5)
+    assert bench.holdings.statuses == ["running", "exit 7"]
+
+
 def test_inits_exit_is_published_after_the_execs(bench: Bench) -> None:
     bench.run()
     first, second = bench.exec("a"), bench.exec("b")

@@ -78,6 +78,25 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
     second.release()
 
 
+class _Late(StateLock):
+    """Whose file is removed in the moment in which it is locked."""
+
+    removed = False
+
+    def _is_current(self, fd: int) -> bool:
+        if not self.removed:
+            self.removed = True
+            os.unlink(self.path)
+        return super()._is_current(fd)
+
+
+def test_a_lock_of_a_file_that_is_no_more_is_worth_nothing(tmp_path: Path) -> None:
+    with _Late(str(tmp_path), "c1", "c1") as lock:
+        assert lock.removed and os.path.exists(lock.path)
+        with pytest.raises(DeadlineExceeded):
+            StateLock(str(tmp_path), "c1", "c1").acquire(0.0)
+
+
 @pytest.mark.parametrize("sandbox", ["c1", "other"])
 def test_a_second_container_of_the_same_id_is_refused(tmp_path: Path, sandbox: str) -> None:
     root = tmp_path / "root"
