@@ -62,20 +62,26 @@ class CgroupRoot:
         # and the v2 hierarchy lies in `unified`; such a host counts as v1 (containerd's and
         # runsc's test is the file system's magic number, with the same outcome).
         self.mode = "v2" if os.path.exists(f"{path}/cgroup.controllers") else "v1"
+        self._mounts: dict[str, str] = {}
 
     def mounts(self) -> dict[str, str]:
         """v1: each known controller that is mounted, with its mount point, in our order.
 
         Controllers mounted together share a mount point.  v2: the one hierarchy, named "".
+        Once found they are remembered: hierarchies stay as long as anybody uses them, and the
+        kernel takes milliseconds to print its table of mounts.
         """
         if self.mode == "v2":
             return {"": self.path}
+        if self._mounts:
+            return self._mounts
         found: dict[str, str] = {}
         for kind, point, names, _ in cgroup_path.parse_mounts(self._table("self/mountinfo")):
             if kind == "cgroup" and point.startswith(self.path + "/"):
                 for name in names:
                     found.setdefault(name, point)
-        return {name: found[name] for name in KNOWN_V1 if name in found}
+        self._mounts = {name: found[name] for name in KNOWN_V1 if name in found}
+        return self._mounts
 
     def own_paths(self, pid: int | None = None) -> dict[str, str]:
         """This process's own cgroup in each mounted hierarchy, as seen through its mount.

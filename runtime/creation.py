@@ -134,7 +134,8 @@ class Context:
         self.observe = observe
         self.find_driver = find_driver
         self.boot = boot
-        self.cgroup_root = cgroup_root
+        # One for all of them, as it remembers what it has found out.
+        self.cgroup_root = cgroup_root or cgroups.CgroupRoot()
 
 
 class CreateRequest(Record):

@@ -44,6 +44,15 @@ def test_the_host_mode(v1: FakeHost, tmp_path: Path) -> None:
 # -- v1 -------------------------------------------------------------------------------------
 
 
+def test_the_table_of_mounts_is_read_once(v1: FakeHost, tmp_path: Path) -> None:
+    cgroups.create("/a", {}, root=v1)
+    for table in tmp_path.glob("**/mountinfo"):
+        table.unlink()
+    assert not list(tmp_path.glob("**/mountinfo"))
+    cgroups.create("/b", {}, root=v1)
+    assert "memory/b" in tree(v1)
+
+
 def test_v1_create(v1: FakeHost) -> None:
     group = cgroups.create(
         "/a/b", {"memory": {"limit": 100}, "cpu": {"shares": 7}, "pids": {"limit": 3}}, root=v1
