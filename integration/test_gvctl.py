@@ -198,7 +198,7 @@ def test_a_run_with_a_terminal(shop: Shop) -> None:
     with shop.gvctl.terminal("run", "-b", bundle, "one") as terminal:
         terminal.expect("# ")
         terminal.write("stty size; sleep 1000\n")
-        terminal.expect("24 80")
+        terminal.expect("24 80\r\n")
         terminal.press_until("\x03", "# ")
         terminal.write("exit 8\n")
         assert terminal.wait() == 8
@@ -236,12 +236,15 @@ class Console:
         return seen
 
     def interrupt(self) -> None:
-        """Press ^C, now and again, until there is a prompt: the program may be yet to start."""
-        seen, deadline = "", time.monotonic() + 15
+        """Press ^C, and again after a second: the program may have been yet to start."""
+        seen, deadline, pressed = "", time.monotonic() + 15, 0.0
         while "# " not in seen:
-            assert time.monotonic() < deadline, f"no prompt after ^C; got {seen!r}"
-            os.write(self.master, b"\x03")
-            if select.select([self.master], [], [], 0.5)[0]:
+            now = time.monotonic()
+            assert now < deadline, f"no prompt after ^C; got {seen!r}"
+            if now - pressed >= 1:
+                os.write(self.master, b"\x03")
+                pressed = now
+            if select.select([self.master], [], [], 0.2)[0]:
                 seen += os.read(self.master, 4096).decode()
 
     def close(self) -> None:
@@ -264,8 +267,8 @@ def test_a_terminal_that_goes_to_a_socket(shop: Shop, console: Console) -> None:
     console.take()
     shop.gvctl.ok("start", "one")
     console.expect("# ")
-    os.write(console.master, b"sleep 1000\n")
-    console.expect("1000")
+    os.write(console.master, b"echo go; sleep 1000\n")
+    console.expect("\ngo\r\n")
     console.interrupt()
     refused = shop.gvctl("create", "-b", bundle, "two")
     assert refused.code == 1 and "console socket" in refused.err
@@ -301,8 +304,8 @@ def test_a_detached_exec_leaves_one_behind_who_ends_like_it(
     shop.leave(shop.output, *words, *terminal, "one", "sh")
     console.take()
     console.expect("# ")
-    os.write(console.master, b"sleep 1000\n")
-    console.expect("1000")
+    os.write(console.master, b"echo go; sleep 1000\n")
+    console.expect("\ngo\r\n")
     console.interrupt()
     os.write(console.master, b"exit 13\n")
     _, raw = os.waitpid(int(pid_file.read_text()), 0)

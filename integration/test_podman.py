@@ -169,7 +169,9 @@ def test_terminals(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
             other.write("stty size\n")
             other.expect("24 80")
             other.expect("# ")
-            other.write("sleep 1000\n")
+            # The echo of what is typed has no line of its own that begins so.
+            other.write("echo go; sleep 1000\n")
+            other.expect("\ngo\r\n")
             other.press_until("\x03", "# ")
             other.write("exit 9\n")
             assert other.wait() == 9
