@@ -348,6 +348,17 @@ def test_port_forward(shop: Shop) -> None:
     assert shop.gvctl("port-forward", "one", "80").code == 1
 
 
+@pytest.mark.parametrize("shop", [g for g in peers.RUNSCS if g < "2023"], indirect=True)
+def test_port_forward_where_the_sentry_has_none(shop: Shop) -> None:
+    shop.run("one", "sleep", "1000")
+    process = shop.gvctl.begin("port-forward", "one", ":80")
+    assert process.stdout is not None
+    local = process.stdout.readline().split()[0].rpartition(":")[2]
+    socket.create_connection(("127.0.0.1", int(local)), 10).close()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and "can't forward ports" in err
+
+
 def test_port_forward_ends_at_a_signal(shop: Shop) -> None:
     shop.run("one", "sleep", "1000")
     process = shop.gvctl.begin("port-forward", "one", ":80")

@@ -343,7 +343,9 @@ class StoredContainer(StoredState):
         return found
 
     def port_forward(self, port: int, fd: int, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Connect ``fd``, a stream socket, to a port in the sandbox.  While running.
+        """Connect ``fd`` to a port in the sandbox.  While running.
+
+        It is an end of a Unix stream socket, the only kind that the sentry takes from the host.
 
         Raises Unsupported where the sentry lacks it (before release-20230206).
         """

@@ -12,7 +12,14 @@ import socket
 import threading
 
 from runtime.cli import output, where
-from runtime.errors import InvalidRequest, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.errors import (
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+    Unsupported,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,6 +87,9 @@ def _pass_on(container: StoredContainer, listener: socket.socket, remote: int) -
         container.port_forward(remote, theirs.fileno())
     except (SandboxGone, NotFound, InvalidState):
         raise
+    except Unsupported:
+        text = f"{container.subject}: its runsc can't forward ports, being older than 20230206"
+        raise Unsupported(text) from None
     except RuntimeFault as fault:
         # Nobody listens there yet, perhaps: the next connection may have more luck.
         output.warn(f"port {remote}: {fault}")

@@ -27,6 +27,7 @@ _HEADS = (
     *("POD", "NAMESPACE", "STATUS", "CPU%", "MEMORY", "LIMIT", "PIDS"),
     *("CONTAINERS", "GOFERS", "RESTARTS", "OOM ADJ", "CGROUP"),
 )  # fmt: skip
+_USUAL_SIZE = (80, 24)
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
@@ -224,5 +225,7 @@ def top_verb(args: argparse.Namespace) -> None:
 def _redrawn(text: str) -> str:
     """The table over the last one, cut to the terminal."""
     width, height = os.get_terminal_size(1)
+    if not width or not height:  # a terminal that nobody gave a size
+        width, height = _USUAL_SIZE
     lines = [line[:width] for line in text.splitlines()[: max(height - 1, 1)]]
     return _HOME + "".join(f"{line}{_CLEAR_LINE}\r\n" for line in lines) + _CLEAR_BELOW
