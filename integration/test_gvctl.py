@@ -57,7 +57,8 @@ def test_a_container_of_the_shims(node: Node) -> None:
     assert row.split()[2] == "running" and row.split()[-1] == node.daemon.namespace
     assert name in Gvctl().ok("list", "-q").split()  # without a namespace: in all of them
     assert "sleep" in ctl.ok("ps", name)
-    assert {p["cmd"] for p in ctl.json("ps", "-f", "json", name)} == {"sh", "sleep"}
+    assert {p["cmd"] for p in ctl.json("ps", "-f", "details", name)} == {"sh", "sleep"}
+    assert len(ctl.json("ps", "-f", "json", name)) == 2
     stats = ctl.json("events", "--stats", name)
     assert stats["type"] == "stats" and stats["data"]["pids"]["current"] == 2
     assert stats["data"]["cpu"]["usage"]["total"] > 0

@@ -168,7 +168,13 @@ def _looking(verbs: Any) -> None:
     _format(p)
     p.add_argument("-q", "--quiet", action="store_true", help="ids only")
     p = look.add("ps", "list the processes in a container; pids are the sandbox's own numbers")
-    _format(p)
+    p.add_argument(
+        "-f",
+        "--format",
+        choices=(*FORMATS, "details"),
+        default="table",
+        help="form of the output: json has the pids alone, as runc's; details is JSON with all",
+    )
     p.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
     look.add("state", "print a container's state as JSON")
     p = look.add("events", "print a container's figures as JSON, again and again")

@@ -66,7 +66,7 @@ def _bash() -> str:
         for name, parser in verbs().items()
     )
     choices = "".join(
-        f"        {'|'.join(sorted(names))})\n"
+        f"        {'|'.join(names)})\n"
         f'            COMPREPLY=($(compgen -W {_quote(values)} -- "$word"))\n'
         "            return ;;\n"
         for values, names in _choices().items()
@@ -84,7 +84,7 @@ _{PROGRAM}() {{
         *) verb=${{COMP_WORDS[i]}}; break ;;
         esac
     done
-    case ${{COMP_WORDS[COMP_CWORD - 1]}} in
+    case "$verb ${{COMP_WORDS[COMP_CWORD - 1]}}" in
 {choices}    esac
     case $verb in
         '') words={_quote(names)} ;;
@@ -99,17 +99,14 @@ complete -F _{PROGRAM} {PROGRAM}
 """
 
 
-def _choices() -> dict[str, set[str]]:
-    """Values that options are chosen from, with the options' names; each name stands once."""
-    by_name: dict[str, set[str]] = {}
-    every = [*_global(), *(a for parser in verbs().values() for a in options(parser))]
-    for action in every:
-        for name in action.option_strings:
-            if action.choices and name.startswith("--"):
-                by_name.setdefault(name, set()).update(map(str, action.choices))
-    found: dict[str, set[str]] = {}
-    for name, values in by_name.items():
-        found.setdefault(" ".join(sorted(values)), set()).add(name)
+def _choices() -> dict[str, list[str]]:
+    """Values that options are chosen from, with the places: a verb, empty before it, and a name."""
+    found: dict[str, list[str]] = {}
+    for verb, actions in (("", _global()), *((n, options(p)) for n, p in verbs().items())):
+        for action in actions:
+            for name in action.option_strings if action.choices else ():
+                values = " ".join(sorted(map(str, action.choices or ())))
+                found.setdefault(values, []).append(f"'{verb} {name}'")
     return found
 
 

@@ -79,9 +79,12 @@ def state_verb(args: argparse.Namespace) -> None:
 
 
 def ps_verb(args: argparse.Namespace) -> None:
-    """``ps``: JSON is a list of objects, since no host's pid stands for a process."""
+    """``ps``: in JSON the pids alone, as runc's callers read them, or all that is known."""
     processes = where.find(args).processes()
     if args.format == "json":
+        output.write(output.dumps([each.pid for each in processes]))
+        return
+    if args.format == "details":
         output.write(output.dumps([process_json(each) for each in processes]))
         return
     heads = ("UID", "PID", "PPID", "C", "TTY", "STIME", "TIME", "CMD")
