@@ -222,6 +222,14 @@ class Holdings:
 
     def record(self) -> None:
         """Write down what a clean-up needs that can't ask us.  Raises Failed."""
+        try:
+            self._save()
+        except OSError as error:
+            why = os.strerror(error.errno or 0).lower()
+            raise Failed(f"record of container {self.container_id!r}: {self.root}: {why}") from None
+        self.recorded = True
+
+    def _save(self) -> None:
         sandbox = self.sandbox
         boot = gofer = None
         if sandbox is not None and self.owns_sandbox:
@@ -255,7 +263,6 @@ class Holdings:
             ),
             locator=bool(self.shim_address),
         )
-        self.recorded = True
 
     def record_network(self) -> None:
         """Write down what the sentry was told of its network, where it took one over.
