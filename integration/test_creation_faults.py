@@ -23,9 +23,10 @@ from integration.harness.wire import Schema
 pytestmark = pytest.mark.gvisor
 
 _Options = Schema("type_url:1 config_path:2")
-#: What runsc is replaced by: it is itself but for one of its commands.
+#: What runsc is replaced by: it is itself but for one of its commands, whose help it gives.
 _WRAPPER = """\
 #!/bin/sh
+[ "$1" = help ] && exec {runsc} "$@"
 for word; do [ "$word" = {command} ] && {action}; done
 exec {runsc} "$@"
 """
