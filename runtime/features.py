@@ -6,12 +6,16 @@ containers by them.
 
 from __future__ import annotations
 
+import os
+
 from runtime import fastjson
 from runtime.hook_spec import STAGES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_SYSTEMD = "/run/systemd/system"
 
 #: Those of runtime-spec's features.md.  ``rro`` among the mount options would make CRI grant
 #: recursive read-only mounts, and idmap with the user namespace pods with ``hostUsers: false``.
@@ -30,7 +34,7 @@ CLAIMS: Mapping[str, object] = {
         "cgroup": {
             "v1": True,
             "v2": True,
-            "systemd": False,
+            "systemd": False,  # see features()
             "systemdUser": False,
             "rdma": False,
         },
@@ -56,7 +60,8 @@ CLAIMS: Mapping[str, object] = {
 
 
 def features(flags: Mapping[str, str]) -> dict[str, object]:
-    """The claims, as far as they depend on runsc's flags, ready for JSON."""
+    """The claims, as far as they depend on runsc's flags and on the host, ready for JSON."""
+    from runtime import cgroups
     from runtime.capabilities import NAMES
     from runtime.config import parse_bool
 
@@ -64,5 +69,7 @@ def features(flags: Mapping[str, str]) -> dict[str, object]:
     linux = body["linux"]
     assert isinstance(linux, dict)
     linux["capabilities"] = list(NAMES)
+    # Scopes are asked for on v2 alone, and of a systemd that is the host's init (sd_booted(3)).
+    linux["cgroup"]["systemd"] = cgroups.host_mode() == "v2" and os.path.isdir(_SYSTEMD)
     linux["seccomp"]["enabled"] = parse_bool(flags.get("oci-seccomp", "")) is not False
     return body

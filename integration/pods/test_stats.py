@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Any
 
 import pytest
 
-from integration.harness.pods import Pod, PodNode
+from integration.harness.pods import Pod, PodNode, kill
 from integration.harness.waiting import until
 
 
@@ -80,3 +83,24 @@ def test_stats_never_fail_for_the_node(pods: PodNode) -> None:
     pod.stop()
     assert running in _containers(pods)
     assert _pod(pods, other) is not None
+
+
+@pytest.mark.gvisor
+def test_stats_while_others_hang_and_die(pods: PodNode) -> None:
+    """The lists are there in time: what a container does is its own affair."""
+    good, frozen, dead = (pods.pod() for _ in range(3))
+    running = good.start("sleep", "1000")
+    for pod in (frozen, dead):
+        for _ in range(3):
+            pod.start("sleep", "1000")
+    kill(dead.sentry())
+    sentry = frozen.sentry()
+    os.kill(sentry, signal.SIGSTOP)
+    try:
+        for turn in range(3):
+            began = time.monotonic()
+            assert running in _containers(pods)
+            # The frozen sandbox is waited for once, not for each of its containers.
+            assert time.monotonic() - began < (5 if turn == 0 else 2)
+    finally:
+        os.kill(sentry, signal.SIGCONT)
