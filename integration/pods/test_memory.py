@@ -66,6 +66,15 @@ def test_a_container_over_its_own_limit(pods: PodNode, api: Api) -> None:
         assert pods.status(other).state == cri.RUNNING
 
 
+def test_files_are_not_memory(pods: PodNode) -> None:
+    """What a container writes to its root file system and reads again doesn't count."""
+    pod = pods.pod()
+    script = "head -c 200m /dev/zero >/file; cat /file /file >/dev/null; cat /bin/* >/dev/null"
+    container = pod.start("sh", "-c", script, **limited(48))
+    pod.start("sleep", "1000")
+    assert pods.wait_reason(container, "Completed", 30) == 0
+
+
 def test_an_update_of_its_own_limit(pods: PodNode) -> None:
     """A raised limit lets it have more; a lowered one binds at once."""
     pod = pods.pod()
