@@ -309,6 +309,11 @@ class Control:
         """The same in one exchange, with no CPU time of containers that share the sandbox."""
         return self._event(container_id, timeout)
 
+    def file_memory(self, timeout: float) -> int:
+        """Bytes of the sandbox's memory that are files, mapped or cached."""
+        found = self.call("Usage.Collect", {"Full": True}, (), timeout)
+        return _counter(found, "Mapped") + _counter(found, "PageCache")
+
     def _event(self, container_id: str, timeout: float) -> SentryStats:
         result = self.call(
             _PREFIX + "Event",

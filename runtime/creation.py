@@ -440,7 +440,9 @@ def _boot(
 def _watch_memory(
     container: Container, sandbox: Sandbox, cgroup: Cgroup, context: Context
 ) -> PodMemory | None:
-    memory = PodMemory(sandbox.id, cgroup, sandbox.memory, context.reactor, context.workers)
+    memory = PodMemory(
+        sandbox.id, cgroup, sandbox.memory, sandbox.file_memory, context.reactor, context.workers
+    )
     try:
         memory.open()
     except Unsupported as fault:

@@ -92,7 +92,9 @@ class PodMemory:
 
     Under its lock cgroup files are read, and those of processes and limits are taken.
 
-    ``measure(id, timeout)`` asks the sentry and may block; it is called by a worker only.
+    ``measure(id, timeout)`` asks the sentry for a container's memory, ``measure_files(timeout)``
+    for how much of all containers' is that of files, in bytes.  Both may block, and are called
+    where that is allowed: by workers, and by whoever calls ``note``.
     """
 
     def __init__(
@@ -100,11 +102,13 @@ class PodMemory:
         sandbox_id: str,
         host: Host,
         measure: Callable[[str, float], Usage],
+        measure_files: Callable[[float], int],
         reactor: Reactor,
         workers: Submitter,
     ) -> None:
         self._host = host
         self._measure = measure
+        self._measure_files = measure_files
         self._reactor = reactor
         self._workers = workers
         self._log = _log.bind(sandbox=sandbox_id)
@@ -180,6 +184,8 @@ class PodMemory:
             figures = self._members.get(container_id)
             if figures is None or self._closed:
                 return
+        usage = self._without_files([(figures.member, usage)])[0][1]
+        with self._lock:
             self._record_locked(figures, usage)
             over = self._over_locked(figures, usage)
         if over:
@@ -242,19 +248,20 @@ class PodMemory:
         begin = time.monotonic()
         with self._lock:
             members = [f.member for f in self._members.values()]
-        asked: dict[str, Usage] = {}
+        asked: list[tuple[Member, Usage]] = []
         for member in members:
             if member.is_pause or not member.runs:
                 continue
             try:
-                asked[member.id] = self._measure(member.id, _TIMEOUT)
+                asked.append((member, self._measure(member.id, _TIMEOUT)))
             except RuntimeFault as fault:
                 self._log.debug("memory.unknown", container=member.id, error=str(fault))
+        asked = self._without_files(asked)
         total = self._host.memory_usage()
         over = []
         with self._lock:
-            for container_id, usage in asked.items():
-                figures = self._members.get(container_id)
+            for member, usage in asked:
+                figures = self._members.get(member.id)
                 if figures is not None:
                     self._record_locked(figures, usage)
                     if self._over_locked(figures, usage):
@@ -272,6 +279,30 @@ class PodMemory:
                 return
             if again or not self._arm_locked(total):
                 self._look_later_locked()
+
+    def _without_files(self, asked: list[tuple[Member, Usage]]) -> list[tuple[Member, Usage]]:
+        """The figures without files that are mapped or cached, as far as that may matter.
+
+        The kernel would drop such pages rather than kill.  The sentry tells only how many all
+        containers have; they are taken off each that seems to have too much.
+        """
+        limits = [member.memory_limit for member, _ in asked]
+        if not any(
+            limit is not None and usage.bytes > limit
+            for limit, (_, usage) in zip(limits, asked, strict=True)
+        ):
+            return asked
+        try:
+            files = self._measure_files(_TIMEOUT)
+        except RuntimeFault as fault:
+            self._log.debug("memory.files_unknown", error=str(fault))
+            return asked
+        return [
+            (member, usage)
+            if limit is None or usage.bytes <= limit
+            else (member, usage.replace(bytes=max(usage.bytes - files, 0)))
+            for limit, (member, usage) in zip(limits, asked, strict=True)
+        ]
 
     def _record_locked(self, figures: _Figures, usage: Usage) -> None:
         if usage.exact or self._alone_locked():

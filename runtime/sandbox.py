@@ -414,6 +414,10 @@ class Sandbox:
         found = self._params_of(cid).judge(self._control.usage(cid, timeout))
         return Usage(bytes=found.memory_usage, exact=found.owns_memory)
 
+    def file_memory(self, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Bytes of all containers' memory that are files, mapped or cached."""
+        return self._control.file_memory(timeout)
+
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""
         found = self._control.state(cid, timeout)

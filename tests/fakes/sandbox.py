@@ -273,6 +273,7 @@ class Bench:
             container_id,
             self.holdings.cgroup,
             lambda cid, timeout: Usage(bytes=0, exact=True),
+            lambda timeout: 0,
             self.context.reactor,
             self.workers,
         )

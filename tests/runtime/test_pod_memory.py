@@ -59,7 +59,15 @@ class Scene:
         self.members = {member.id: member for member in members}
         self.used: dict[str, int | Usage] = {}
         self.asked: list[str] = []
-        self.memory = PodMemory("s", self.host, self.measure, self.here, self.here)  # type: ignore[arg-type]
+        self.files = 0
+        self.memory = PodMemory(
+            "s",
+            self.host,
+            self.measure,
+            lambda timeout: self.files,
+            self.here,  # type: ignore[arg-type]
+            self.here,
+        )
         self.memory.open()
         for member in members:
             self.memory.add(member)
@@ -123,6 +131,19 @@ def test_a_container_over_its_own_limit_is_ended_and_the_others_are_not() -> Non
         scene.uses(hog=used * MIB)
     assert hog.ooms == [True] and other.ooms == []
     assert scene.asked.count("pause") == 0
+
+
+def test_files_are_not_held_against_a_container() -> None:
+    hog = FakeMember("hog", 64 * MIB)
+    scene = Scene(pause(), hog)
+    scene.files = 50 * MIB
+    scene.uses(hog=100 * MIB)
+    assert hog.ooms == []
+    assert scene.mark is not None and scene.mark.high == 114 * MIB
+    scene.memory.note("hog", Usage(bytes=110 * MIB, exact=True))
+    assert hog.ooms == []
+    scene.uses(hog=116 * MIB)
+    assert hog.ooms == [True]
 
 
 def test_the_nearest_limit_counts() -> None:
