@@ -77,6 +77,8 @@ class Sandbox:
         self._sentry = sentry
         self._gofer = gofer
         self._control = Control(sentry.address, params.driver, self._autopsy)
+        #: Bytes of all containers' memory that are files, mapped or cached; may block.
+        self.file_memory = self._control.file_memory
         #: How it comes to life if not by a start.
         self.restore = Restore(params.image) if params.image is not None else None
         self._shared_filestores = list(gofer.plan.shared_filestores)  # guarded by _lock
@@ -413,10 +415,6 @@ class Sandbox:
         """A container's memory, as the sentry counts it."""
         found = self._params_of(cid).judge(self._control.usage(cid, timeout))
         return Usage(bytes=found.memory_usage, exact=found.owns_memory)
-
-    def file_memory(self, timeout: float = DEFAULT_TIMEOUT) -> int:
-        """Bytes of all containers' memory that are files, mapped or cached."""
-        return self._control.file_memory(timeout)
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""
