@@ -430,6 +430,17 @@ def test_a_container_of_runscs(shop: Shop) -> None:
     assert ctl.ok("list", "-q") == "" and "one" not in runsc.ok("list")
 
 
+def test_files_are_passed_on(shop: Shop) -> None:
+    if shop.old:
+        pytest.skip("runsc 20221219 can't pass files on")
+    kept = shop.folder / "kept"
+    kept.write_text("from the host\n")
+    words = ("run", "--bundle", shop.bundle("one", "sh", "-c", "cat <&3"), "--preserve-fds", "1")
+    command = ["sh", "-c", 'exec "$@" 3<"$0"', str(kept), *shop.gvctl.command, *words, "one"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, b"from the host\n"), done.stderr
+
+
 def test_runsc_on_a_container_of_gvctls(shop: Shop) -> None:
     runsc = Runsc(shop.generation, shop.root)
     shop.run("one", "sleep", "1000")

@@ -223,6 +223,8 @@ def _acquire(
     spec = container.spec = load_spec(request.bundle)
     root = find_root(spec)
     container.is_root = holdings.owns_sandbox = root is None
+    if root is not None and request.pass_fds:
+        raise Unsupported("files can be passed on to the first container of a sandbox only")
     config = request.config
     step("id")
     # Here, and not in a directory of our own: runsc's commands are told of this one.

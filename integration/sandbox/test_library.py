@@ -371,6 +371,17 @@ def test_files_are_passed_on(shop: Shop) -> None:
     assert shop.left() == []
 
 
+def test_files_are_passed_to_a_first_container_only(shop: Shop) -> None:
+    if shop.lab.old:
+        pytest.skip("independent of the generation")
+    shop.bundle("pod", "sleep", "1000", annotations=SANDBOX)
+    shop.ok("create", "pod", stdio=[0, 1, 1])
+    shop.bundle("one", "true", annotations=member("pod"))
+    status, error = shop.call("create", "one", pass_fds={7: 0})
+    assert status == FAILED and "first container of a sandbox only" in error
+    assert shop.load("pod").status() == "created"
+
+
 def test_the_users_log(shop: Shop) -> None:
     shop.bundle("one", "true")
     log = shop.lab.folder / "user-log"

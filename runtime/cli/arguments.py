@@ -316,7 +316,11 @@ def _runtime(verbs: Any) -> None:
             "--pid-file", default="", metavar="FILE", help="where to write the pid, last of all"
         )
         p.add_argument(
-            "--preserve-fds", type=int, default=0, metavar="N", help="not supported but for 0"
+            "--preserve-fds",
+            type=int,
+            default=0,
+            metavar="N",
+            help="also pass on the N files from descriptor 3 on",
         )
         p.add_argument(
             "--user-log",

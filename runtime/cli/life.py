@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from runtime.stored import StoredContainer
 
 _SIGWINCH = 28
+_FIRST_FD = 3
+#: More than any caller has; a sentry takes some for itself, too.
+_MAX_PRESERVED = 64
 
 
 def _request(args: argparse.Namespace, **fields: object) -> Request:
-    if args.preserve_fds:
-        raise InvalidRequest("--preserve-fds", "the sentry takes no more than stdio")
     return library.Request(
         id=args.id,
         bundle=os.path.abspath(args.bundle),
@@ -31,9 +32,22 @@ def _request(args: argparse.Namespace, **fields: object) -> Request:
         console_socket=args.console_socket,
         pid_file=args.pid_file,
         user_log=os.path.abspath(args.user_log) if args.user_log else "",
+        pass_fds=_preserved(args.preserve_fds),
         checkpoint=os.path.abspath(args.image_path) if args.verb == "restore" else "",
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _preserved(count: int) -> dict[int, int]:
+    """The files that the container gets besides stdio, under the numbers that they have here."""
+    if not 0 <= count <= _MAX_PRESERVED:
+        raise InvalidRequest("--preserve-fds", f"{count} is not between 0 and {_MAX_PRESERVED}")
+    for fd in range(_FIRST_FD, _FIRST_FD + count):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise InvalidRequest("--preserve-fds", f"descriptor {fd} is not open") from None
+    return {fd: fd for fd in range(_FIRST_FD, _FIRST_FD + count)}
 
 
 def create_verb(args: argparse.Namespace) -> None:

@@ -403,3 +403,18 @@ def test_keys_that_are_signals() -> None:
     assert session.key_signals(master, b"\x03") == []
     os.close(master)
     os.close(slave)
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [
+        ("-1", "is not between 0 and 64"),
+        ("65", "is not between 0 and 64"),
+        ("64", "is not open"),
+    ],
+)
+def test_files_that_can_not_be_passed_on(host: Host, tmp_path: Path, count: str, why: str) -> None:
+    status, _, err = host.call(
+        "create", "--bundle", str(tmp_path), f"--preserve-fds={count}", "box9"
+    )
+    assert status == 1 and "--preserve-fds: " in err and why in err
