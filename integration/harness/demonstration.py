@@ -32,6 +32,14 @@ class _Timeline:
         self.began = time.monotonic()
         self._steps: list[tuple[str, float, float]] = []
         self._notes: list[str] = []
+        self._stopping = False
+
+    def stop(self, *_: object) -> None:
+        """Have it end with the step that is under way; for signals.
+
+        A call that is broken off somewhere in its middle would leave locks that a clean-up needs.
+        """
+        self._stopping = True
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -49,6 +57,8 @@ class _Timeline:
         self._steps.append((title, began, ended))
         print(f"{_GREEN}{_duration(ended - began):>9}{_PLAIN}", flush=True)
         self._tell()
+        if self._stopping:
+            raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
         self._notes.append(text)
@@ -74,11 +84,12 @@ def main() -> int:
     """Run it; 0 when every step did what it should.  Cleans up also after a failure or ^C."""
     if missing := peers.missing():
         sys.exit(f"demo: missing, run integration/setup: {', '.join(missing)}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path("/run/gvisor-shim-demo", str(os.getpid()))
     version = peers.CONTAINERDS[-1]
     node = PodNode(folder, version, peers.RUNSCS[-1], peers.GVISOR, 0)
     timeline = _Timeline()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, timeline.stop)
     try:
         _show(node, timeline)
         timeline.show()
@@ -91,8 +102,6 @@ def main() -> int:
         print(f"\n{_RED}Failed{_PLAIN}: {error}\n{node.daemon.log_tail(8)}", flush=True)
         return 1
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # what follows takes seconds at most
         _clean_up(node)
 
 
