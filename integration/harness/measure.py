@@ -48,7 +48,7 @@ class FirstByte(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        os.read(self._fd, 1)
+        os.read(self._fd, 4096)  # all of it: a delete waits for what is unread
         self.at = time.perf_counter()
 
     def close(self) -> None:
