@@ -129,7 +129,6 @@ _CASES: dict[str, tuple[Callable[[Place], None], str]] = {
     "no space for the state": (_state_is_full, "no space left"),
     "control socket is taken": (_socket_is_taken, "already exists"),
     "sentry ends at once": (lambda place: place.wrap("boot", "exit 7"), "exit status 7"),
-    "sentry is killed at once": (lambda place: place.wrap("boot", "kill -9 $$"), "signal 9"),
     "gofer ends at once": (lambda place: place.wrap("gofer", "exit 9"), "exit status 9"),
 }
 
