@@ -118,8 +118,11 @@ def nothing_left() -> Iterator[None]:
 def child_pids() -> set[int]:
     pids: set[int] = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as children:
-            pids.update(map(int, children.read().split()))
+        try:
+            children = Path(f"/proc/self/task/{task}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread has ended
+        pids.update(map(int, children.split()))
     return pids
 
 

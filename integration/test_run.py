@@ -57,11 +57,10 @@ def test_terminal(node: Node) -> None:
         terminal.expect("# ")
         terminal.write("stty size\n")
         terminal.expect("24 80")
-        terminal.resize(40, 132)
         terminal.write(
             "until [ \"$(stty size)\" = '40 132' ]; do sleep 0.1; done; echo re''sized\n"
         )
-        terminal.expect("resized")
+        terminal.resize_until(40, 132, "resized")
         terminal.write("test -t 0 && echo sta''rted && sleep 100\n")
         terminal.expect("started")
         terminal.press_until("\x03", "# ")  # the first one may come before the sleep does

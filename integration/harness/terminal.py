@@ -60,6 +60,21 @@ class Terminal:
             self._read(0.5)
         self.output = ""
 
+    def resize_until(self, rows: int, columns: int, text: str, timeout: float = 15) -> None:
+        """Change the size, now and again, until `text` is seen.
+
+        ctr passes on only those changes that come once it listens for them, some time after the
+        first output.
+        """
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{text!r} not seen; got {self.output!r}")
+            self.resize(rows + 1, columns)
+            self.resize(rows, columns)
+            self._read(0.5)
+        self.output = ""
+
     def wait(self, timeout: float = 20) -> int:
         """Read to the end and return the command's exit status."""
         deadline = time.monotonic() + timeout
