@@ -98,7 +98,10 @@ def save(
     """
     modern = control.restores_pods()
     if not modern:
-        _check_old(sandbox_id, generation.version, containers, leave_running, compression, execs)
+        _check_old(generation.version, containers, leave_running, compression)
+    if execs and not generation.gofer_takes_id:
+        # It would save them, with descriptors that no restore can give them.
+        raise InvalidState("checkpoint", f"sandbox {sandbox_id!r}", "running execs")
     # A sentry that is to end does so even if it could not save, so it is never asked for that
     # where it can go on: what is frozen does nothing that the image doesn't know.
     freeze = modern and not leave_running and not paused
@@ -135,12 +138,10 @@ def save(
 
 
 def _check_old(
-    sandbox_id: str,
     version: str,
     containers: Sequence[SavedContainer],
     leave_running: bool,
     compression: str,
-    execs: int,
 ) -> None:
     """Raise for what a sentry can't do that doesn't go on after a checkpoint."""
     if len(containers) > 1:
@@ -151,9 +152,6 @@ def _check_old(
         )
     if compression == NONE:
         raise Unsupported(f"runsc {version} always compresses its checkpoints")
-    if execs:
-        # It would save them, with descriptors that a restore can't give them.
-        raise InvalidState("checkpoint", f"sandbox {sandbox_id!r}", "running execs")
 
 
 def _write(control: Control, path: str, about: About, resume: bool, timeout: float) -> None:
