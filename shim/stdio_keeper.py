@@ -1,9 +1,10 @@
-"""Keeps what a process wrote into a FIFO until somebody has read it, also after its end.
+"""Keeps what a process wrote into a FIFO until somebody has read it, and its end for whom it waits.
 
 Owns a reader of the FIFO that never reads (see ``stdio_fifo.open_output``), and puts a writer in
-its place where output would be lost: containerd is away when the last writer closes.  A new
-containerd could not even open such a FIFO, whose opening waits for a writer, and its client gives
-that up as soon as it learns that the process is over (Go client ``cio``: Cancel).
+its place if there is no reader when the last writer closes: containerd is away, or has not come
+yet.  Without a writer the FIFO could not even be opened: containerd's client would wait for one
+for as long as the process is not deleted, and CRI deletes an exec only once it has seen the end of
+its output; or give it up as soon as it learns that the process is over (Go client ``cio``: Cancel).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from shim.stdio_fifo import to_writer, unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.reactor import Reactor, Timer, Watch
 
 #: Seconds until a reader that has not read all is looked after, and the most that grows to.
@@ -30,12 +33,22 @@ class Keeper:
     """One FIFO's.  Thread-safe; nothing blocks.
 
     Nothing is polled: the kernel tells when the last writer has closed, and when somebody opens
-    the FIFO.  Only a reader that is there and slow is looked after, every two seconds in the end.
+    the FIFO.  Only a reader that is there and slow is looked after, every two seconds in the end,
+    and a FIFO whose opening the kernel can't watch, for want of inotify instances.
     """
 
-    def __init__(self, fd: int, reactor: Reactor) -> None:
-        """Take over ``fd``, a reader that was opened before the process's writer."""
+    def __init__(
+        self,
+        fd: int,
+        reactor: Reactor,
+        watch_openings: Callable[[str], int] = linux.watch_openings,
+    ) -> None:
+        """Take over ``fd``, a reader that was opened before the process's writer.
+
+        ``watch_openings`` makes an inotify descriptor, or raises OSError where there is none left.
+        """
         self._reactor = reactor
+        self._watch_openings = watch_openings
         self._lock = threading.Lock()
         self._fd = fd  # guarded by _lock; the reader, or the writer in its place; -1 once taken
         self._openings = -1  # guarded by _lock; an inotify descriptor
@@ -46,7 +59,7 @@ class Keeper:
         self._watch = reactor.watch(fd, 0, self._look)
 
     def take(self) -> int:
-        """The descriptor, which is the caller's from here on; -1 if all has been read."""
+        """The descriptor, which is the caller's from here on; -1 if its end has been shown."""
         with self._lock:
             self._disarm_locked()
             fd, self._fd = self._fd, -1
@@ -70,25 +83,47 @@ class Keeper:
                 if unread(self._fd):
                     self._hold_locked()
                 else:
-                    # It may be our own writer, whose end the reader waits for.
-                    os.close(self._fd)
-                    self._fd = -1
+                    self._end_locked()
             except OSError as error:
                 _log.warning("output.unkept", error=error.strerror)
 
     def _hold_locked(self) -> None:
-        # Without our reader the kernel tells whether there is another.
-        fd, self._fd = self._fd, -1
-        self._fd = writer = to_writer(fd)
-        if not _is_read(writer):
-            self._openings = linux.watch_openings(f"/proc/self/fd/{writer}")
-            self._watch = self._reactor.watch(self._openings, select.EPOLLIN, self._look)
-            if not _is_read(writer):
-                return
-            self._disarm_locked()  # somebody came in between
+        writer = self._write_locked()
+        if not _is_read(writer) and self._await_reader_locked():
+            return
         # It reads to the end only once nobody can write.
         self._fd = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.close(writer)
+        self._look_later_locked()
+
+    def _end_locked(self) -> None:
+        """Nothing is left to read: show the end to the reader, or to the next one that comes."""
+        writer = self._write_locked()
+        if _is_read(writer) or not self._await_reader_locked():
+            self._fd = -1
+            os.close(writer)
+
+    def _write_locked(self) -> int:
+        # Without our reader the kernel tells whether there is another.
+        fd, self._fd = self._fd, -1
+        self._fd = to_writer(fd)
+        return self._fd
+
+    def _await_reader_locked(self) -> bool:
+        """Look again when somebody opens the FIFO for reading; False if that has happened."""
+        try:
+            self._openings = self._watch_openings(f"/proc/self/fd/{self._fd}")
+        except OSError as error:
+            _log.debug("opening.unwatched", error=error.strerror)
+            self._look_later_locked()
+            return True
+        self._watch = self._reactor.watch(self._openings, select.EPOLLIN, self._look)
+        if not _is_read(self._fd):
+            return True
+        self._disarm_locked()  # somebody came in between
+        return False
+
+    def _look_later_locked(self) -> None:
         self._timer = self._reactor.call_later(self._delay, self._look)
         self._delay = min(2 * self._delay, _LAST_LOOK)
 
