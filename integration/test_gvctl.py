@@ -22,6 +22,7 @@ from integration.harness.gvctl import Gvctl, Shop
 from integration.harness.node import Node
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
+from integration.test_network import Namespace, connect
 
 pytestmark = pytest.mark.gvisor
 NEW = next((g for g in peers.RUNSCS if g >= "2023"), peers.RUNSCS[-1])
@@ -395,6 +396,83 @@ def test_checkpoint_and_restore(shop: Shop) -> None:
     assert done.code == 1 and str(broken) in done.err
 
 
+@every_generation
+def test_execs_keep_a_sandbox_from_being_saved(shop: Shop) -> None:
+    """No sentry would restore them; what ended is no obstacle, nor is what init started."""
+    ctl, image = shop.gvctl, shop.folder / "image"
+    shop.run("one", "sh", "-c", "sleep 1000 & wait")
+    ctl.ok("exec", "one", "true")
+    helper = shop.folder / "pid"
+    shop.leave(shop.output, "exec", "-d", "--pid-file", str(helper), "one", "sleep", "500")
+    done = ctl("checkpoint", "--image-path", str(image), "one")
+    assert (done.code, "running execs" in done.err) == (1, True), done
+    assert not image.exists() and ctl.status("one") == "running"
+    os.kill(int(helper.read_text()), signal.SIGTERM)
+    until(lambda: "500" not in ctl.ok("ps", "one") and len(_pids(ctl)) == 2, 10, "it ended")
+    ctl.ok("checkpoint", "--image-path", str(image), "one")
+    ctl.ok("delete", "one")
+    shop.leave(
+        shop.output, "restore", "-d", "--image-path", str(image), "-b", f"{shop.folder}/one", "two"
+    )
+    assert ctl.status("two") == "running"
+
+
+def _pids(ctl: Gvctl) -> list[int]:
+    found: list[int] = ctl.json("ps", "-f", "json", "one")
+    return found
+
+
+@every_generation
+@pytest.mark.parametrize("apart", [False, True], ids=["run", "create"])
+def test_a_restored_sandbox_has_the_network_again(shop: Shop, apart: bool) -> None:
+    """In the namespace whose addresses the first one took, however both were started."""
+    pod, peer = Namespace(), Namespace()
+    try:
+        connect(pod, peer)
+        pod.ip("address", "add", "10.211.9.2/24", "dev", "eth0")
+        kinds: list[dict[str, str]] = [{"type": n} for n in ("pid", "ipc", "uts", "mount")]
+        linux = {
+            "cgroupsPath": f"/{shop.cgroup}/one",
+            "namespaces": [*kinds, {"type": "network", "path": pod.path}],
+        }
+        bundle = shop.bundle("one", "sleep", "1000", linux=linux)
+        ctl, image = shop.gvctl, str(shop.folder / "image")
+        for restored in (False, True):
+            words = ("restore", "--image-path", image) if restored else ("run",)
+            if apart:
+                shop.leave(shop.output, "create", "-b", bundle, "one")
+                words = (*words, "one") if restored else ("start", "one")
+            else:
+                words = (*words, "-d", "-b", bundle, "one")
+            shop.leave(shop.output, *words)
+            assert "10.211.9.2" in ctl.ok("exec", "one", "ip", "address")
+            assert "10.211.9.2" not in pod.ip("address")
+            if not restored:
+                ctl.ok("checkpoint", "--image-path", image, "one")
+            ctl.ok("delete", "-f", "one")
+    finally:
+        pod.close()
+        peer.close()
+
+
+def test_a_stopped_member_is_left_out_of_a_checkpoint(shop: Shop) -> None:
+    ctl, image = shop.gvctl, shop.folder / "image"
+    _pod(shop)
+    ctl.ok("kill", "member", "KILL")
+    until(lambda: ctl.status("member") == "stopped", 10, "it stopped")
+    ctl.ok("checkpoint", "--leave-running", "--image-path", str(image), "pod")
+    about = json.loads((image / "gvisor-shim.json").read_text())
+    assert [each["args"] for each in about["containers"]] == [["sleep", "1000"]]
+    assert (ctl.status("pod"), ctl.status("member")) == ("running", "stopped")
+    assert ctl.ok("wait", "member") == "137\n"
+    ctl.ok("delete", "member")
+    ctl.ok("delete", "-f", "pod")
+    shop.leave(
+        shop.output, "restore", "-d", "--image-path", str(image), "-b", f"{shop.folder}/pod", "pod"
+    )
+    until(lambda: ctl.status("pod") == "running", 10, "it waits for no member")
+
+
 def test_logs(shop: Shop) -> None:
     folder = shop.folder / "logs"
     shop.gvctl.command += ["--flag", f"debug-log={folder}/%ID%/", "--flag", "debug=true"]
@@ -467,14 +545,19 @@ def test_hooks(shop: Shop) -> None:
     assert log.read_text().split() == [*stages]
 
 
-def test_members_of_a_sandbox(shop: Shop) -> None:
-    """As CRI has them: the second joins the first's, and top shows one pod."""
+def _pod(shop: Shop) -> None:
+    """A sandbox called pod with a container called member, as CRI has them."""
     kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
     root = {"path": str(shop.folder / "rootfs2")}
     subprocess.run(["cp", "-a", shop.rootfs, root["path"]], check=True)
     shop.run("pod", "sleep", "1000", annotations={kind: "sandbox"})
     member = {kind: "container", sandbox: "pod"}
     shop.run("member", "sleep", "2000", annotations=member, root=root)
+
+
+def test_members_of_a_sandbox(shop: Shop) -> None:
+    """The second joins the first's, and top shows one pod."""
+    _pod(shop)
     (line,) = shop.gvctl.json("top", "--once", "-f", "json")
     assert (line["id"], line["containers"], line["gofers"]) == ("pod", 2, 2)
     assert shop.gvctl.json("state", "member")["sandbox"] == "pod"

@@ -7,15 +7,16 @@ our children then: how they end can be seen, but their status not be learnt.
 
 from __future__ import annotations
 
-from runtime import cgroups, subcontainer
+from runtime import cgroups, state, subcontainer
 from runtime.container import Container
 from runtime.control import ContainerState
 from runtime.creation import attach_network
 from runtime.driver import Credentials, find_driver
-from runtime.errors import DeadlineExceeded, InvalidState, NotFound, SandboxGone
+from runtime.errors import DeadlineExceeded, InvalidState, NotFound, RuntimeFault, SandboxGone
 from runtime.gofer_mounts import MountPlan
-from runtime.holdings import Holdings
+from runtime.holdings import Holdings, taken_over
 from runtime.lifecycle import Op
+from runtime.log import get_logger
 from runtime.process import IORequest
 from runtime.sandbox import BootParams, Sandbox
 from runtime.state_keeper import StateKeeper, confs_json
@@ -23,7 +24,7 @@ from runtime.stored_state import CREATED, CREATING, STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from runtime.config import RunscConfig
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from runtime.stored import StoredContainer
 
 _SIGKILL = 9
+
+_log = get_logger("adoption")
 
 
 class _Child:
@@ -149,6 +152,12 @@ class AdoptedSandbox(Sandbox):
     def attach_network(self, network: Callable[[int], NetworkSetup | None]) -> None:
         """Whom to ask for the interfaces when init is started."""
         self._network = network
+
+    @property
+    def kept_network(self) -> Mapping[str, Any] | None:
+        """What the sandbox was told of its network that is to be restored in this one."""
+        about = self.restore.image.about if self.restore is not None else None
+        return about.network if about is not None else None
 
     def restore_from(self, path: str) -> None:
         """Have the root container's start be a restore.  Raises NotFound, InvalidRequest."""
@@ -277,7 +286,9 @@ def adopt_created(
     holdings.keeper = keeper = _keeper(container)
     keeper.lock = lock
     settings = params.driver.settings(params.config, params.spec)
-    sandbox.attach_network(lambda pid: attach_network(holdings, pid, settings.effective))
+    sandbox.attach_network(
+        lambda pid: attach_network(holdings, pid, settings.effective, sandbox.kept_network)
+    )
     return adopted, sandbox
 
 
@@ -309,6 +320,20 @@ def note_gofer(container: Container, sandbox: AdoptedSandbox) -> None:
     if sandbox.has_mount_confs:
         members["goferMountConfs"] = confs_json(gofer.plan.confs)
     container.holdings.status_changed("running", **members)
+
+
+def note_network(container: StoredContainer, sandbox: AdoptedSandbox) -> None:
+    """Write down what the start has told the sentry of its network, for a checkpoint.
+
+    Never raises: without it there is one restore less that works.
+    """
+    argument, record = taken_over(sandbox), container.record
+    if argument is None or record is None:
+        return
+    try:
+        state.save(container.root, record.replace(network=argument), locator=False)
+    except (RuntimeFault, OSError) as fault:
+        _log.warning("network.not_recorded", container=container.id, error=str(fault))
 
 
 def _params(

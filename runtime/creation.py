@@ -39,6 +39,7 @@ from runtime.spec import load_spec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from runtime.cgroups import Cgroup, CgroupRoot
     from runtime.children import Child
@@ -515,10 +516,18 @@ def _io_owner(config: RunscConfig, sentry: tuple[int, int]) -> tuple[int, int]:
     return sentry
 
 
-def attach_network(holdings: Holdings, pid: int, flags: Mapping[str, str]) -> NetworkSetup:
-    """What the sentry is told of its network; called when init is started."""
+def attach_network(
+    holdings: Holdings,
+    pid: int,
+    flags: Mapping[str, str],
+    kept: Mapping[str, Any] | None = None,
+) -> NetworkSetup:
+    """What the sentry is told of its network; called when init is started.
+
+    ``kept`` is what the sandbox was told that is restored in this one.
+    """
     deadline = time.monotonic() + NETWORK_TIMEOUT
     scrape, holdings.scrape = holdings.scrape, None
     if scrape is not None:
         return scrape.result(deadline)
-    return network.scrape(pid, flags=flags, deadline=deadline)
+    return network.scrape(pid, flags=flags, deadline=deadline, kept=kept)

@@ -259,7 +259,7 @@ class Holdings:
                 exited_at=self._exit[1] if self._exit is not None else None,
                 binary=self.binary,
                 flags=self.flags,
-                network=_taken_over(sandbox) if boot is not None else None,
+                network=taken_over(sandbox) if boot is not None else None,
             ),
             locator=bool(self.shim_address),
         )
@@ -270,7 +270,7 @@ class Holdings:
         Never raises: without it there is one restore less that works.
         """
         with self._lock:
-            if not self.recorded or _taken_over(self.sandbox) is None:
+            if not self.recorded or taken_over(self.sandbox) is None:
                 return
             try:
                 self.record()
@@ -293,8 +293,8 @@ def _runs(record: state.ContainerRecord) -> bool:
         return not handle.wait_gone(0)
 
 
-def _taken_over(sandbox: Sandbox | None) -> Mapping[str, Any] | None:
-    """What the sentry was told of links whose addresses the host has no more."""
+def taken_over(sandbox: Sandbox | None) -> Mapping[str, Any] | None:
+    """What the sentry was told of links whose addresses the host has no more; None if of none."""
     argument = sandbox.network_argument if sandbox is not None else None
     if argument is None or not argument.get("FDBasedLinks"):
         return None

@@ -152,7 +152,9 @@ def start(
             if checkpoint:
                 adoption.restore_from(adopted, sandbox, checkpoint)
             adopted.start(deadline)
-            if not fresh.is_root:
+            if fresh.is_root:
+                adoption.note_network(fresh, sandbox)
+            else:
                 adoption.note_gofer(adopted, sandbox)
         finally:
             sandbox.close()

@@ -75,18 +75,24 @@ class NetworkSetup(Record):
             self.taken.cancel()
 
 
-def scrape(boot_pid: int, *, flags: Mapping[str, str], deadline: float) -> NetworkSetup:
+def scrape(
+    boot_pid: int,
+    *,
+    flags: Mapping[str, str],
+    deadline: float,
+    kept: Mapping[str, Any] | None = None,
+) -> NetworkSetup:
     """Take over what is configured in the network namespace of process ``boot_pid``.
 
     A namespace that has no more than a loopback needs no helper and answers at once.
-    ``flags`` are runsc's global flags; ``deadline`` is a ``time.monotonic()`` value.
-    Raises what :func:`begin` and :meth:`PendingScrape.result` raise.
+    ``flags`` are runsc's global flags; ``deadline`` is a ``time.monotonic()`` value; ``kept`` is
+    as for :func:`begin`.  Raises what :func:`begin` and :meth:`PendingScrape.result` raise.
     """
     if _has_only_loopback(boot_pid):
         options = read_options(flags)
         argument = loopback_argument(gro=options.gro, disconnect_ok=options.disconnect_ok)
         return NetworkSetup(argument=argument)
-    return begin(boot_pid, flags=flags).result(deadline)
+    return begin(boot_pid, flags=flags, kept=kept).result(deadline)
 
 
 def check(path: str) -> None:

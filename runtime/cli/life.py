@@ -184,22 +184,14 @@ class _Run:
 
 def checkpoint_verb(args: argparse.Namespace) -> None:
     """``checkpoint``: of the whole sandbox, with all its containers."""
-    from runtime import checkpoint
+    from runtime import stored_checkpoint
 
     container = where.find(args)
-    container.require("checkpoint", "running", "paused")
-    family, _ = container.load_sandbox(container.root, container.sandbox_id)
-    family.sort(key=lambda each: (not each.is_root, each.created_at))
-    for each in family:
-        each.require("checkpoint", "running", "paused")
-    checkpoint.save(
-        container.control(),
+    stored_checkpoint.save(
+        container,
         os.path.abspath(args.image_path),
         generation=_generation(args, container),
-        sandbox_id=container.sandbox_id,
-        containers=[checkpoint.describe(each.spec, each.spec.process.terminal) for each in family],
         leave_running=args.leave_running,
-        paused=container.status() == "paused",
         compression=args.compression or "",
     )
     if not args.leave_running:

@@ -57,6 +57,17 @@ The column RESTARTS of
 counts gofers that came anew since it began to look, each of which is a container's that was
 started again.
 .PP
+.B checkpoint
+saves the whole sandbox, with what it was told of its network, so that a restore in the same network
+namespace has the same addresses; of a sandbox that runsc started nobody knows them.
+Containers of a pod that have stopped are left out: the sandbox forgets them.
+While a program runs that
+.B exec
+or a client of the shim brought in, runsc before 20260520 would make an image that can't be
+restored, so that is refused.
+What such a program leaves running after its own end can't be told from the container's own
+processes; if it holds on to the stdio that it was given, the restore may fail, so end it first.
+.PP
 A container of a pod that containerd runs is better deleted by containerd, which is told nothing by
 .BR delete .
 .SH EXAMPLES
