@@ -396,6 +396,26 @@ def test_checkpoint_and_restore(shop: Shop) -> None:
     assert done.code == 1 and str(broken) in done.err
 
 
+def test_an_exec_as_a_user_by_name(shop: Shop) -> None:
+    shop.run("one", "sleep", "1000")
+    ctl = shop.gvctl
+    group = shop.rootfs / "etc" / "group"
+    group.write_text(group.read_text() + "more:x:55:worker\n")
+    assert ctl.ok("exec", "-u", "worker", "one", "id").startswith("uid=1000(worker) gid=1000(")
+    assert ctl.ok("exec", "-u", "worker", "one", "id", "-G").split() == ["1000", "55"]
+    assert ctl.ok("exec", "-u", "worker:root", "one", "id", "-G") == "0\n"
+    assert ctl.ok("exec", "-u", "7:9", "one", "sh", "-c", "id -u; id -g") == "7\n9\n"
+    done = ctl("exec", "-u", "nobody-knows", "one", "true")
+    assert (done.code, "no 'nobody-knows' in the container's /etc/passwd" in done.err) == (
+        255,
+        True,
+    )
+    (shop.rootfs / "etc" / "passwd").unlink()
+    (shop.rootfs / "etc" / "passwd").symlink_to("../../../../../../../../etc/passwd")
+    done = ctl("exec", "-u", "root", "one", "true")
+    assert (done.code, "a number is wanted" in done.err) == (255, True), done
+
+
 @every_generation
 def test_execs_keep_a_sandbox_from_being_saved(shop: Shop) -> None:
     """No sentry would restore them; what ended is no obstacle, nor is what init started."""

@@ -5,7 +5,8 @@ creation.  So what is plainly missing is found here, by walking the path inside 
 system the way the container's kernel would: links are resolved within it and never lead out of
 it.  Where one of the container's mounts decides the matter, the question is left open.
 
-Reads directories and links only; never opens a file of the container for reading.
+Reads directories and links only; a file of the container is opened for a caller of ``open_file``
+alone.
 """
 
 from __future__ import annotations
@@ -71,6 +72,32 @@ def resolve(root: str, path: str) -> tuple[str, int]:
     return "/" + "/".join(parts), mode
 
 
+def open_file(rootfs: str, spec: Spec, path: str) -> int | None:
+    """A descriptor of a regular file, for reading; None if a mount decides what ``path`` is.
+
+    What is opened is what the walk came to, whatever the container puts in its place meanwhile.
+    Raises OSError: that it isn't there, EINVAL for anything but a regular file.
+    """
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    kept: list[int] = []
+    try:
+        tree = _Tree(root, spec)
+        try:
+            where, mode = _walk(root, path, kept)
+        except _Absent as absent:
+            if tree.covers(absent.reached):
+                return None
+            raise OSError(absent.code, os.strerror(absent.code)) from None
+        if tree.covers(where):
+            return None
+        if not kept or not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.open(f"/proc/self/fd/{kept[0]}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        for fd in (root, *kept):
+            os.close(fd)
+
+
 def _check(tree: _Tree, spec: Spec) -> None:
     process = spec.process
     name = process.args[0]
@@ -115,12 +142,13 @@ class _Tree:
         try:
             where, mode = _walk(self._root, path)
         except _Absent as absent:
-            if absent.code not in (errno.ENOENT, errno.ENOTDIR) or self._is_covered(absent.reached):
+            if absent.code not in (errno.ENOENT, errno.ENOTDIR) or self.covers(absent.reached):
                 return None
             return -absent.code
-        return None if self._is_covered(where) else mode
+        return None if self.covers(where) else mode
 
-    def _is_covered(self, where: tuple[str, ...]) -> bool:
+    def covers(self, where: tuple[str, ...]) -> bool:
+        """Whether one of the mounts is at that place or above it."""
         if self._covered is None:
             # Destinations go through links, too: /var/run is often one.
             self._covered = [self._settle(m.destination) for m in self._spec.mounts]
@@ -134,8 +162,10 @@ class _Tree:
             return absent.reached
 
 
-def _walk(root: int, path: str) -> tuple[tuple[str, ...], int]:
+def _walk(root: int, path: str, keep: list[int] | None = None) -> tuple[tuple[str, ...], int]:
     """Resolve ``path`` with directory ``root`` as the root; returns where it is and its mode.
+
+    ``keep`` gets an O_PATH descriptor of what is there, unless that is the root.
 
     Raises _Absent, whose ``reached`` ends with all the parts that were still to come.
     """
@@ -176,6 +206,8 @@ def _walk(root: int, path: str) -> tuple[tuple[str, ...], int]:
                 todo += [p for p in reversed(target.split("/")) if p not in ("", ".")]
                 if links > _MAX_LINKS or len(todo) > _MAX_PARTS:
                     raise _Absent(errno.ELOOP, where)
+        if keep is not None and fds:
+            keep.append(fds.pop())
         return tuple(names), mode
     finally:
         for fd in fds:

@@ -247,7 +247,13 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable"
     )
-    p.add_argument("-u", "--user", default="", metavar="UID[:GID]", help="numeric user and group")
+    p.add_argument(
+        "-u",
+        "--user",
+        default="",
+        metavar="USER[:GROUP]",
+        help="user and group, by number or as the /etc of the container's image names them",
+    )
     p.add_argument(
         "-g",
         "--additional-gids",

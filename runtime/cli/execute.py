@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from runtime.process_spec import ProcessSpec
     from runtime.stored import StoredContainer
 
-_MAX_ID = 0xFFFF_FFFF
-
 
 def exec_verb(args: argparse.Namespace) -> int:
     container = where.find(args)
@@ -60,7 +58,13 @@ def process_of(args: argparse.Namespace, container: StoredContainer) -> ProcessS
     if not command:
         raise InvalidRequest("exec", "a command is wanted")
     base = container.spec.process
-    uid, gid = _user(args.user) if args.user else (base.uid, base.gid)
+    uid, gid, gids = base.uid, base.gid, base.additional_gids
+    if args.user:
+        from runtime import accounts
+
+        account = accounts.find(args.user, container.rootfs, container.spec)
+        uid, gid = account.uid, account.gid
+        gids = account.gids if account.gids is not None else gids
     capabilities = base.capabilities
     if args.cap:
         from runtime.capabilities import Capabilities, mask_of
@@ -79,7 +83,7 @@ def process_of(args: argparse.Namespace, container: StoredContainer) -> ProcessS
         terminal=args.tty,
         uid=uid,
         gid=gid,
-        additional_gids=(*base.additional_gids, *args.additional_gids),
+        additional_gids=(*gids, *args.additional_gids),
         capabilities=capabilities,
         no_new_privileges=base.no_new_privileges or args.no_new_privs,
     )
@@ -89,13 +93,6 @@ def _variable(text: str) -> str:
     if text.find("=") < 1:
         raise InvalidRequest("--env", f"{text.partition('=')[0]!r} is not of the form NAME=VALUE")
     return text
-
-
-def _user(text: str) -> tuple[int, int]:
-    parts = text.split(":")
-    if len(parts) > 2 or not all(p.isascii() and p.isdigit() and int(p) <= _MAX_ID for p in parts):
-        raise InvalidRequest("--user", f"{text!r} is not of the form UID[:GID], in numbers")
-    return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
 # -- attached ---------------------------------------------------------------------------------

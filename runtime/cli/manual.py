@@ -57,6 +57,13 @@ The column RESTARTS of
 counts gofers that came anew since it began to look, each of which is a container's that was
 started again.
 .PP
+.B exec \\-u
+looks names up in /etc/passwd and /etc/group of the root file system as the host has it: accounts
+that were added in an overlay of the sandbox, or in a file that is mounted there, are for numbers
+only.
+A user that is a number has group 0 unless one is named; one that is a name has all of its groups,
+or the one that is named.
+.PP
 .B checkpoint
 saves the whole sandbox, with what it was told of its network, so that a restore in the same network
 namespace has the same addresses; of a sandbox that runsc started nobody knows them.
