@@ -416,6 +416,64 @@ def test_an_exec_as_a_user_by_name(shop: Shop) -> None:
     assert (done.code, "a number is wanted" in done.err) == (255, True), done
 
 
+def test_other_limits(shop: Shop) -> None:
+    ctl = shop.gvctl
+    resources = {"memory": {"limit": 512 << 20}, "cpu": {"quota": 50000, "period": 100000}}
+    linux = {
+        "cgroupsPath": f"/{shop.cgroup}/one",
+        "namespaces": [{"type": n} for n in ("pid", "ipc", "uts", "mount", "network")],
+        "resources": resources,
+    }
+    shop.run("one", "sleep", "1000", linux=linux)
+
+    def value(file: str) -> str:
+        place = Path("/sys/fs/cgroup", file.partition(".")[0], shop.cgroup, "one", file)
+        return place.read_text().strip()
+
+    assert value("memory.limit_in_bytes") == str(512 << 20)
+    ctl.ok("update", "--memory", "256M", "--cpu-quota", "70000", "--pids-limit", "900", "one")
+    assert value("memory.limit_in_bytes") == str(256 << 20)
+    assert (value("cpu.cfs_quota_us"), value("pids.max")) == ("70000", "900")
+    ctl.ok("update", "-r", "-", "one", input='{"cpu": {"shares": 99, "quota": -1}}')
+    assert (value("cpu.cfs_quota_us"), value("cpu.shares")) == ("-1", "99")
+    for words, why in (
+        (("--memory", "lots"), "'lots' is no size"),
+        (("--memory", "128M", "--cpu-period", "7"), "cpu"),
+        ((), "a limit is wanted"),
+    ):
+        done = ctl("update", *words, "one")
+        assert (done.code, why in done.err) == (1, True), done
+    assert value("memory.limit_in_bytes") == str(256 << 20)
+    assert ctl.ok("exec", "one", "echo", "on") == "on\n"
+
+
+def test_a_pods_limits_follow_its_members(shop: Shop) -> None:
+    _pod(shop, **{"io.kubernetes.cri.sandbox-memory": str(1 << 30)})
+    limit = "memory.limit_in_bytes"
+    pods = Path("/sys/fs/cgroup/memory", shop.cgroup)
+    assert (pods / "pod" / limit).read_text().strip() == str(1 << 30)
+    for own, total in ((300, 1324), (200, 1224)):
+        shop.gvctl.ok("update", "-m", f"{own}M", "member")
+        assert (pods / "member" / limit).read_text().strip() == str(own << 20)
+        assert (pods / "pod" / limit).read_text().strip() == str(total << 20)
+
+
+def test_a_shim_is_asked_for_other_limits(node: Node) -> None:
+    """It is told, as it would else go by what it knew."""
+    ctl = Gvctl("-n", node.daemon.namespace)
+    name = node.run_detached("sleep", "1000")
+    groups = dict(
+        line.rstrip().split(":")[1:]
+        for line in Path(f"/proc/{node.pid(name)}/cgroup").read_text().splitlines()
+    )
+    ctl.ok("update", "--memory", "300M", name)
+    place = Path("/sys/fs/cgroup/memory" + groups["memory"])
+    assert place.name == name
+    assert (place / "memory.limit_in_bytes").read_text().strip() == str(300 << 20)
+    done = ctl("update", "--cpu-period", "7", name)
+    assert done.code == 1 and "cpu" in done.err and "(code" not in done.err
+
+
 @every_generation
 def test_execs_keep_a_sandbox_from_being_saved(shop: Shop) -> None:
     """No sentry would restore them; what ended is no obstacle, nor is what init started."""
@@ -565,12 +623,12 @@ def test_hooks(shop: Shop) -> None:
     assert log.read_text().split() == [*stages]
 
 
-def _pod(shop: Shop) -> None:
+def _pod(shop: Shop, **annotations: str) -> None:
     """A sandbox called pod with a container called member, as CRI has them."""
     kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
     root = {"path": str(shop.folder / "rootfs2")}
     subprocess.run(["cp", "-a", shop.rootfs, root["path"]], check=True)
-    shop.run("pod", "sleep", "1000", annotations={kind: "sandbox"})
+    shop.run("pod", "sleep", "1000", annotations={kind: "sandbox", **annotations})
     member = {kind: "container", sandbox: "pod"}
     shop.run("member", "sleep", "2000", annotations=member, root=root)
 

@@ -84,6 +84,8 @@ class ContainerRecord(Record):
     flags: Mapping[str, str] = {}
     #: What the sentry was told of a network that was taken over: it can't be read a second time.
     network: Mapping[str, Any] | None = None
+    #: Its limits (``linux.resources``) as updates without a shim left them.
+    resources: Mapping[str, Any] | None = None
 
 
 def boot_id() -> str:
@@ -143,9 +145,9 @@ def _decode(data: bytes) -> ContainerRecord:
         elif name == "flags":
             if not isinstance(value, dict) or not all(type(v) is str for v in value.values()):
                 raise ValueError("flags are not texts")
-        elif name == "network":
+        elif name in ("network", "resources"):
             if value is not None and not isinstance(value, dict):
-                raise ValueError("network is not an object")
+                raise ValueError(f"{name} is not an object")
         elif name in ("shim_pid", "shim_start_time", "pid"):
             if type(value) is not int:
                 raise ValueError(f"{name} is not an integer")

@@ -234,6 +234,7 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "-f", "--force", action="store_true", help="also if it runs; no error if it isn't there"
     )
+    _limits(_Verbs(verbs, "limit").add("update", "change a container's limits while it runs"))
     p = _Verbs(verbs, "execute").add("exec", "run another process in a container")
     p.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     p.add_argument(
@@ -295,6 +296,39 @@ def _acting(verbs: Any) -> None:
         "ports", nargs="+", type=forwarding, metavar="[LOCAL:]REMOTE", help="port here and there"
     )
     p.add_argument("--address", default="127.0.0.1", help="address to listen on, default 127.0.0.1")
+
+
+def _limits(parser: Any) -> None:
+    add = parser.add_argument
+    add(
+        "-r",
+        "--resources",
+        default="",
+        metavar="FILE",
+        help="all of it, as JSON like linux.resources of config.json; - for stdin",
+    )
+    sizes = "in bytes, or with a unit as in 512M; -1 for none"
+    add("-m", "--memory", metavar="SIZE", help=f"limit of memory {sizes}")
+    add(
+        "--memory-reservation", metavar="SIZE", help=f"memory that it is reclaimed down to, {sizes}"
+    )
+    add("--memory-swap", metavar="SIZE", help=f"limit of memory and swap together, {sizes}")
+    add(
+        "--cpu-quota", type=int, metavar="US", help="CPU time in each period in us, -1 for no limit"
+    )
+    add("--cpu-period", type=int, metavar="US", help="the period in us")
+    add("--cpu-burst", type=int, metavar="US", help="CPU time saved up at most in us")
+    add("--cpu-shares", "--cpu-share", type=int, metavar="N", help="share of CPU beside others")
+    add("--cpu-idle", type=int, metavar="0|1", help="whether it gets only what others leave")
+    add("--cpuset-cpus", metavar="LIST", help="CPUs that it may use, as 0-3,5")
+    add("--cpuset-mems", metavar="LIST", help="memory nodes that it may use")
+    add(
+        "--pids-limit",
+        type=int,
+        metavar="N",
+        help="limit of the sandbox's tasks on the host, -1 for none",
+    )
+    add("--blkio-weight", type=int, metavar="N", help="share of block I/O beside others")
 
 
 def _runtime(verbs: Any) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
+    from runtime.stored_limits import AskShim
+
 FAILED = 1
 #: What a failed exec ends with, as no program's own status.
 EXEC_FAILED = 255
@@ -40,8 +42,8 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def main(argv: Sequence[str]) -> int:
-    """Do what the command line says; the exit status."""
+def main(argv: Sequence[str], ask_shim: AskShim | None = None) -> int:
+    """Do what the command line says; the exit status.  ``ask_shim`` is the way to a shim."""
     parser = arguments.build()
     log = _find_log(argv)
     try:
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         _say("a command is wanted; see --help")
         return arguments.USAGE_ERROR
     _configure_log(args)
+    args.ask_shim = ask_shim
     try:
         return _handler(args)(args) or 0
     except Quit as leaving:
@@ -165,9 +168,9 @@ def _version() -> str:
     return f"{arguments.PROGRAM} version {VERSION}\nspec: {OCI_VERSION}\npython: {python}\n"
 
 
-def run() -> NoReturn:
-    """Entry point of the command."""
-    status = main(sys.argv[1:])
+def run(ask_shim: AskShim | None = None) -> NoReturn:
+    """Do what the process's command line says, and end it; ``ask_shim`` as for :func:`main`."""
+    status = main(sys.argv[1:], ask_shim)
     try:
         sys.stdout.flush()
     except OSError:

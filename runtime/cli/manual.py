@@ -57,6 +57,15 @@ The column RESTARTS of
 counts gofers that came anew since it began to look, each of which is a container's that was
 started again.
 .PP
+.B update
+changes the limits of the host's cgroups, all that are named or none.
+The first container of a sandbox has the sandbox's; those of another go to its own cgroup, which is
+empty, and the limits of a pod that are its containers' sums change by as much.
+Of a container that the shim looks after the shim is asked, and keeps to a memory limit of one
+container of a pod; of what gvctl made nobody does.
+containerd isn't told, so what it prints as a container's resources is what it was.
+Containers that runsc made are refused.
+.PP
 .B exec \\-u
 looks names up in /etc/passwd and /etc/group of the root file system as the host has it: accounts
 that were added in an overlay of the sandbox, or in a file that is mounted there, are for numbers
