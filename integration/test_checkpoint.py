@@ -17,6 +17,7 @@ from integration.harness.node import Node
 from integration.harness.shim import Bundle, outcome
 from integration.harness.ttrpc import Client, Refused
 from integration.harness.waiting import until
+from integration.test_network import Namespace, connect
 
 pytestmark = pytest.mark.gvisor
 
@@ -318,6 +319,39 @@ def test_gvctl_checkpoints_and_restores(node: Node, modern: Node, tmp_path: Path
             assert log == [str(number) for number in range(1, len(log) + 1)]
         finally:
             _gvctl(node, *theirs, "delete", "-f", name)
+
+
+def test_gvctl_saves_the_network_that_the_shim_took_over(
+    node: Node, modern: Node, tmp_path: Path
+) -> None:
+    image, theirs = tmp_path / "image", ("--root", str(tmp_path / "root"))
+    pod, peer = Namespace(), Namespace()
+    try:
+        connect(pod, peer)
+        pod.ip("address", "add", "10.211.8.2/24", "dev", "eth0")
+        with Bundle(node) as bundle:
+            spec = bundle.spec("sleep", "1000")
+            spec["root"]["path"] = str(bundle.rootfs)
+            kinds = [each for each in spec["linux"]["namespaces"] if each["type"] != "network"]
+            spec["linux"]["namespaces"] = [*kinds, {"type": "network", "path": pod.path}]
+            bundle.write(spec)
+            client = bundle.start()
+            bundle.create(rootfs=[])
+            client.call("Start", id=bundle.id)
+            assert "10.211.8.2" not in pod.ip("address")
+            where = ("--namespace", node.daemon.namespace)
+            _gvctl(node, *where, "checkpoint", "--image-path", str(image), bundle.id)
+            assert client.call("Wait", id=bundle.id).exit_status == 0
+            client.call("Delete", id=bundle.id)
+            name, options = node.new_id(), ("-b", str(bundle.path), "-d")
+            _gvctl(node, *theirs, "restore", *options, "--image-path", str(image), name)
+            try:
+                assert "10.211.8.2" in _gvctl(node, *theirs, "exec", name, "ip", "address")
+            finally:
+                _gvctl(node, *theirs, "delete", "-f", name)
+    finally:
+        pod.close()
+        peer.close()
 
 
 def _gvctl(node: Node, *arguments: str) -> str:

@@ -320,6 +320,8 @@ def _limits(parser: Any) -> None:
     add("--cpu-burst", type=int, metavar="US", help="CPU time saved up at most in us")
     add("--cpu-shares", "--cpu-share", type=int, metavar="N", help="share of CPU beside others")
     add("--cpu-idle", type=int, metavar="0|1", help="whether it gets only what others leave")
+    add("--cpu-rt-period", type=int, metavar="US", help="period for real-time tasks in us")
+    add("--cpu-rt-runtime", type=int, metavar="US", help="CPU time of real-time tasks in it")
     add("--cpuset-cpus", metavar="LIST", help="CPUs that it may use, as 0-3,5")
     add("--cpuset-mems", metavar="LIST", help="memory nodes that it may use")
     add(

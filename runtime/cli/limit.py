@@ -24,6 +24,8 @@ OPTIONS = (
     ("cpu_burst", "cpu", "burst"),
     ("cpu_shares", "cpu", "shares"),
     ("cpu_idle", "cpu", "idle"),
+    ("cpu_rt_period", "cpu", "realtimePeriod"),
+    ("cpu_rt_runtime", "cpu", "realtimeRuntime"),
     ("cpuset_cpus", "cpu", "cpus"),
     ("cpuset_mems", "cpu", "mems"),
     ("memory", "memory", "limit"),

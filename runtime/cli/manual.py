@@ -82,7 +82,8 @@ While a program runs that
 or a client of the shim brought in, runsc before 20260520 would make an image that can't be
 restored, so that is refused.
 What such a program leaves running after its own end can't be told from the container's own
-processes; if it holds on to the stdio that it was given, the restore may fail, so end it first.
+processes; if it holds on to the stdio that it was given, the image can't be restored: end it
+first.
 .PP
 A container of a pod that containerd runs is better deleted by containerd, which is told nothing by
 .BR delete .

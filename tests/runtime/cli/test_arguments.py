@@ -39,6 +39,8 @@ CALLS = [
     "restore --image-path /i --bundle /b --detach --pid-file /p id",
     "features",
     "spec --bundle /b",
+    "update --resources - ID",
+    "update --memory 512M --cpu-share 5 --cpu-quota -1 --pids-limit -1 ID",
 ]
 
 
