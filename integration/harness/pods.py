@@ -529,12 +529,17 @@ class Pod:
 
     def gofer(self, container: str) -> int:
         """The gofer of one container, or of the sandbox if it is given the pod's id."""
-        found = [
-            pid
-            for pid in self._below()
-            if "gofer" in (words := footprint.command_line(pid))
-            and any(word.startswith("--bundle=") and word.endswith(container) for word in words)
-        ]
+
+        def look() -> list[int]:
+            return [
+                pid
+                for pid in self._below()
+                if "gofer" in (words := footprint.command_line(pid))
+                and any(word.startswith("--bundle=") and word.endswith(container) for word in words)
+            ]
+
+        # While it executes itself anew it has no command line.
+        found = until(look, 2, f"gofer of {container}")
         assert len(found) == 1, found
         return found[0]
 

@@ -51,13 +51,18 @@ class Terminal:
         return seen
 
     def press_until(self, key: str, text: str, timeout: float = 15) -> None:
-        """Press a key, now and again, until `text` is seen."""
+        """Press a key, now and again, until `text` is seen.
+
+        Not faster than a person: a storm of ^C breaks busybox's shell.
+        """
         deadline = time.monotonic() + timeout
         while text not in self.output:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{text!r} not seen after {key!r}; got {self.output!r}")
             self.write(key)
-            self._read(0.5)
+            patience = time.monotonic() + 1.0
+            while text not in self.output and self._read(patience - time.monotonic()):
+                continue
         self.output = ""
 
     def resize_until(self, rows: int, columns: int, text: str, timeout: float = 15) -> None:
