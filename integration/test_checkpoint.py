@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -319,6 +320,38 @@ def test_gvctl_checkpoints_and_restores(node: Node, modern: Node, tmp_path: Path
             assert log == [str(number) for number in range(1, len(log) + 1)]
         finally:
             _gvctl(node, *theirs, "delete", "-f", name)
+
+
+def test_gvctl_leaves_out_what_has_stopped(node: Node, modern: Node, tmp_path: Path) -> None:
+    """And the shim, which knows nothing of that, deletes it as ever."""
+    own, image = tmp_path / "own", tmp_path / "image"
+    own.mkdir()
+    unpack_rootfs(own)
+    rootfs = [{"type": "bind", "source": str(own), "options": ["rbind", "rw"]}]
+    kind, pod = (f"io.kubernetes.cri.{key}" for key in ("container-type", "sandbox-id"))
+    with Bundle(node) as bundle, Bundle(node) as other:
+        for each, role in ((bundle, "sandbox"), (other, "container")):
+            spec = each.spec("sleep", "1000")
+            spec["annotations"] = {kind: role, pod: bundle.id}
+            each.write(spec)
+        client = bundle.start()
+        bundle.create()
+        client.call("Start", id=bundle.id)
+        other.client = client
+        other.create(rootfs=rootfs)
+        client.call("Start", id=other.id)
+        client.call("Kill", id=other.id, signal=9)
+        assert client.call("Wait", id=other.id).exit_status == 137
+        where = ("--namespace", node.daemon.namespace)
+        words = ("checkpoint", "--leave-running", "--image-path", str(image), bundle.id)
+        _gvctl(node, *where, *words)
+        assert len(json.loads((image / "gvisor-shim.json").read_text())["containers"]) == 1
+        assert client.call("State", id=bundle.id).status == 2
+        assert client.call("Delete", id=other.id).exit_status == 137
+        other.client = None
+        client.call("Kill", id=bundle.id, signal=9)
+        assert client.call("Wait", id=bundle.id).exit_status == 137
+        client.call("Delete", id=bundle.id)
 
 
 def test_gvctl_saves_the_network_that_the_shim_took_over(
