@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ from runtime.stats import SentryStats
 from runtime.workers import Workers
 
 TRUE = parse_process(b'{"args":["/bin/true"],"cwd":"/","user":{"uid":0,"gid":0}}', "spec")
+
+#: Seconds that a request has: hooks that run are given what is left of them.
+TIME = 60.0
 
 
 class FakeReactor:
@@ -293,11 +297,12 @@ class Bench:
         return self.io[-1]
 
     def run(self) -> None:
-        self.container.start(0)
+        self.container.start(time.monotonic() + TIME)
 
     def exec(self, exec_id: str) -> int:
-        self.container.add_exec(exec_id, TRUE, IORequest(), 0)
-        return self.container.start_exec(exec_id, 0)
+        deadline = time.monotonic() + TIME
+        self.container.add_exec(exec_id, TRUE, IORequest(), deadline)
+        return self.container.start_exec(exec_id, deadline)
 
     def names(self) -> list[str]:
         return [type(event).__name__ for event in self.events]
