@@ -127,6 +127,10 @@ class Container:
             raise NotFound("exec", exec_id, f"process does not exist {exec_id}")
         return found
 
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have a worker do what may block."""
+        self._context.workers.submit(task)
+
     def abandon(self) -> None:
         """Give up a creation that is under way: what it waits for is killed, so it ends soon."""
         with self._lock:

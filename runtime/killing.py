@@ -4,7 +4,8 @@ Owns two rules.  Who signals is answered within a second, for containerd's sake:
 sentry hasn't acknowledged by then is in its socket, as pending as one to a stopped process.  And
 SIGKILL ends a container in bounded time: where it doesn't because the gofer hangs, the gofer is
 killed, which the sentry answers with the container's death; and where that is of no use because
-the sentry itself hangs, it is killed, and with it everything in the sandbox.
+the sentry itself hangs, it is killed, and with it everything in the sandbox.  Where it doesn't
+because the sandbox is paused, that goes on: gVisor can't let one container of it end alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from runtime.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    RuntimeFault,
     SandboxGone,
     Unanswered,
 )
@@ -26,6 +28,8 @@ from runtime.sandbox import SignalMode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.container import Container
     from runtime.process import Process
     from runtime.reactor import Reactor
@@ -55,6 +59,8 @@ class Killing:
         self.status = 0
         self._saved = False
         self._insisting = False
+        #: Lets a paused sandbox go on, with all that this means to its containers; may raise.
+        self.thaw: Callable[[], None] = lambda: None
 
     def kill(self, exec_id: str, signo: int, everyone: bool) -> None:
         """Signal init, everything in the container, or an exec.
@@ -144,6 +150,8 @@ class Killing:
 
     def _insist(self) -> None:
         """See to it that the container ends, now that it was killed."""
+        if self._container.sandbox.paused:
+            self._container.submit(self._thaw)
         if self._insisting:
             return
         self._insisting = True
@@ -158,14 +166,25 @@ class Killing:
 
         self._container.init.wait(ended)
 
+    def _thaw(self) -> None:
+        """Let the sandbox go on.  By a worker, as the sentry may take its time."""
+        _log.info("sandbox.thawed", container=self._container.id, why="SIGKILL")
+        try:
+            self.thaw()
+        except RuntimeFault as fault:
+            # Somebody else resumes it, or it ended; else the timers do their work.
+            _log.warning("sandbox.thaw_failed", container=self._container.id, error=str(fault))
+
     def _is_stuck(self) -> bool:
-        container = self._container
-        # In a paused sandbox it is to be dead as soon as that goes on.
-        return not container.has_ended and not container.sandbox.paused
+        return not self._container.has_ended
 
     def _kill_gofer(self) -> None:
         container = self._container
         if not self._is_stuck():
+            return
+        if container.sandbox.paused:
+            # A pause that was under way when the signal came, or a thaw that failed.
+            container.submit(self._thaw)
             return
         if container.is_root:
             self._give_up()

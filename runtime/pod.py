@@ -65,6 +65,7 @@ class Pod:
         """
         validate_id("container", request.id)
         container = Container(self.context, request.id, request.bundle, request.io)
+        container.killing.thaw = lambda: self.resume(request.id)
         with self._lock:
             if self._closed:
                 raise SandboxGone(0, detail="the shim is shutting down")

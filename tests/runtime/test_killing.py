@@ -76,12 +76,50 @@ def test_the_first_containers_sandbox_ends_in_the_gofers_place() -> None:
     assert bench.container.init.exit.status == 137
 
 
-def test_a_paused_sandbox_takes_its_time(member: Bench) -> None:
+def test_a_sigkill_lets_a_paused_sandbox_go_on(member: Bench) -> None:
+    thawed: list[str] = []
+
+    def thaw() -> None:
+        thawed.append(member.container.id)
+        member.sandbox.paused = False
+        member.sandbox.end(137)
+
+    member.container.killing.thaw = thaw
     member.sandbox.paused = True
-    member.container.kill("", 9, True)
+    member.container.kill("", 15, False)
+    assert member.workers.drain(5)
+    assert thawed == []  # a SIGTERM stays pending
+    member.container.kill("", 9, False)
+    assert member.workers.drain(5)
+    assert thawed == ["c"]
     member.reactor.pass_time(SENTRY_TIMEOUT)
     assert member.sandbox.gofers_killed == []
     assert not member.sandbox.killed.is_set()
+
+
+def test_a_pause_that_overtakes_a_sigkill_is_undone(member: Bench) -> None:
+    thawed: list[str] = []
+    member.container.killing.thaw = lambda: thawed.append("c")
+    member.container.kill("", 9, False)
+    member.sandbox.paused = True
+    member.reactor.pass_time(GOFER_TIMEOUT)
+    assert member.workers.drain(5)
+    assert thawed == ["c"]
+    assert member.sandbox.gofers_killed == []
+
+
+def test_a_paused_sandbox_that_cannot_go_on_is_killed(member: Bench) -> None:
+    def refused() -> None:
+        raise DeadlineExceeded("resume", 0.8)
+
+    member.container.killing.thaw = refused
+    member.sandbox.paused = True
+    member.container.kill("", 9, True)
+    member.reactor.pass_time(GOFER_TIMEOUT)
+    assert member.workers.drain(5)
+    assert not member.sandbox.killed.is_set()
+    member.reactor.pass_time(SENTRY_TIMEOUT)
+    assert member.sandbox.killed.is_set()
 
 
 def test_a_signal_that_is_sent_counts_as_pending(member: Bench) -> None:
