@@ -11,7 +11,6 @@ from runtime.errors import (
     Failed,
     InvalidState,
     NotFound,
-    RuntimeFault,
     SandboxGone,
 )
 from runtime.gofer import raw_spec
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
 
 
+#: Seconds for a gofer whose files are closed to end, and to be asked why.
+_LAST_WORDS = 0.2
 #: Seconds that the sentry has to destroy a container, before and after its gofer is killed.
 _DESTROY_TIMEOUT = 3.0
 _DESTROY_AGAIN = 2.0
@@ -83,9 +84,10 @@ class Subcontainer:
                 fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
                 try:
                     call(argument, fds)
-                except RuntimeFault as fault:
-                    # A gofer that has told its mounts may have died since.
-                    words = gofer.message(time.monotonic())
+                except Failed as fault:
+                    # A gofer that has told its mounts may have died since.  Its files are closed
+                    # a little before it has ended.
+                    words = gofer.message(time.monotonic() + _LAST_WORDS)
                     if not words:
                         raise
                     raise Failed(f"gofer: {words}; sentry: {fault}") from None

@@ -538,10 +538,8 @@ class Pod:
                 and any(word.startswith("--bundle=") and word.endswith(container) for word in words)
             ]
 
-        # While it executes itself anew it has no command line.
-        found = until(look, 2, f"gofer of {container}")
-        assert len(found) == 1, found
-        return found[0]
+        # Executing itself anew it has none for a moment, and what it forks has the same.
+        return until(lambda: found if len(found := look()) == 1 else None, 5, "one gofer")[0]
 
     def _below(self) -> list[int]:
         return footprint.descendants(self.shim)
