@@ -14,7 +14,7 @@ from runtime.config import RunscConfig
 from runtime.control import Control
 from runtime.driver import DirectDriver
 from runtime.errors import Failed, InvalidState, RuntimeFault, SandboxGone, Unsupported
-from runtime.events import TaskCheckpointed, TaskExited
+from runtime.events import TaskCheckpointed, TaskExited, TaskResumed
 from runtime.lifecycle import State
 from runtime.pod import Pod
 from runtime.process import Exit
@@ -238,3 +238,21 @@ def test_a_signal_ends_what_is_half_restored(scene: Scene, signo: int) -> None:
     assert scene.sandbox.killed.is_set()
     assert scene.container.init.exit is not None
     assert scene.container.init.exit.status == 128 + signo
+
+
+def test_sigkill_of_a_paused_member_resumes_its_siblings(scene: Scene) -> None:
+    scene.bench.run()
+    sibling = Bench("d")
+    sibling.run()
+    scene.adopt(sibling)
+    scene.container.is_root = False
+    scene.container.killing.thaw = lambda: scene.pod.resume("c")
+    scene.pod.pause("c")
+    assert sibling.container.init.state is State.PAUSED
+    scene.container.kill("", 9, False)
+    assert scene.bench.workers.drain(5)
+    assert sibling.container.init.state is State.RUNNING
+    assert sibling.holdings.statuses[-1] == "running"
+    assert sibling.events[-1] == TaskResumed(container_id="d")
+    assert sibling.workers.drain(5)
+    sibling.workers.stop()
