@@ -248,6 +248,9 @@ class PodMemory:
         begin = time.monotonic()
         with self._lock:
             members = [f.member for f in self._members.values()]
+        # Before the containers are asked: what is taken meanwhile must count as still to come, or
+        # the mark would be set beyond a use that nobody has seen and that stands still from now on.
+        total = self._host.memory_usage()
         asked: list[tuple[Member, Usage]] = []
         for member in members:
             if member.is_pause or not member.runs:
@@ -257,7 +260,6 @@ class PodMemory:
             except RuntimeFault as fault:
                 self._log.debug("memory.unknown", container=member.id, error=str(fault))
         asked = self._without_files(asked)
-        total = self._host.memory_usage()
         over = []
         with self._lock:
             for member, usage in asked:

@@ -60,6 +60,7 @@ class Scene:
         self.used: dict[str, int | Usage] = {}
         self.asked: list[str] = []
         self.files = 0
+        self.after_an_answer: list[Callable[[], None]] = []
         self.memory = PodMemory(
             "s",
             self.host,
@@ -77,6 +78,8 @@ class Scene:
         used = self.used.get(id)
         if used is None:
             raise NotFound("container", id)
+        if self.after_an_answer:
+            self.after_an_answer.pop()()
         return used if isinstance(used, Usage) else Usage(bytes=used, exact=True)
 
     def uses(self, **used: int | Usage) -> None:
@@ -121,6 +124,22 @@ def test_a_pod_that_stands_still_is_not_looked_at_again() -> None:
     assert mark is not None and (mark.low, mark.high) == (0, 64 * MIB)
     scene.uses(a=60 * MIB)
     assert scene.here.looks == looks and scene.here.due == []
+
+
+def test_growth_during_a_look_is_not_missed() -> None:
+    hog, other = FakeMember("hog", 64 * MIB), FakeMember("other", 64 * MIB)
+    scene = Scene(pause(), hog, other)
+    scene.uses(hog=10 * MIB, other=1 * MIB)
+
+    def grow() -> None:
+        scene.used["hog"] = 100 * MIB
+        scene.host.used = 101 * MIB
+
+    scene.after_an_answer = [grow]
+    scene.memory.refresh()
+    assert hog.ooms == [], "the answer was from before"
+    scene.here.run_due()
+    assert hog.ooms == [True] and other.ooms == []
 
 
 def test_a_container_over_its_own_limit_is_ended_and_the_others_are_not() -> None:
