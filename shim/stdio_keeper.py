@@ -32,9 +32,9 @@ _log = get_logger("stdio")
 class Keeper:
     """One FIFO's.  Thread-safe; nothing blocks.
 
-    Nothing is polled: the kernel tells when the last writer has closed, and when somebody opens
-    the FIFO.  Only a reader that is there and slow is looked after, every two seconds in the end,
-    and a FIFO whose opening the kernel can't watch, for want of inotify instances.
+    Nothing is polled for long: the kernel tells when the last writer has closed, and when somebody
+    opens the FIFO.  Only a reader that is there and slow is looked after, every two seconds in the
+    end, and a FIFO whose opening the kernel can't watch, for want of inotify instances.
     """
 
     def __init__(
@@ -99,9 +99,16 @@ class Keeper:
     def _end_locked(self) -> None:
         """Nothing is left to read: show the end to the reader, or to the next one that comes."""
         writer = self._write_locked()
-        if _is_read(writer) or not self._await_reader_locked():
-            self._fd = -1
-            os.close(writer)
+        if not _is_read(writer):
+            if self._delay < _LAST_LOOK:
+                # Mostly the reader has seen the end and left, and a delete is on its way: it would
+                # be held up by the closing of an inotify descriptor, for which the kernel waits.
+                self._look_later_locked()
+                return
+            if self._await_reader_locked():
+                return
+        self._fd = -1
+        os.close(writer)
 
     def _write_locked(self) -> int:
         # Without our reader the kernel tells whether there is another.

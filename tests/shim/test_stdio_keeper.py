@@ -112,6 +112,21 @@ def test_a_reader_that_comes_late_sees_the_end_of_nothing(output: Output) -> Non
     assert output.keeper.take() == -1
 
 
+def test_a_reader_that_has_left_delays_nothing(tmp_path: Path, reactor: Reactor) -> None:
+    watched: list[str] = []
+
+    def watch(path: str) -> int:
+        watched.append(path)
+        return linux.watch_openings(path)
+
+    output = Output(tmp_path / "out", reactor, watch)
+    fd = output.reader()
+    os.close(fd)
+    output.end(b"")
+    output.keeper.close()
+    assert not watched, "closing an inotify descriptor takes the kernel long"
+
+
 def test_a_reader_that_is_there_has_the_end_shown(output: Output) -> None:
     fd = output.reader()
     os.write(output.writer, b"x")
