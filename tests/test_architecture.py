@@ -30,12 +30,14 @@ def _text() -> str:
 
 def test_the_state_diagram_is_the_transition_table() -> None:
     module = _generator("state_diagram")
-    assert module.current(_text()) == module.diagram(), "run: python docs/state_diagram.py --write"
+    assert module.PART.current(_text()) == module.diagram(), (
+        "run: python docs/state_diagram.py --write"
+    )
 
 
 def test_the_table_of_deaths_is_the_list_of_rows() -> None:
     module = _generator("fault_table")
-    assert module.current(_text()) == module.table(), "run: python docs/fault_table.py --write"
+    assert module.PART.current(_text()) == module.table(), "run: python docs/fault_table.py --write"
 
 
 def test_every_row_of_the_table_of_deaths_is_proved() -> None:

@@ -1,0 +1,31 @@
+"""Parts of ARCHITECTURE.md that are written by programs, each between two marks of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Part:
+    """What stands between ``begin`` and ``end``, lines that occur once."""
+
+    def __init__(self, begin: str, end: str) -> None:
+        self.begin, self.end = begin, end
+
+    def current(self, text: str) -> str:
+        """What stands there now."""
+        return text.split(self.begin)[1].split(self.end)[0].strip()
+
+    def main(self, wanted: str) -> None:
+        """Print ``wanted``; with --write, put it in place of what stands there."""
+        if "--write" not in sys.argv:
+            print(wanted)
+            return
+        path = os.path.join(ROOT, "ARCHITECTURE.md")
+        with open(path, encoding="utf-8") as source:
+            head, rest = source.read().split(self.begin)
+        tail = rest.split(self.end)[1]
+        with open(path, "w", encoding="utf-8") as target:
+            target.write(f"{head}{self.begin}\n{wanted}\n{self.end}{tail}")
