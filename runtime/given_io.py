@@ -72,6 +72,9 @@ class GivenIO:
     def close_stdin(self) -> None:
         """The holder of the other end does that."""
 
+    def await_reader(self, timeout: float) -> None:
+        """The reader is the caller's."""
+
     def drain(self, timeout: float) -> bool:
         """Nothing is held here."""
         return True

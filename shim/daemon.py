@@ -80,7 +80,7 @@ class Daemon:
             self.service.handle,
             submit=self.workers.submit,
             on_error=self._rpc_failed,
-            on_idle=self._look_later,
+            on_idle=self._idle,
         )
 
     # -- what the objects need of each other ------------------------------------------------
@@ -121,6 +121,11 @@ class Daemon:
 
     def _rpc_failed(self, call: Call, error: BaseException) -> None:
         self._log.error("rpc.crashed", method=call.method, error=repr(error))
+
+    def _idle(self) -> None:
+        """The last client has gone."""
+        self.service.idle()
+        self._look_later()
 
     def _look_later(self) -> None:
         self.reactor.call_later(FORSAKEN_TIMEOUT, self._look_forsaken)

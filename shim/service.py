@@ -35,6 +35,8 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 #: Seconds for a start or exec whose caller set no deadline.
 START_TIMEOUT: Final = 60.0
+#: Seconds for which an end is kept back while there is output that nobody reads.
+READER_PATIENCE: Final = 0.1
 #: Seconds for a checkpoint, or a start from one; memory may be large.
 CHECKPOINT_TIMEOUT: Final = 600.0
 
@@ -150,6 +152,15 @@ class TaskService:
             except OSError as error:
                 self._log.warning("address.unwritten", error=str(error))
 
+    def idle(self) -> None:
+        """Nobody is connected any more: end an empty shim that was told to end too early.
+
+        containerd 2 sends one Shutdown for a pod, after the first container's deletion, and those
+        of the others may be under way.
+        """
+        if self._stop_wanted.is_set() and self._pod.close_if_empty():
+            self._shutdown()
+
     def _end_if_unwanted(self, call: Call) -> None:
         """End a shim that was told to, or left alone, while its only container was being made."""
         if (call.cancelled or self._stop_wanted.is_set()) and self._pod.close_if_empty():
@@ -240,7 +251,13 @@ class TaskService:
         request = pb.StateRequest.FromString(call.payload)
         container = self._pod.container(request.id)
         container.require_created()
-        snapshot = container.process(request.exec_id).snapshot()
+        process = container.process(request.exec_id)
+        snapshot = process.snapshot()
+        io = process.io
+        if snapshot.exit is not None and io is not None:
+            # A client that learns of an end gives up whatever pipe it has not opened yet, and one
+            # that has just come back after a restart is only about to open them.
+            io.await_reader(READER_PATIENCE)
         return convert.state_response(snapshot, request.id, request.exec_id, container.bundle)
 
     def _pids(self, call: Call) -> bytes:

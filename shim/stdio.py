@@ -19,6 +19,7 @@ import time
 
 from runtime.errors import InvalidRequest, InvalidState, Unsupported
 from shim.stdio_fifo import (
+    READER_INTERVAL,
     Located,
     await_reader,
     check_path,
@@ -172,6 +173,16 @@ class ProcessIO:
         """
         with self._lock:
             self._close_writer_locked()
+
+    def await_reader(self, timeout: float) -> None:
+        """Wait, ``timeout`` seconds at most, while output of an ended process has no reader."""
+        limit = time.monotonic() + timeout
+        while time.monotonic() < limit:
+            with self._lock:
+                keepers = list(self._keepers)
+            if not any(keeper.lacks_reader() for keeper in keepers):
+                return
+            time.sleep(READER_INTERVAL)
 
     def drain(self, timeout: float) -> bool:
         """Wait until the output of a process that has ended has been read; whether it was.

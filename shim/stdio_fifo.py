@@ -29,7 +29,7 @@ _NULL_DEVICE = os.makedev(1, 3)
 #: ``termios.FIONREAD``, without the import.
 _FIONREAD = 0x541B
 #: Seconds between two looks for a reader.
-_READER_INTERVAL = 0.002
+READER_INTERVAL = 0.002
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
 
@@ -195,7 +195,7 @@ def await_reader(keeper: int, patience: float, timeout: float) -> bool:
             alone = any(mask & select.POLLERR for _, mask in poll.poll(0))
             if time.monotonic() - began >= (min(patience, timeout) if alone else timeout):
                 return False
-            time.sleep(_READER_INTERVAL)
+            time.sleep(READER_INTERVAL)
         return True
     finally:
         os.close(writer)
@@ -203,12 +203,17 @@ def await_reader(keeper: int, patience: float, timeout: float) -> bool:
 
 def to_writer(fd: int) -> int:
     """A writer of the FIFO in place of ``fd``, which is one of its ends and is closed."""
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+    if is_writer(fd):
         return fd  # without a reader there is no second one to be had
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
         os.close(fd)
+
+
+def is_writer(fd: int) -> bool:
+    """Whether it is a FIFO's writing end."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def unread(fd: int) -> int:

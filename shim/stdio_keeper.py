@@ -15,7 +15,7 @@ import threading
 
 from runtime import linux
 from runtime.log import get_logger
-from shim.stdio_fifo import to_writer, unread
+from shim.stdio_fifo import is_writer, to_writer, unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ class Keeper:
             self._disarm_locked()
             fd, self._fd = self._fd, -1
         return fd
+
+    def lacks_reader(self) -> bool:
+        """Whether output of a process that has ended is left, and nobody is there to read it."""
+        with self._lock:
+            fd = self._fd
+            return fd >= 0 and is_writer(fd) and unread(fd) > 0 and not _is_read(fd)
 
     def close(self) -> None:
         """Let go of whatever is unread; idempotent."""

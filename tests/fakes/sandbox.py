@@ -59,6 +59,7 @@ class FakeIO:
 
     def __init__(self) -> None:
         self.released = self.closed = False
+        self.awaited: list[float] = []
 
     @property
     def sentry_fds(self) -> tuple[int, int, int]:
@@ -69,6 +70,9 @@ class FakeIO:
 
     def resize(self, width: int, height: int) -> None: ...
     def close_stdin(self) -> None: ...
+
+    def await_reader(self, timeout: float) -> None:
+        self.awaited.append(timeout)
 
     def drain(self, timeout: float) -> bool:
         return True

@@ -15,11 +15,11 @@ from protos.wkt_pb2 import Any as AnyMessage
 from runtime.errors import Failed
 from runtime.pod import Pod
 from runtime.workers import Workers
-from shim.service import SERVICES, TaskService
+from shim.service import READER_PATIENCE, SERVICES, TaskService
 from shim.ttrpc.client import Client
 from shim.ttrpc.errors import StatusError
 from shim.ttrpc.server import Server
-from tests.fakes.sandbox import Bench
+from tests.fakes.sandbox import Bench, FakeIO
 
 WAIT = 20.0
 
@@ -46,7 +46,9 @@ class Shim:
         listener.bind(path)
         listener.listen()
         self.workers = Workers()
-        self.server = Server(listener, service.handle, submit=self.workers.submit)
+        self.server = Server(
+            listener, service.handle, submit=self.workers.submit, on_idle=service.idle
+        )
         self.server.start()
 
     def client(self) -> Client:
@@ -205,6 +207,31 @@ def test_shutdown_ends_an_empty_shim_only(shim: Shim) -> None:
         call(client, "Delete", pb.DeleteRequest(id="c"))
         call(client, "Shutdown", pb.ShutdownRequest(id="c"))
         assert shim.stopped.wait(WAIT)
+
+
+def test_a_shutdown_that_comes_during_a_deletion_counts_once_all_have_left(shim: Shim) -> None:
+    shim.adopt()
+    with shim.client() as client:
+        call(client, "Shutdown", pb.ShutdownRequest(id="pod"))
+    with shim.client() as client:
+        assert not shim.stopped.is_set(), "there is a container left"
+        call(client, "Delete", pb.DeleteRequest(id="c"))
+        assert not shim.stopped.is_set(), "somebody may make another"
+    assert shim.stopped.wait(WAIT)
+
+
+def test_an_end_is_kept_back_until_its_output_has_a_reader(shim: Shim) -> None:
+    shim.adopt()
+    io = FakeIO()
+    shim.bench.container.init.attach(io)
+    shim.bench.run()
+    with shim.client() as client:
+        call(client, "State", pb.StateRequest(id="c"))
+        assert io.awaited == [], "it runs"
+        shim.bench.sandbox.end(7)
+        call(client, "Wait", pb.WaitRequest(id="c"))
+        call(client, "State", pb.StateRequest(id="c"))
+    assert io.awaited == [READER_PATIENCE]
 
 
 def test_a_shutdown_that_comes_during_a_creation_counts_once_that_fails(shim: Shim) -> None:

@@ -179,6 +179,28 @@ def test_a_delete_waits_for_a_reader_that_is_late(reactor: Reactor, tmp_path: Pa
     io.close()
 
 
+def test_a_reader_is_awaited_while_output_has_none(reactor: Reactor, tmp_path: Path) -> None:
+    path = fifo(tmp_path, "out")
+    io = open_io(reactor, stdout=path)
+    fds = hand_over(io)
+    io.await_reader(WAIT)  # the process goes on, so there is nothing to wait for
+    os.write(fds[1], b"last words")
+    close(*fds)
+    deadline = time.monotonic() + WAIT
+    while not io._keepers[0].lacks_reader():  # the reactor learns of the end
+        assert time.monotonic() < deadline
+    awaited = threading.Event()
+    waiting = threading.Thread(target=lambda: (io.await_reader(WAIT), awaited.set()))
+    waiting.start()
+    io.await_reader(0.01)
+    assert not awaited.is_set()
+    with open(path, "rb") as client:
+        assert awaited.wait(WAIT / 2)
+        assert client.read() == b"last words"
+    waiting.join(WAIT)
+    io.close()
+
+
 def test_a_delete_waits_for_nobody_if_there_is_nothing_to_read(
     reactor: Reactor, tmp_path: Path
 ) -> None:

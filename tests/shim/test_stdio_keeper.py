@@ -96,6 +96,18 @@ def test_unread_output_waits_for_a_reader_that_comes_later(output: Output) -> No
     assert read_to_end(fd) == b"last words"
 
 
+def test_it_tells_whether_output_waits_for_a_reader(output: Output) -> None:
+    os.write(output.writer, b"x")
+    assert not output.keeper.lacks_reader(), "the process is not over"
+    output.end(b"last words")
+    assert output.keeper.lacks_reader()
+    fd = output.reader()
+    assert not output.keeper.lacks_reader()
+    assert read_to_end(fd) == b"xlast words"
+    output.settle()
+    assert not output.keeper.lacks_reader()
+
+
 def test_a_reader_that_was_there_sees_the_end_at_once(output: Output) -> None:
     fd = output.reader()
     output.end(b"words")
