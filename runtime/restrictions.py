@@ -99,15 +99,23 @@ def prepare(
 
         spec, left_readonly = separate(spec)
     spec, left_writable = restrict(_plain_options(spec), generation)
+    # Whatever this spec says: an exec is filtered only if the sandbox's own flag is set, and a
+    # pod's pause container may have no profile.
+    filtered = switch_on("oci-seccomp")
     profile = linux.fields("seccomp")
     if profile is not None:
         from runtime.seccomp import translate  # seldom needed, and memory counts
 
         translated = translate(profile)
-        if switch_on("oci-seccomp"):
-            spec = spec.replace(raw=_with_linux(spec, "seccomp", translated))
+        if filtered:
+            spec = spec.replace(raw=_with_linux(spec, "seccomp", translated.profile))
+            notes += translated.notes
+            if not generation.filters_execs:
+                notes += ("seccomp: no filter for execs: this runsc filters first processes only",)
         elif "oci-seccomp" not in generation.global_flags:
             notes += ("no seccomp profile: runsc has no flag oci-seccomp",)
+        else:
+            notes += ("no seccomp profile: runsc_config sets oci-seccomp = false",)
     return Prepared(
         spec=spec,
         config=config.replace(flags=flags),

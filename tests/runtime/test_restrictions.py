@@ -11,6 +11,8 @@ from runtime.restrictions import Prepared, on_host_network, prepare
 from runtime.spec import Spec, parse_spec
 from tests.fakes.generations import GENERATIONS
 
+#: A flag of every sandbox.
+FILTERS = {"oci-seccomp": "true"}
 KINDS = ("pid", "ipc", "uts", "mount", "network")
 
 
@@ -36,7 +38,7 @@ def caps(*names: str) -> dict[str, Any]:
 def test_a_spec_that_asks_for_nothing_changes_nothing() -> None:
     spec = make_spec()
     done = run(spec)
-    assert (done.spec.raw, done.config.flags, done.notes) == (spec.raw, {}, ())
+    assert (done.spec.raw, done.config.flags, done.notes) == (spec.raw, FILTERS, ())
 
 
 # -- flags -------------------------------------------------------------------------------------
@@ -45,8 +47,8 @@ def test_a_spec_that_asks_for_nothing_changes_nothing() -> None:
 @pytest.mark.parametrize("year", [2022, 2024])
 def test_raw_sockets(year: int) -> None:
     asks = make_spec(process=caps("CAP_KILL", "CAP_NET_RAW"))
-    assert run(asks, year).config.flags == {"net-raw": "true"}
-    assert run(make_spec(process=caps("CAP_KILL")), year).config.flags == {}
+    assert run(asks, year).config.flags == {**FILTERS, "net-raw": "true"}
+    assert run(make_spec(process=caps("CAP_KILL")), year).config.flags == FILTERS
 
 
 def test_the_operators_flag_wins() -> None:
@@ -67,18 +69,21 @@ def test_set_user_id_programs() -> None:
     def flags(**options: Any) -> Any:
         return prepare(make_spec(**options), config, newer).config.flags
 
-    assert flags(process={"noNewPrivileges": False}) == {"allow-suid": "true"}
-    assert flags() == {}
+    assert flags(process={"noNewPrivileges": False}) == {**FILTERS, "allow-suid": "true"}
+    assert flags() == FILTERS
     pod = {"io.kubernetes.cri.container-type": "sandbox"}
-    assert flags(annotations=pod) == {"allow-suid": "true"}
-    assert run(make_spec(process={"noNewPrivileges": False})).config.flags == {}
+    assert flags(annotations=pod) == {**FILTERS, "allow-suid": "true"}
+    assert run(make_spec(process={"noNewPrivileges": False})).config.flags == FILTERS
 
 
 def test_seccomp() -> None:
     spec = make_spec(linux={"seccomp": {"defaultAction": "SCMP_ACT_LOG"}})
     done = run(spec)
-    assert done.config.flags == {"oci-seccomp": "true"}
+    assert done.config.flags == FILTERS
     assert done.spec.raw["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert [note.partition(":")[0] for note in done.notes] == ["seccomp", "seccomp"]
+    assert "no filter for execs" in done.notes[1]
+    assert not any("execs" in note for note in run(spec, 2026).notes)
     old = GENERATIONS[2022]
     old = old.replace(global_flags={k: v for k, v in old.global_flags.items() if "oci" not in k})
     done = prepare(spec, RunscConfig(root="/run/x"), old)
@@ -89,12 +94,12 @@ def test_seccomp() -> None:
 
 
 def test_host_network() -> None:
-    assert run(make_spec("network")).config.flags == {"network": "host"}
+    assert run(make_spec("network")).config.flags == {**FILTERS, "network": "host"}
     crio = make_spec(annotations={"io.kubernetes.cri-o.HostNetwork": "true"})
-    assert run(crio).config.flags == {"network": "host"}
+    assert run(crio).config.flags == {**FILTERS, "network": "host"}
     # The host's, by a path.
     named = {"namespaces": [{"type": "ipc"}, {"type": "network", "path": "/proc/self/ns/net"}]}
-    assert run(make_spec(linux=named)).config.flags == {"network": "host"}
+    assert run(make_spec(linux=named)).config.flags == {**FILTERS, "network": "host"}
 
 
 def test_no_host_network() -> None:
