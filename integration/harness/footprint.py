@@ -153,6 +153,14 @@ def command_line(pid: int) -> list[str]:
     return [word.decode(errors="replace") for word in raw.split(b"\0")[:-1]]
 
 
+def name_of(pid: int) -> str:
+    """The name of a process's program; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def parent(pid: int) -> int:
     """The parent of a process; 0 when it is gone."""
     try:
