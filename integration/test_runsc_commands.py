@@ -15,6 +15,7 @@ import pytest
 from integration.harness.node import Node
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
+from integration.harness.wire import Schema
 from runtime.stored import StoredContainer
 
 _numbers = itertools.count(1)
@@ -25,16 +26,30 @@ def new_id(node: Node) -> str:
     return node.known(f"r{os.getpid()}-{next(_numbers)}")
 
 
+_Options = Schema("type_url:1 config_path:2")
+
+
+@pytest.fixture
+def options(node: Node, tmp_path: Path) -> tuple[str, ...]:
+    """What has a sandbox of an old release listen where its runsc looks."""
+    file = tmp_path / "options.toml"
+    file.write_text("abstract_control_socket = true\n")
+    return ("--runtime-config-path", str(file))
+
+
 def runsc_of(node: Node) -> Runsc:
     return Runsc(node.daemon.generation, Path("/run/containerd/runsc", node.daemon.namespace))
 
 
 @pytest.mark.core
 @pytest.mark.gvisor
-def test_commands_that_look_and_act(node: Node) -> None:
+def test_commands_that_look_and_act(node: Node, options: tuple[str, ...]) -> None:
     runsc = runsc_of(node)
     name = new_id(node)
-    mounts = node.api.make(name, node.runtime, node.api.spec("sleep", "1000", container=name))
+    value = _Options.encode(type_url="io.containerd.gvisor.v2.options", config_path=options[1])
+    asked = {"type_url": "runtimeoptions.v1.Options", "value": value}
+    spec = node.api.spec("sleep", "1000", container=name)
+    mounts = node.api.make(name, node.runtime, spec, options=asked)
     pid = node.api.task("Create", container_id=name, rootfs=mounts).pid
     assert runsc.status(name) == "created"
     node.api.task("Start", container_id=name)
@@ -71,9 +86,11 @@ def test_commands_that_look_and_act(node: Node) -> None:
 
 @pytest.mark.core
 @pytest.mark.gvisor
-def test_delete_by_runsc_leaves_the_shim_a_task_to_delete(node: Node) -> None:
+def test_delete_by_runsc_leaves_the_shim_a_task_to_delete(
+    node: Node, options: tuple[str, ...]
+) -> None:
     runsc = runsc_of(node)
-    name = node.run_detached("sleep", "1000", container=new_id(node))
+    name = node.run_detached("sleep", "1000", options=options, container=new_id(node))
     runsc.ok("delete", "--force", name)
     until(lambda: node.status(name) == "STOPPED", 5, "the shim saw the end")
     assert node.api.task("Delete", container_id=name).exit_status == 137

@@ -34,6 +34,9 @@ class RunscConfig(Record):
     io_gid: int = 0
     systemd_cgroup: bool = False
     grouping: bool = True
+    #: Whether sandboxes of releases that know no other place for a control socket listen under a
+    #: name that every local user can connect to, for the sake of runsc's own commands.
+    abstract_control_socket: bool = False
     #: How checkpoints are compressed; empty for the default.
     checkpoint_compression: str = ""
 

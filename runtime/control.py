@@ -81,8 +81,12 @@ class Control:
     :func:`translate` makes of the sentry's error.
     """
 
-    def __init__(self, address: str, driver: Driver, gone: Callable[[], SandboxGone]) -> None:
+    def __init__(
+        self, address: str, driver: Driver, gone: Callable[[], SandboxGone], pid: int = 0
+    ) -> None:
         self.address = address
+        #: The sentry, if it is known.
+        self.pid = pid
         self._driver = driver
         self._gone = gone
         #: A hint, so without a guard.
@@ -102,7 +106,7 @@ class Control:
     ) -> Any:
         """Any method of the sentry; ``operation`` and the rest are for the wording of errors."""
         try:
-            return urpc.call(self.address, method, argument, fds, timeout)
+            return urpc.call(self.address, method, argument, fds, timeout, pid=self.pid)
         except urpc.RemoteError as error:
             raise translate(str(error), operation or method, container_id, pid, args) from None
         except urpc.Disconnected:
@@ -115,7 +119,7 @@ class Control:
     ) -> tuple[Any, list[int]]:
         """A method that answers with descriptors; they are the caller's to close."""
         try:
-            return urpc.call_for_files(self.address, method, argument, count, timeout)
+            return urpc.call_for_files(self.address, method, argument, count, timeout, pid=self.pid)
         except urpc.RemoteError as error:
             raise translate(str(error), method, "") from None
         except urpc.Disconnected:
@@ -380,7 +384,7 @@ class Control:
         The table of :func:`translate` is about starts; here the same words mean other things.
         """
         try:
-            urpc.call(self.address, _PREFIX + method, argument, fds, timeout)
+            urpc.call(self.address, _PREFIX + method, argument, fds, timeout, pid=self.pid)
         except urpc.RemoteError as error:
             text = _without_dump(str(error))
             if "unknown method" in text:
@@ -399,7 +403,7 @@ class Control:
     def connect(self, timeout: float) -> Connection:
         """A connection on which a wait is to be sent."""
         try:
-            return urpc.connect(self.address, time.monotonic() + timeout)
+            return urpc.connect(self.address, time.monotonic() + timeout, self.pid)
         except urpc.Disconnected:
             raise self._gone() from None
 

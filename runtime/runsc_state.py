@@ -66,11 +66,12 @@ class RunscState(Record):
     def is_old(self) -> bool:
         """Whether the sandbox is of a release before the calls changed their form.
 
-        That came at about the same time as control sockets in the file system.
+        That came at about the same time as control sockets in the file system, and as gofer mounts
+        that are written down.
         """
         if self.release:
             return self.release < _NEW_RELEASE
-        return self.control_socket.startswith("\0")
+        return self.control_socket.startswith("\0") or "goferMountConfs" not in self.raw
 
     def with_status(self, status: str) -> RunscState:
         """The same in another status."""

@@ -76,7 +76,7 @@ class Sandbox:
         self._driver = params.driver
         self._sentry = sentry
         self._gofer = gofer
-        self._control = Control(sentry.address, params.driver, self._autopsy)
+        self._control = Control(sentry.address, params.driver, self._autopsy, sentry.child.pid)
         #: Bytes of all containers' memory that are files, mapped or cached; may block.
         self.file_memory = self._control.file_memory
         #: How it comes to life if not by a start.

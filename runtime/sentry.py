@@ -93,7 +93,8 @@ class Sentry:
         AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
         """
         credentials = driver.sandbox_credentials(settings, spec)
-        addresses = control_addresses(config.state_dir, sandbox_id, driver.abstract_sockets)
+        abstract = driver.abstract_sockets and config.abstract_control_socket
+        addresses = control_addresses(config.state_dir, sandbox_id, abstract)
         platform = settings.platform or driver.generation.default_platform
         log = ChildLog("sentry-log")
         child = None
@@ -286,9 +287,11 @@ def control_address(directory: str, sandbox_id: str) -> str:
 def control_addresses(directory: str, sandbox_id: str, abstract: bool) -> tuple[str, ...]:
     """Where a sandbox's control socket may be, to be tried in this order.
 
-    With ``abstract``, runsc looks for an abstract name (before release-20230920).  That is no
-    secret, and one for all root directories: where it is taken, or too long, there is the path,
-    which the sentry doesn't mind, but that runsc's own commands don't find.
+    ``abstract`` is an operator's wish for the one name under which runsc's own commands look for
+    sandboxes of before release-20230920; the sentry itself doesn't mind.  Every user of the
+    network namespace can reach it, and the sentry takes all of them for its own: in its user
+    namespace they have the overflow id, which is its own, too.  It is one for all root
+    directories: where it is taken, or too long, there is the path.
     """
     path = control_address(directory, sandbox_id)
     name = abstract_address(sandbox_id)

@@ -296,7 +296,13 @@ class StoredState:
         address = self.control_socket
         if not address:
             raise self._gone()
-        return Control(address, DirectDriver(self._generation()), self._gone)
+        pid = 0
+        if address.startswith("\0"):
+            # Anybody may listen there once it has died.
+            pid = self._live_pid(self.sandbox_process)
+            if pid < 0:
+                raise self._gone()
+        return Control(address, DirectDriver(self._generation()), self._gone, pid)
 
     def _generation(self) -> Generation:
         """The release, as far as the calls differ by it and the state file shows it."""

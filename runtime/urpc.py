@@ -263,12 +263,16 @@ def _broken(method: str, error: OSError) -> Exception:
 
 
 def connect(
-    address: str | Callable[[], _socket.socket], deadline: float | None = None
+    address: str | Callable[[], _socket.socket], deadline: float | None = None, pid: int = 0
 ) -> Connection:
     """Connect to a control server.
 
     ``address`` is a path, an abstract name (which begins with NUL and is taken as it is), or a
-    function that gives a connected socket.  Raises Disconnected, DeadlineExceeded, Failed.
+    function that gives a connected socket.  Below a path is only who may write in its directory;
+    an abstract name is free for all users of the network namespace once its owner has died, so
+    there it has to be process ``pid``, where that is known, that listens.
+
+    Raises Disconnected (also for a stranger), DeadlineExceeded, Failed.
     """
     if not isinstance(address, str):
         return Connection(address())
@@ -287,6 +291,8 @@ def connect(
         )
         with SocketPath(address) as usable:
             sock.connect(usable)
+        if pid and address.startswith("\0") and _listener(sock) not in (0, pid):
+            raise Disconnected("connect: another process listens there")
     except BlockingIOError:
         sock.close()
         raise DeadlineExceeded("connect", DEFAULT_TIMEOUT) from None
@@ -299,14 +305,23 @@ def connect(
     return Connection(sock)
 
 
+def _listener(sock: _socket.socket) -> int:
+    """The process that listens where the socket is connected to; 0 for one out of our sight."""
+    size = struct.calcsize("3i")
+    found = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
+    return int(struct.unpack("3i", found)[0])
+
+
 def call(
     address: str | Callable[[], _socket.socket],
     method: str,
     argument: object = None,
     fds: Sequence[int] = (),
     timeout: float = DEFAULT_TIMEOUT,
+    *,
+    pid: int = 0,
 ) -> Any:
-    """One call on a connection of its own; returns the result.
+    """One call on a connection of its own; returns the result.  ``pid`` as for :func:`connect`.
 
     Raises RemoteError with the sentry's text; Disconnected, ProtocolError, DeadlineExceeded and
     ResourceExhausted as the connection does; Unanswered if the request was sent.
@@ -314,7 +329,7 @@ def call(
     deadline = time.monotonic() + timeout
     late: type[DeadlineExceeded] = DeadlineExceeded
     try:
-        with connect(address, deadline) as connection:
+        with connect(address, deadline, pid) as connection:
             connection.send(method, argument, fds, deadline)
             late = Unanswered
             reply = connection.receive(deadline)
@@ -324,14 +339,20 @@ def call(
 
 
 def call_for_files(
-    address: str, method: str, argument: object, count: int, timeout: float = DEFAULT_TIMEOUT
+    address: str,
+    method: str,
+    argument: object,
+    count: int,
+    timeout: float = DEFAULT_TIMEOUT,
+    *,
+    pid: int = 0,
 ) -> tuple[Any, list[int]]:
     """Like :func:`call`, for a method that answers with descriptors, ``count`` at most.
 
     They are the caller's to close.
     """
     deadline = time.monotonic() + timeout
-    with connect(address, deadline) as connection:
+    with connect(address, deadline, pid) as connection:
         connection.send(method, argument, (), deadline)
         reply, files = connection.receive_files(count, deadline)
     if not reply.success:

@@ -14,7 +14,14 @@ from integration.harness.waiting import until
 @pytest.mark.gvisor
 def test_commands_on_each_container_of_a_pod(pods: PodNode) -> None:
     runsc = Runsc(pods.daemon.generation, pods.daemon.folder / "runsc" / NAMESPACE)
-    pod = pods.pod()
+    file = pods.daemon.folder / "gvisor.toml"
+    options = file.read_text()
+    # An old release's runsc looks for no other control socket.
+    file.write_text(options + "abstract_control_socket = true\n")
+    try:
+        pod = pods.pod()
+    finally:
+        file.write_text(options)
     first = pod.start("sleep", "1000")
     second = pod.start("sleep", "1001")
     listed = {row["id"]: row for row in runsc.json("list", "-format", "json")}

@@ -22,7 +22,11 @@ from runtime.stored import StoredContainer
 def main(wanted: dict[str, Any]) -> int:
     call = wanted.pop("call")
     config = RunscConfig(
-        binary=wanted.pop("binary"), root=wanted.pop("root"), flags=wanted.pop("flags")
+        binary=wanted.pop("binary"),
+        root=wanted.pop("root"),
+        flags=wanted.pop("flags"),
+        # The tests have runsc's own commands look at what is made here.
+        abstract_control_socket=True,
     )
     cache = wanted.pop("cache_dir")
     stdio = tuple(wanted.pop("stdio", (0, 1, 2)))

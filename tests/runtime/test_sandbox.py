@@ -216,6 +216,15 @@ def test_socket_path_that_is_something_else(lab: Lab) -> None:
     path.unlink()
 
 
+def test_control_socket_is_for_its_owner_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the release looks for, unless the operator wants an abstract name."""
+    monkeypatch.setattr(Unprivileged, "abstract_sockets", True)
+    sandbox, _ = lab.start("wait")
+    assert sandbox.control_address == str(lab.state / "runsc-one.sock")
+    assert stat.S_IMODE(os.stat(sandbox.control_address).st_mode) == 0o600
+    assert stat.S_IMODE(lab.state.stat().st_mode) == 0o711
+
+
 def test_control_addresses() -> None:
     assert control_addresses("/r", "a", False) == ("/r/runsc-a.sock",)
     assert control_addresses("/r", "a", True) == ("\0runsc-sandbox.a\0", "/r/runsc-a.sock")

@@ -252,6 +252,28 @@ def test_abstract_names() -> None:
     fake.start()
     fake.handlers["Echo"] = lambda argument: argument
     assert urpc.call(name, "Echo", 5) == 5
+    assert urpc.call(name, "Echo", 5, pid=os.getpid()) == 5
+    fake.stop()
+
+
+def test_a_stranger_under_an_abstract_name(tmp_path: Path) -> None:
+    """Whoever takes the name of a sentry that died is told nothing."""
+    listener = socket.socket(socket.AF_UNIX)
+    name = f"\0test-stranger.{os.getpid()}\0"
+    listener.bind(name)
+    fake = FakeSentry(listener)
+    fake.start()
+    asked: list[object] = []
+    fake.handlers["Execute"] = asked.append
+    fake.handlers["Files"] = asked.append
+    for call in (
+        lambda: urpc.call(name, "Execute", {"envv": ["SECRET=1"]}, pid=os.getppid()),
+        lambda: urpc.call_for_files(name, "Files", None, 1, pid=os.getppid()),
+        lambda: urpc.connect(name, pid=os.getppid()),
+    ):
+        with pytest.raises(Disconnected, match="another process"):
+            call()
+    assert asked == []
     fake.stop()
 
 
