@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: help setup check format test integration bench demo protos
+.PHONY: help setup check format test integration bench soak demo protos
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ integration:  ## everything, against real containerd and runsc (as root)
 bench:  ## compare with containerd-shim-runc-v2 (as root)
 	integration/setup -q
 	integration/bench
+
+soak:  ## 2,000 pods through CRI, while shims, sentries, gofers and containerd are killed (as root)
+	integration/setup -q
+	integration/soak
 
 demo:  ## show a container under gVisor, from creation to exit (as root)
 	integration/demo

@@ -151,7 +151,11 @@ class Holdings:
         keeper = StateKeeper(root, self.container_id, sandbox_id)
         try:
             keeper.reserve()
+            if self.shim_address:
+                # From now on there is something that a clean-up has to find.
+                state.write_locator(root, self.bundle)
         except OSError as error:
+            keeper.lock.release()
             raise Failed(f"{keeper.lock.path}: {os.strerror(error.errno or 0).lower()}") from None
         self.keeper = keeper
         # One that an earlier release of ours made has no state file.

@@ -221,12 +221,13 @@ def save(root: str, record: ContainerRecord, *, locator: bool = True) -> None:
         record = record.replace(boot_id=boot_id())
     os.makedirs(root, 0o711, exist_ok=True)
     if locator:
-        _write_locator(root, record.bundle)
+        write_locator(root, record.bundle)
     with _Lock(root):
         files.replace_file(os.path.join(root, name), _encode(record))
 
 
-def _write_locator(root: str, bundle: str) -> None:
+def write_locator(root: str, bundle: str) -> None:
+    """Have the bundle name ``root``, where a clean-up finds what there is.  Raises OSError."""
     if locate(bundle) != root:
         data = f'{{"schema":{SCHEMA},"root":{fastjson.quote(os.path.abspath(root))}}}'
         files.replace_file(os.path.join(bundle, LOCATOR), data.encode("ascii"))
@@ -301,6 +302,43 @@ def remove(root: str, container_id: str, lock: StateLock | None = None) -> None:
     if lock is not None and lock.held:
         # Nothing but the id was taken yet.
         lock.remove()
+
+
+def remove_remains(root: str, ident: str) -> None:
+    """Remove what a shim that died left of ``ident``, or of containers of the sandbox ``ident``,
+    beside any record: the lock that they were to be made under, and files half written.
+
+    What has a state file or a record stays, and what somebody holds the lock of.  Raises OSError.
+    """
+    check_id(ident)
+    try:
+        names = os.listdir(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    remains: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        ids = split_name(name, LOCK) or _split_temporary(name)
+        if ids is not None and ident in ids:
+            remains.setdefault(ids, []).append(name)
+    for ids, found in remains.items():
+        try:
+            lock = StateLock(root, *ids).acquire(0)
+        except DeadlineExceeded:
+            continue
+        with lock, _Lock(root):
+            kept = (os.path.join(root, file_name(*ids, ending)) for ending in (STATE, RECORD))
+            if not any(os.path.lexists(path) for path in kept):
+                for name in found:
+                    files.remove_file(os.path.join(root, name))
+                lock.remove()
+
+
+def _split_temporary(name: str) -> tuple[str, str] | None:
+    """The ids in the name of a file that was to become a state file or a record."""
+    stem, _, number = name[1:].rpartition(".")
+    if not name.startswith(".") or not number.isdigit():
+        return None
+    return split_name(stem, STATE) or split_name(stem, RECORD)
 
 
 def _lock_shortly(root: str, ids: tuple[str, str]) -> StateLock:

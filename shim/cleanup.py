@@ -59,6 +59,11 @@ def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
     gone = record is None or _clean_up(root, record, warnings)
     if gone and os.path.lexists(os.path.join(bundle, _OWED)):
         _run_poststop(bundle, call.id, deadline, warnings)
+    if gone:
+        try:
+            state.remove_remains(root, call.id)
+        except OSError as error:
+            warnings.append(f"remains in {root}: {error}")
     _remove_stale_socket(bundle, record, warnings)
     return _reply(bundle, record), warnings
 

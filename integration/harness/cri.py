@@ -58,7 +58,14 @@ class Cri:
 
     def __init__(self, address: Path) -> None:
         self._channel = grpc.insecure_channel(
-            f"unix://{address}", options=[("grpc.max_receive_message_length", 32 << 20)]
+            f"unix://{address}",
+            options=[
+                ("grpc.max_receive_message_length", 32 << 20),
+                # A daemon that starts again is found at once.
+                ("grpc.initial_reconnect_backoff_ms", 20),
+                ("grpc.min_reconnect_backoff_ms", 20),
+                ("grpc.max_reconnect_backoff_ms", 50),
+            ],
         )
 
     def close(self) -> None:

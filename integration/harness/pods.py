@@ -285,7 +285,13 @@ class PodNode:
         return pod
 
     def prepare(
-        self, *, dual: bool = False, variant: str = "", handler: str = "", **config: Any
+        self,
+        *,
+        name: str = "",
+        dual: bool = False,
+        variant: str = "",
+        handler: str = "",
+        **config: Any,
     ) -> Pod:
         """A pod that is yet to be run; `config` are further fields of its PodSandboxConfig.
 
@@ -296,7 +302,7 @@ class PodNode:
         """
         handler = handler or ("gvisor" if self.gvisor else "runc")
         handler = "-".join(filter(None, (handler, "dual" if dual else variant)))
-        pod = Pod(self, f"pod{next(self._numbers)}", handler, config)
+        pod = Pod(self, name or f"pod{next(self._numbers)}", handler, config)
         self.pods.append(pod)
         return pod
 

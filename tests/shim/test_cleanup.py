@@ -12,7 +12,9 @@ import pytest
 
 from protos import task_pb2
 from runtime import hooks, pids, state
+from runtime.holdings import Holdings
 from runtime.state import ContainerRecord, Pinned
+from runtime.state_lock import StateLock
 from shim import sockets
 from tests.shim.process import Shim, ask
 
@@ -94,6 +96,31 @@ def test_dead_pod(node: Node) -> None:
     node.root = recorded_in
     assert node.records() == []
     assert answer(node.delete("c1", bundle)).exit_status == 137
+
+
+def test_what_a_creation_left_before_its_record(node: Node) -> None:
+    node.root = node.directory / "elsewhere"
+    bundle = node.record("c1")
+    root = node.root / "ns"
+    # A member's, for which containerd 2 runs no delete; half a record; and another sandbox's.
+    left = ["a1_sandbox:c1.lock", ".a1_sandbox:c1.shim.json.77", "a2_sandbox:c2.lock"]
+    for name in left:
+        (root / name).touch()
+    with StateLock(str(root), "a3", "c1").acquire():  # somebody is just making it
+        answer(node.delete("c1", bundle))
+        assert {path.name for path in root.iterdir()} == {left[2], "a3_sandbox:c1.lock"}
+
+
+def test_a_creation_that_only_took_its_id(node: Node) -> None:
+    node.root = node.directory / "elsewhere"
+    bundle, root = node.bundle("c1"), str(node.root / "ns")
+    holdings = Holdings("c1", str(bundle), "ns", "unix:///no/such/socket")
+    holdings.reserve(root, "c1")
+    assert holdings.keeper is not None
+    holdings.keeper.lock.release()  # as at the shim's death
+    node.root = node.directory / "default"
+    answer(node.delete("c1", bundle))
+    assert os.listdir(root) == []
 
 
 def test_member_of_a_dead_pod(node: Node) -> None:
