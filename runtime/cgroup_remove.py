@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: What the record of a cgroup names as its driver if systemd made it.
 SYSTEMD = "systemd"
+_IN_USE = (errno.EBUSY, errno.ENOTEMPTY)
 _FIRST_WAIT = 0.001
 _LONGEST_WAIT = 0.05
 
@@ -78,7 +79,8 @@ def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
     """Remove each chain of directories, given topmost first.
 
     The last of a chain is the cgroup itself: its processes may still be on their way out, so
-    EBUSY is retried until ``timeout``.  The others are parents that we had to make; they are
+    EBUSY is retried until ``timeout``.  It is removed with what is below it, as runc does, once
+    no process is left anywhere in it.  The others are parents that we had to make; they are
     removed if nobody else uses them.  Raises Failed naming the cgroup that stayed, after having
     tried all.
     """
@@ -91,7 +93,10 @@ def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
         left = []
         for path in busy:
             error = _rmdir(path)
-            if error is not None and error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            if error is not None and error.errno in _IN_USE and _is_idle(path):
+                _remove_below(path)
+                error = _rmdir(path)
+            if error is not None and error.errno in _IN_USE:
                 left.append(path)
             elif error is not None:
                 fault = fault or error
@@ -118,6 +123,32 @@ def _rmdir(path: str) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _is_idle(path: str) -> bool:
+    """Whether no process is in the cgroup or below it, so that nobody can be using it."""
+    for directory, _, _ in os.walk(path, onerror=None):
+        try:
+            descriptor = os.open(f"{directory}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # it is gone
+        except OSError:
+            return False
+        try:
+            if os.read(descriptor, 1):
+                return False
+        except OSError:
+            return False  # a threaded one, whose processes can't be told
+        finally:
+            os.close(descriptor)
+    return True
+
+
+def _remove_below(path: str) -> None:
+    """Remove the cgroups below ``path``, deepest first, as far as that is possible."""
+    for directory, _, _ in os.walk(path, topdown=False):
+        if directory != path:
+            _rmdir(directory)
 
 
 def _wait_until_empty(path: str, pause: float, longest: float) -> None:

@@ -94,6 +94,10 @@ class Container:
         #: Whether a delete has freed all that it held, though its caller never heard of it.
         self.freed = False
         self.killing = Killing(self, context.reactor)
+        #: Whether its sandbox, another container's, was deleted before it.
+        self.orphaned = False
+        #: The containers that are guests in its sandbox.
+        self.guests: Callable[[], list[Container]] = list
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
         self._execs: dict[str, Process] = {}  # guarded by _lock
@@ -568,7 +572,8 @@ class Container:
             leftover = process.detach()
             if leftover is not None:
                 leftover.close()
-        holdings.release()
+        guests = [each.holdings for each in self.guests() if each.holdings is not None]
+        holdings.release(guests)
         if not ended.wait(EXEC_END_TIMEOUT):
             self.init.exited(Exit(status=128 + _SIGKILL, at=time.time()))
         exit = self.init.exit or Exit(status=128 + _SIGKILL, at=time.time())

@@ -19,7 +19,7 @@ from runtime.state_keeper import StateKeeper, describe, describe_sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from runtime.cgroups import Cgroup
@@ -83,8 +83,12 @@ class Holdings:
         self._exit: tuple[int, float] | None = None
         self._lock = threading.Lock()
 
-    def release(self) -> None:
-        """Free everything in reverse.  Continues past failures and raises one that names all."""
+    def release(self, guests: Iterable[Holdings] = ()) -> None:
+        """Free everything in reverse.  Continues past failures and raises one that names all.
+
+        ``guests`` are what others hold whose sandbox is this container's: they end with it, and
+        what they have on the host is freed as well, whether anybody ever deletes them or not.
+        """
         faults: list[str] = []
         deadline = time.monotonic() + RELEASE_TIMEOUT
 
@@ -125,6 +129,9 @@ class Holdings:
                 rootfs = self.rootfs
                 if attempt("unmount the rootfs", lambda: unmount_all(rootfs)):
                     self.rootfs = ""
+            for guest in guests:
+                # Now, as their cgroups may be below ours.
+                guest.release_for_host()
             own, cgroup = self.own_cgroup, self.cgroup
             if own is not None and attempt("remove its cgroup", lambda: own.remove(patience())):
                 self.own_cgroup = None
@@ -141,6 +148,16 @@ class Holdings:
                 lock.release()
         if faults:
             raise Failed("; ".join(faults))
+
+    def release_for_host(self) -> None:
+        """Free what a guest holds, as its sandbox ends.  Never raises: its own delete is to come.
+
+        That will try again what failed.
+        """
+        try:
+            self.release()
+        except RuntimeFault as fault:
+            _log.warning("guest.not_freed", container=self.container_id, error=str(fault))
 
     def reserve(self, root: str, sandbox_id: str) -> None:
         """Take the id in the directory of the state files, from other processes as well.

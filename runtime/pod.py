@@ -49,6 +49,8 @@ class Pod:
         self._lock = threading.Lock()
         self._containers: dict[str, Container] = {}  # guarded by _lock
         self._closed = False  # guarded by _lock
+        #: Called when there are orphans; must not block.
+        self.on_orphans: Callable[[], None] = lambda: None
 
     def container(self, container_id: str) -> Container:
         """The container of that id, also while it is being created.  Raises NotFound."""
@@ -66,6 +68,7 @@ class Pod:
         validate_id("container", request.id)
         container = Container(self.context, request.id, request.bundle, request.io)
         container.killing.thaw = lambda: self.resume(request.id)
+        container.guests = lambda: self._guests(container)
         with self._lock:
             if self._closed:
                 raise SandboxGone(0, detail="the shim is shutting down")
@@ -112,7 +115,28 @@ class Pod:
 
     def _forget(self, container_id: str) -> None:
         with self._lock:
-            self._containers.pop(container_id, None)
+            gone = self._containers.pop(container_id, None)
+        if gone is not None and gone.settled.is_set():
+            guests = self._guests(gone)
+            for guest in guests:
+                guest.orphaned = True
+            if guests:
+                self.on_orphans()
+
+    def _guests(self, container: Container) -> list[Container]:
+        """The other containers in the sandbox of its own that a container has."""
+        holdings = container.holdings
+        if holdings is None or holdings.sandbox is None or not container.is_root:
+            return []
+        found = self._sharing(holdings.sandbox)
+        return [each for each in found if each is not container and each.settled.is_set()]
+
+    def orphans(self) -> list[str]:
+        """The ids of containers that are left of sandboxes whose first container is deleted.
+
+        They are dead, and hold nothing on the host but a bundle and their client's pipes.
+        """
+        return [each.id for each in self.all() if each.orphaned]
 
     def close_if_empty(self, *, but_for_freed: bool = False) -> bool:
         """Refuse creations from now on, unless there is a container left.

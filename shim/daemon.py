@@ -20,7 +20,8 @@ from runtime.errors import InvalidRequest
 from runtime.pod import Pod
 from runtime.reactor import Reactor
 from runtime.workers import Workers
-from shim import bootstrap, events, options, service
+from shim import bootstrap, bundles, events, options, service
+from shim.forsaken import Forsaken
 from shim.ttrpc.server import Server
 
 TYPE_CHECKING = False
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 #: Seconds that a shutdown gives the event queue, and open replies.
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
-#: Seconds for which an empty shim waits for somebody to connect.
-FORSAKEN_TIMEOUT = 15.0
 #: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
 #: and overcommit where a host has hundreds of pods.
 STACK_SIZE = 256 * 1024
@@ -73,7 +72,7 @@ class Daemon:
             options=self._options,
             metrics=_metrics,
             shutdown=self.stop,
-            address=args.socket_address,
+            bundles=bundles.Bundles(args.socket_address, args.bundle),
         )
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
@@ -82,6 +81,16 @@ class Daemon:
             on_error=self._rpc_failed,
             on_idle=self._idle,
         )
+        self.forsaken = Forsaken(
+            self.pod,
+            self.reactor,
+            self.workers,
+            clients=lambda: self.server.connections,
+            told=lambda: self.publisher.flush(0),
+            end_if_wanted=self.service.idle,
+            end=self.stop,
+        )
+        self.pod.on_orphans = self.forsaken.look_later
 
     # -- what the objects need of each other ------------------------------------------------
 
@@ -125,19 +134,7 @@ class Daemon:
     def _idle(self) -> None:
         """The last client has gone."""
         self.service.idle()
-        self._look_later()
-
-    def _look_later(self) -> None:
-        self.reactor.call_later(FORSAKEN_TIMEOUT, self._look_forsaken)
-
-    def _look_forsaken(self) -> None:
-        """End a shim that nobody talks to and that has no container: it was forgotten.
-
-        That is what a client leaves that dies between ``start`` and Create.
-        """
-        if not self.server.connections and self.pod.close_if_empty():
-            self._log.info("daemon.forsaken")
-            self.stop()
+        self.forsaken.look_later()
 
     # -- life -------------------------------------------------------------------------------
 
@@ -148,7 +145,7 @@ class Daemon:
         self._handle_signals()
         gc.freeze()  # what is there now is there to stay
         gc.enable()
-        self._look_later()
+        self.forsaken.look_later()
         self._log.debug("daemon.started", pid=os.getpid(), address=self.args.socket_address)
         self._serve()
         self._close()

@@ -12,7 +12,7 @@ import time
 
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime import files, log
+from runtime import log
 from runtime.creation import CreateRequest
 from runtime.errors import NotFound
 from runtime.process_spec import parse_process
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runtime.pod import Pod
     from runtime.process import Exit
     from runtime.stats import Metrics
+    from shim.bundles import Bundles
     from shim.ttrpc.call import Call
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -51,10 +52,10 @@ class TaskService:
         options: Callable[[str, bytes, str], RunscConfig],
         metrics: Callable[[Metrics], tuple[str, bytes]],
         shutdown: Callable[[], None],
-        address: str = "",
+        bundles: Bundles,
     ) -> None:
         self._pod = pod
-        self._address = address
+        self._bundles = bundles
         self._options = options
         self._metrics = metrics
         self._shutdown = shutdown
@@ -131,7 +132,7 @@ class TaskService:
                     checkpoint=request.checkpoint,
                 )
             )
-            self._note_address(request.bundle)
+            self._bundles.note(request.bundle)
             if call.cancelled:
                 self._pod.delete(request.id)
         except BaseException:
@@ -140,20 +141,8 @@ class TaskService:
         self._end_if_unwanted(call)
         return pb.CreateTaskResponse(pid=pid).SerializeToString()
 
-    def _note_address(self, bundle: str) -> None:
-        """Leave our address in a bundle for which no ``start`` was run, as since containerd 2.0.
-
-        It is all by which containerd 1.x finds a container's shim, should it be put back.
-        """
-        path = os.path.join(bundle, "address")
-        if self._address and not os.path.lexists(path):
-            try:
-                files.replace_file(path, self._address.encode())
-            except OSError as error:
-                self._log.warning("address.unwritten", error=str(error))
-
     def idle(self) -> None:
-        """Nobody is connected any more: end an empty shim that was told to end too early.
+        """Nobody is connected any more, or somebody was buried: end an empty shim told to end.
 
         containerd 2 sends one Shutdown for a pod, after the first container's deletion, and those
         of the others may be under way.

@@ -70,6 +70,8 @@ _COMMON_1 = """\
   stream_server_port = "0"
 """
 _COUNTED = "io.containerd.counted.v2"
+#: A runtime whose shim is on nobody's PATH under the name that this gives.
+_ELSEWHERE = "io.containerd.elsewhere.v2"
 _RUNTIME = """\
 [plugins."{plugin}".containerd.runtimes.{name}]
   runtime_type = "{kind}"
@@ -110,8 +112,7 @@ class PodNode:
         self.runtime = runtime
         #: What stands above the cgroups of all pods, and tells their processes from others.
         self.cgroup = f"gvt{os.getpid()}-{number}"
-        major = peers.daemon_generation(version)
-        configuration = self._configuration(folder, major)
+        configuration = self._configuration(folder, version)
         self.daemon = Containerd(
             version, generation, folder, NAMESPACE, cri=configuration, level=level
         )
@@ -184,7 +185,7 @@ class PodNode:
         """Go on with another release of containerd on the same state, as an upgrade does."""
         self.close()
         self.daemon.stop()
-        text = self._configuration(self.daemon.folder, peers.daemon_generation(version))
+        text = self._configuration(self.daemon.folder, version)
         self.daemon.become(version, text)
         self.daemon.start()
         self.wait_ready()
@@ -227,7 +228,8 @@ class PodNode:
         ready = {each.type for each in conditions if each.status}
         return {"RuntimeReady", "NetworkReady"} <= ready
 
-    def _configuration(self, folder: Path, release: tuple[int, int]) -> str:
+    def _configuration(self, folder: Path, version: str) -> str:
+        release = peers.daemon_generation(version)
         new = release >= (2, 0)
         plugin = "io.containerd.cri.v1.runtime" if new else "io.containerd.grpc.v1.cri"
         text = (_CRI_2 if new else _CRI_1).format(
@@ -246,12 +248,16 @@ class PodNode:
             kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
         handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
         handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
+        handlers.append(("gvisor-path", _ELSEWHERE, single, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
             if name in ("gvisor", "runc"):
                 handlers.append((name + "-counted", _COUNTED, single, options))
         for name, kind, conf, options in handlers:
             text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf)
+            if kind == _ELSEWHERE:
+                shim = peers.shim_path(self.runtime, version)
+                text += f'  runtime_path = "{shim}"\n'
             if options:
                 text += _OPTIONS.format(plugin=plugin, name=name, options=options)
         return text
@@ -298,6 +304,7 @@ class PodNode:
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
         with the option `grouping` off, `plain` without options,
+        `path` with the shim named by its path alone,
         `chain` with a network that ends with a script (``network.script``).
         """
         handler = handler or ("gvisor" if self.gvisor else "runc")

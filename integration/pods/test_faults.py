@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from integration.harness import cri, footprint
+from integration.harness import cri, footprint, linux
 from integration.harness.daemon_api import Api, Refused
 from integration.harness.pods import Pod, PodNode
 from integration.harness.scenes import Scene, scene
@@ -145,8 +145,11 @@ def _pod(found: Scene) -> str:
 
 @pytest.mark.core
 def test_containerd_restarts_while_a_pod_runs(pods: PodNode) -> None:
-    """It finds all again: exec, stats, logs to the last line, and exits that it missed."""
-    pod = pods.pod()
+    """It finds all again: exec, stats, logs to the last line, and exits that it missed.
+
+    Also where it knows the shim by its path alone.
+    """
+    pod = pods.pod(variant="path" if pods.gvisor else "")
     script = "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n; sleep 0.05; done; exit 9"
     counting = pod.start("sh", "-c", script)
     ending = pod.start(
@@ -169,6 +172,23 @@ def test_containerd_restarts_while_a_pod_runs(pods: PodNode) -> None:
     assert lines == list(range(1, len(lines) + 1))
     assert pod.start("true")
     _removed(pods, pod)
+
+
+@pytest.mark.gvisor
+def test_a_container_that_containerd_lost_goes_with_its_pod(pods: PodNode) -> None:
+    """Nobody will ever delete it: its bundle is wiped while containerd is away."""
+    pod = pods.pod()
+    lost = pod.start("sleep", "1000")
+    pods.close()
+    pods.daemon.stop()
+    bundle = pods.daemon.bundle(lost)
+    linux.unmount(str(bundle / "rootfs"))
+    for path in bundle.iterdir():
+        path.rmdir() if path.name == "rootfs" else path.unlink()
+    pods.revive()
+    assert pods.status(lost).state == cri.EXITED
+    pod.remove()
+    pods.assert_clean(60)
 
 
 def _volume(pods: PodNode) -> dict[str, object]:

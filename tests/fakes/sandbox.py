@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from runtime.container import Container
@@ -249,10 +249,12 @@ class FakeHoldings:
     def record_network(self) -> None:
         """Nothing is on disk."""
 
-    def release(self) -> None:
+    def release(self, guests: Iterable[FakeHoldings] = ()) -> None:
         self.refuse()
         self.releases += 1
         self.sandbox.kill()
+        for guest in guests:
+            guest.release()
 
 
 class Bench:

@@ -478,14 +478,24 @@ def test_broken_json_is_refused(v1: FakeHost, change: dict[str, Any]) -> None:
 
 def test_a_cgroup_in_use_is_reported_and_the_rest_removed(v1: FakeHost) -> None:
     group = cgroups.create("/a/b", {}, root=v1)
-    os.mkdir(f"{v1.path}/pids/a/b/child")
+    os.makedirs(f"{v1.path}/pids/a/b/child/inner")
+    procs = Path(f"{v1.path}/pids/a/b/child/inner/cgroup.procs")
+    procs.write_text("1\n")
     with pytest.raises(Failed) as caught:
         group.remove(0.01)
     assert f"{v1.path}/pids/a/b" in str(caught.value)
     assert not os.path.exists(f"{v1.path}/memory/a/b")
-    os.rmdir(f"{v1.path}/pids/a/b/child")
+    procs.unlink()
     group.remove()
     assert tree(v1) == set()
+
+
+def test_empty_cgroups_below_one_of_ours_do_not_hold_it(v1: FakeHost) -> None:
+    group = cgroups.create("/a/b", {}, root=v1)
+    os.makedirs(f"{v1.path}/pids/a/b/child/inner")
+    os.makedirs(f"{v1.path}/pids/a/other/inner")
+    group.remove(0.01)
+    assert tree(v1) == {"pids/a", "pids/a/other", "pids/a/other/inner"}, "only below its own"
 
 
 def test_kill_all_spares_what_is_not_ours(v1: FakeHost) -> None:

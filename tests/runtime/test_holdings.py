@@ -119,3 +119,22 @@ def test_a_record_that_cannot_be_removed_is_tried_again(tmp_path: Path) -> None:
     path.touch()
     held.holdings.release()
     assert not path.exists()
+
+
+def test_guests_go_after_the_sandbox_and_before_its_cgroup(tmp_path: Path) -> None:
+    (tmp_path / "g").mkdir()
+    host, guest = Held(tmp_path), Held(tmp_path / "g", owns_sandbox=False)
+    guest.calls = host.calls
+    for held in (host, guest):
+        for name, part in held.parts.items():
+            part.broken, part.calls = None, host.calls
+            part.name = name if held is host else f"guest's {name}"
+    guest.parts["own_cgroup"].broken = Failed("stuck")
+    host.holdings.release([guest.holdings])
+    order = [host.calls.index(each) for each in ("sandbox", "guest's own_cgroup", "cgroup")]
+    assert order == sorted(order)
+    assert not host.recorded, "the guest's failure is not its host's"
+    assert guest.recorded
+    guest.parts["own_cgroup"].broken = None
+    guest.holdings.release()
+    assert not guest.recorded

@@ -116,6 +116,7 @@ def test_survivor_keeps_the_record(tmp_path: Path, sleepers: Sleepers) -> None:
 def test_leftovers_are_told_and_do_not_stop_the_rest(tmp_path: Path) -> None:
     cgroup = tmp_path / "cgroup"
     (cgroup / "busy").mkdir(parents=True)
+    (cgroup / "busy" / "cgroup.procs").write_text("1\n")
     control = tmp_path / "dir.sock"
     control.mkdir()
     bad: dict[str, object] = {"own": {"x": [str(cgroup)]}}
