@@ -41,6 +41,8 @@ def _combinations(config: pytest.Config) -> list[tuple[str, str]]:
     generations = peers.RUNSCS if "runc" not in _runtime(config) else ("",)
     primary = (peers.PRIMARY[0], peers.PRIMARY[1] if generations[0] else "")
     every = [(version, made) for version in peers.CONTAINERDS for made in generations]
+    if "custom" not in generations and generations[0] and "2.1" in peers.CONTAINERDS:
+        every.append(("2.1", peers.APART))
     every.sort(key=lambda pair: pair != primary)
     version, generation = config.getoption("--containerd"), config.getoption("--runsc")
     return [
@@ -97,7 +99,8 @@ def short_folder() -> Iterator[Path]:
 def machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Node]:
     """A running daemon for one combination of containerd and runsc."""
     version, generation = request.param
-    name = "-".join(filter(None, (version, generation[:4])))
+    short = generation[:4] + ("s" if generation == peers.APART else "")
+    name = "-".join(filter(None, (version, short)))
     namespace = f"t{os.getpid()}-{name.replace('.', '')}"
     node = Node(
         Containerd(version, generation, short_folder / name, namespace), _runtime(request.config)

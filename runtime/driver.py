@@ -8,10 +8,14 @@ gVisor's ``runsc/sandbox/sandbox.go`` and ``runsc/container/container.go`` at ea
 
 from __future__ import annotations
 
+import os
+
+from runtime import sidecars
 from runtime.capabilities import SETPCAP, SYS_ADMIN, SYS_CHROOT, SYS_PTRACE
 from runtime.config import find_binary
-from runtime.errors import Unsupported
+from runtime.errors import Failed, Unsupported
 from runtime.generation import probe
+from runtime.log import get_logger
 from runtime.record import Record
 from runtime.settings import check_flags, read_settings
 
@@ -32,6 +36,8 @@ CLONE_NEWIPC = 0x0800_0000
 CLONE_NEWUSER = 0x1000_0000
 CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
+
+_log = get_logger("driver")
 
 _NOBODY = 65534
 _ALL_IDS = 0xFFFF_FFFF
@@ -151,6 +157,9 @@ if TYPE_CHECKING:
         def gofer_session(self) -> bool:
             """Whether the gofer leads a session of its own."""
 
+        def boot_environment(self, flags: Mapping[str, str]) -> dict[str, str]:
+            """The sentry's environment; ``flags`` are the operator's."""
+
         def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command: ...
         def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command: ...
         @property
@@ -188,19 +197,49 @@ if TYPE_CHECKING:
 def find_driver(config: RunscConfig, cache_dir: str) -> Driver:
     """The driver for the configured binary; asks an unknown binary what it can.
 
-    Raises Failed (no such binary), Unsupported (not a runsc that can be driven), InvalidRequest
-    (a configured flag that it doesn't know).
+    Raises Failed (no such binary, or a sentry of another release), Unsupported (not a runsc that
+    can be driven), InvalidRequest (a configured flag that it doesn't know).
     """
     generation = probe(find_binary(config.binary), cache_dir)
     check_flags(config, generation)
-    return DirectDriver(generation)
+    driver = DirectDriver(generation, os.environ.get(sidecars.RELEASE_VARIABLE, ""))
+    _check_sentry(config, driver)
+    return driver
+
+
+def _check_sentry(config: RunscConfig, driver: DirectDriver) -> None:
+    """Refuse a sentry that wouldn't run, and log one that is less than what a release holds."""
+    found = driver.generation
+    if found.boot_binary != found.binary:
+        matches = sidecars.require_match(
+            found.binary,
+            found.version,
+            found.boot_binary,
+            found.boot_version,
+            driver.boot_environment(config.flags)[sidecars.RELEASE_VARIABLE],
+        )
+        if not matches:
+            _log.warning(
+                "sidecar.mismatched",
+                path=found.boot_binary,
+                version=found.boot_version,
+                runsc=found.version,
+            )
+        return
+    sentry = sidecars.find_sentry(found.binary)
+    if sidecars.is_required(config.flags, found.global_flags):
+        raise Failed(f"{sentry.path}, which is to boot sandboxes, is of no use: {sentry.fault}")
+    if os.path.lexists(sentry.path):
+        _log.warning("sidecar.passed_over", path=sentry.path, why=sentry.fault)
 
 
 class DirectDriver:
     """Starts ``runsc gofer`` and ``runsc boot`` itself and speaks with the sentry itself."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, release_override: str = "") -> None:
+        """``release_override`` is the operator's own word on the check of the sentry's release."""
         self.generation = generation
+        self._release_override = release_override
 
     def settings(self, config: RunscConfig, spec: Spec | None) -> Settings:
         return read_settings(config, self.generation, spec)
@@ -250,6 +289,18 @@ class DirectDriver:
         return self.generation.directfs
 
     # -- command lines ---------------------------------------------------------------------
+
+    def boot_environment(self, flags: Mapping[str, str]) -> dict[str, str]:
+        # Old releases inherit the environment; nothing of the shim's is the sandbox's business.
+        found = self.generation
+        env = {}
+        if flags.get("platform") == "kvm":
+            env["GODEBUG"] = "asyncpreemptoff=1"
+        if found.boot_binary != found.binary:
+            env[sidecars.RELEASE_VARIABLE] = sidecars.release_value(
+                found.version, flags, found.global_flags, self._release_override
+            )
+        return env
 
     def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command:
         line = _CommandLine("runsc-gofer", root, settings)

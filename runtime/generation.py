@@ -15,6 +15,7 @@ import time
 from runtime import fastjson
 from runtime.errors import DeadlineExceeded, Failed, Unsupported
 from runtime.record import Record
+from runtime.sidecars import find_sentry
 from runtime.spawn import SpawnSpec, spawn
 
 TYPE_CHECKING = False
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Seconds in which a help text must be there.
 PROBE_TIMEOUT = 10.0
-_FORMAT = 2  # of the cache; raised when the meaning of a field changes
+_FORMAT = 3  # of the cache; raised when the meaning of a field changes
 _MAX_OUTPUT = 1 << 20
 _MAX_CACHE = 1 << 20
 
@@ -50,10 +51,14 @@ _REQUIRED_GOFER = frozenset(("bundle", "io-fds", "mounts-fd", "spec-fd"))
 
 
 class Generation(Record):
-    """A binary's abilities.  Flags are named without dashes."""
+    """A release's abilities.  Flags are named without dashes."""
 
+    #: The runsc, which is also every gofer's program.
     binary: str
     version: str
+    #: What boots a sandbox, and its version: a sentry of its own beside runsc, or runsc itself.
+    boot_binary: str
+    boot_version: str
     boot_flags: frozenset[str]
     gofer_flags: frozenset[str]
     #: Global flags with their defaults as printed; empty where help shows none.
@@ -134,40 +139,77 @@ def parse_help(text: str) -> tuple[str, dict[str, str]]:
 
 
 def probe(binary: str, cache_dir: str) -> Generation:
-    """The generation of the binary at ``binary``, an absolute path.
+    """The generation of the runsc at ``binary``, an absolute path.
 
-    Asked once and then remembered in ``cache_dir`` for as long as the file's identity (device,
-    inode, size, time of change) stays.  A cache that can't be read or written costs time only.
-    Blocks for up to PROBE_TIMEOUT.  Raises Unsupported if the binary isn't a usable runsc, Failed
-    if it can't be run, DeadlineExceeded.
+    Asked once and then remembered in ``cache_dir`` for as long as the identity (device, inode,
+    size, time of change) of the file, and of the sentry beside it, stays.  A cache that can't be
+    read or written costs time only.  Blocks for up to PROBE_TIMEOUT.  Raises Unsupported if the
+    binary isn't a usable runsc or lacks its sentry, Failed if it can't be run, DeadlineExceeded.
     """
-    info = os.stat(binary)
-    identity = [info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size]
+    sentry = find_sentry(binary)
+    boot_binary = binary if sentry.fault else sentry.path
+    identity = _identity(binary)
+    if boot_binary != binary:
+        identity += _identity(boot_binary)
     path = os.path.join(cache_dir, "runsc-" + "-".join(map(str, identity)) + ".json")
-    known = _load(path, binary, identity)
+    known = _load(path, binary, boot_binary, identity)
     if known is not None:
         return known
-    generation = _ask(binary)
+    try:
+        generation = _ask(binary, boot_binary)
+    except _NoBoot:
+        raise Unsupported(
+            f"{binary} doesn't boot sandboxes itself, and the sentry that belongs to it,"
+            f" {sentry.path}, is of no use: {sentry.fault}"
+        ) from None
     _store(path, cache_dir, generation, identity)
     return generation
+
+
+def _identity(path: str) -> list[int]:
+    info = os.stat(path)
+    return [info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size]
 
 
 # -- asking ------------------------------------------------------------------------------------
 
 
-def _ask(binary: str) -> Generation:
+class _NoBoot(Exception):
+    """A runsc that knows no ``boot``, as its sentry is a binary of its own."""
+
+
+def _ask(binary: str, boot_binary: str) -> Generation:
+    apart = boot_binary != binary
+    asked: list[tuple[str, tuple[str, ...]]] = [(boot_binary, ("help", "boot"))]
+    asked += [(binary, words) for words in (("help", "gofer"), *_QUESTIONS)]
+    if apart:
+        asked += [(boot_binary, words) for words in _QUESTIONS]
     deadline = time.monotonic() + PROBE_TIMEOUT
-    questions = [_Question(binary, *words) for words in _QUESTIONS]
+    questions = [_Question(program, *words) for program, words in asked]
+    refused = None
     try:
         for question in questions:
             question.start()
-        boot, gofer, flags, version = (question.answer(deadline) for question in questions)
+        try:
+            boot = questions[0].answer(deadline)
+        except Unsupported as fault:
+            boot, refused = "", fault
+        gofer, flags, version, *others = (question.answer(deadline) for question in questions[1:])
     finally:
         for question in questions:
             question.close()
     _, boot_flags = parse_help(boot)
     gofer_usage, gofer_flags = parse_help(gofer)
     _, global_flags = parse_help(flags)
+    boot_version = version
+    if apart:
+        # Each flag is given to both, and what the sentry takes for a default is what counts.
+        defaults, boot_version = parse_help(others[0])[1], others[1]
+        global_flags = {name: defaults[name] for name in global_flags if name in defaults}
+    elif not (_REQUIRED_GOFER.difference(gofer_flags) or _REQUIRED_BOOT.intersection(boot_flags)):
+        raise _NoBoot
+    if refused is not None:
+        raise refused
     missing = sorted(_REQUIRED_BOOT.difference(boot_flags)) + sorted(
         _REQUIRED_GOFER.difference(gofer_flags)
     )
@@ -179,6 +221,8 @@ def _ask(binary: str) -> Generation:
     return Generation(
         binary=binary,
         version=_version(version),
+        boot_binary=boot_binary,
+        boot_version=_version(boot_version),
         boot_flags=frozenset(boot_flags),
         gofer_flags=frozenset(gofer_flags),
         global_flags=global_flags,
@@ -186,7 +230,7 @@ def _ask(binary: str) -> Generation:
     )
 
 
-_QUESTIONS = (("help", "boot"), ("help", "gofer"), ("flags",), ("--version",))
+_QUESTIONS = (("flags",), ("--version",))
 
 
 def _version(text: str) -> str:
@@ -246,8 +290,8 @@ class _Question:
 # -- the cache ---------------------------------------------------------------------------------
 
 
-def _load(path: str, binary: str, identity: list[int]) -> Generation | None:
-    """The cached answer, if it is ours, intact and about this very file."""
+def _load(path: str, binary: str, boot_binary: str, identity: list[int]) -> Generation | None:
+    """The cached answer, if it is ours, intact and about these very files."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -261,18 +305,22 @@ def _load(path: str, binary: str, identity: list[int]) -> Generation | None:
     finally:
         os.close(fd)
     try:
-        return _decode(fastjson.loads(data), binary, identity)
+        return _decode(fastjson.loads(data), binary, boot_binary, identity)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _decode(value: dict[str, Any], binary: str, identity: list[int]) -> Generation | None:
+def _decode(
+    value: dict[str, Any], binary: str, boot_binary: str, identity: list[int]
+) -> Generation | None:
     if value["format"] != _FORMAT or value["identity"] != identity:
         return None
     flags = {str(name): str(default) for name, default in value["global_flags"].items()}
     generation = Generation(
         binary=binary,
         version=str(value["version"]),
+        boot_binary=boot_binary,
+        boot_version=str(value["boot_version"]),
         boot_flags=frozenset(map(str, value["boot_flags"])),
         gofer_flags=frozenset(map(str, value["gofer_flags"])),
         global_flags=flags,
@@ -289,6 +337,7 @@ def _store(path: str, cache_dir: str, generation: Generation, identity: list[int
         "format": _FORMAT,
         "identity": identity,
         "version": generation.version,
+        "boot_version": generation.boot_version,
         "boot_flags": sorted(generation.boot_flags),
         "gofer_flags": sorted(generation.gofer_flags),
         "global_flags": dict(generation.global_flags),

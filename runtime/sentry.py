@@ -23,6 +23,7 @@ from runtime.gofer_mounts import remove_filestores
 from runtime.log import get_logger
 from runtime.log_files import open_logs
 from runtime.runsc_state import abstract_address
+from runtime.sidecars import closed_folder
 from runtime.spawn import IdMap, SpawnSpec, spawn
 from runtime.steps import Steps
 from runtime.urpc import SocketPath
@@ -132,7 +133,7 @@ class Sentry:
                             logs=open_logs(settings, "boot", sandbox_id, ours),
                         ),
                     )
-                    child = spawn(
+                    child = _spawn(
                         _spawn_spec(
                             driver,
                             settings,
@@ -241,10 +242,9 @@ def _spawn_spec(
         namespaces |= CLONE_NEWUSER
         maps = id_maps(kind, spec)
     return SpawnSpec(
-        path=driver.generation.binary,
+        path=driver.generation.boot_binary,
         argv=argv,
-        # Old releases inherit the environment; nothing of the shim's is the sandbox's business.
-        env={"GODEBUG": "asyncpreemptoff=1"} if settings.platform == "kvm" else {},
+        env=driver.boot_environment(settings.effective),
         fds=fds,
         namespaces=namespaces,
         join=tuple(join),
@@ -262,6 +262,17 @@ def _spawn_spec(
         # The sentry locks memory for moments; it gets as much of this as we may give.
         rlimits={_RLIMIT_MEMLOCK: (-1, -1)},
     )
+
+
+def _spawn(wanted: SpawnSpec) -> Child:
+    """Raises Failed; says so if it is for a folder that the sentry may not enter."""
+    try:
+        return spawn(wanted)
+    except Failed as fault:
+        folder = closed_folder(wanted.path) if wanted.uid else ""
+        if not folder:
+            raise
+        raise Failed(f"{fault}: {folder} is closed to the user that the sentry runs as") from None
 
 
 def _terminal_number(argv: tuple[str, ...]) -> int:

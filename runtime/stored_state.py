@@ -310,6 +310,8 @@ class StoredState:
         return Generation(
             binary="",
             version="",
+            boot_binary="",
+            boot_version="",
             boot_flags=frozenset(),
             gofer_flags=frozenset() if old else frozenset({"gofer-mount-confs"}),
             global_flags={},

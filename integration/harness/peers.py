@@ -24,6 +24,8 @@ RUNC = "io.containerd.runc.v2"
 
 CONTAINERDS = ("custom",) if os.environ.get("CONTAINERD_BIN") else ("1.6", "1.7", "2.1")
 RUNSCS = ("custom",) if os.environ.get("RUNSC") else ("20221219", "20240729")
+#: A runsc that boots nothing itself, with its sentry beside it, as releases have it since 2026.
+APART = "20240729-apart"
 PRIMARY = (
     "custom" if "custom" in CONTAINERDS else "1.7",
     "custom" if "custom" in RUNSCS else "20240729",
@@ -88,4 +90,6 @@ def missing() -> list[str]:
     wanted = [busybox(), runc_bin() / "runc"]
     wanted += [containerd_bin(version) / "containerd" for version in CONTAINERDS]
     wanted += [runsc(generation) for generation in RUNSCS]
+    if "custom" not in RUNSCS:
+        wanted += [runsc(APART), runsc(APART).parent / "gvisor-bin" / "gvisor_sentry"]
     return [str(path) for path in wanted if not path.exists()]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from runtime.generation import Generation
+
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 _MARKS = {OK: "ok", WARNING: "warn", FAILURE: "FAIL"}
 _ASK_TIMEOUT = 10.0
@@ -47,6 +49,12 @@ class Facts(Record):
     runsc: str = ""
     runsc_version: str = ""
     runsc_fault: str = ""
+    #: The sentry's own binary, where it has one or is to have one.
+    sentry: str = ""
+    sentry_version: str = ""
+    sentry_fault: str = ""
+    #: The folder above what boots sandboxes that only its owner may enter.
+    closed_folder: str = ""
     default_platform: str = ""
     configured_platform: str = ""
     shim: str = ""
@@ -83,6 +91,7 @@ def examine(facts: Facts) -> list[Finding]:
         _capabilities(facts),
         _oom(facts),
         _runsc(facts),
+        _sentry(facts),
         _platform(facts),
         _shim(facts),
         _containerd(facts),
@@ -159,6 +168,28 @@ def _runsc(f: Facts) -> Finding:
             advice="install a release from 20221219 on",
         )
     return Finding(check="runsc", level=OK, text=f"{f.runsc}, {f.runsc_version}")
+
+
+def _sentry(f: Facts) -> Finding:
+    if not f.runsc_version:
+        return Finding(check="sentry", level=WARNING, text="unknown without runsc")
+    if f.sentry_fault:
+        return Finding(
+            check="sentry",
+            level=FAILURE,
+            text=f.sentry_fault,
+            advice="install gVisor's release as a whole: runsc and gvisor-bin side by side",
+        )
+    if f.closed_folder:
+        return Finding(
+            check="sentry",
+            level=WARNING,
+            text=f"only its owner may enter {f.closed_folder}",
+            advice=f"chmod a+x {f.closed_folder}: a sentry without directfs runs as nobody",
+        )
+    if not f.sentry:
+        return Finding(check="sentry", level=OK, text="part of runsc")
+    return Finding(check="sentry", level=OK, text=f"{f.sentry}, {f.sentry_version}")
 
 
 def _platform(f: Facts) -> Finding:
@@ -348,6 +379,7 @@ def gather(args: argparse.Namespace) -> Facts:
         "open_files": _open_files(),
     }
     binary = args.runsc or "runsc"
+    flags: dict[str, str] = {}
     try:
         facts["options_file"], document = settings.document(args)
         binary = args.runsc or document.get("binary_name", "") or "runsc"
@@ -355,7 +387,7 @@ def gather(args: argparse.Namespace) -> Facts:
         facts["configured_platform"] = flags.get("platform", "")
     except RuntimeFault as fault:
         facts["options_fault"] = str(fault)
-    facts.update(_runsc_facts(binary))
+    facts.update(_runsc_facts(binary, flags))
     containerd = which("containerd")
     facts["containerd"] = containerd
     if containerd:
@@ -364,7 +396,7 @@ def gather(args: argparse.Namespace) -> Facts:
     return Facts(**facts)  # type: ignore[arg-type]
 
 
-def _runsc_facts(binary: str) -> Mapping[str, object]:
+def _runsc_facts(binary: str, flags: Mapping[str, str]) -> Mapping[str, object]:
     path = binary if "/" in binary else which(binary)
     if not path:
         return {}
@@ -381,6 +413,35 @@ def _runsc_facts(binary: str) -> Mapping[str, object]:
         "runsc": path,
         "runsc_version": found.version,
         "default_platform": found.default_platform,
+        **_sentry_facts(found, flags),
+    }
+
+
+def _sentry_facts(found: Generation, flags: Mapping[str, str]) -> Mapping[str, object]:
+    from runtime import sidecars
+
+    closed = {"closed_folder": sidecars.closed_folder(found.boot_binary)}
+    if found.boot_binary == found.binary:
+        sentry = sidecars.find_sentry(found.binary)
+        required = sidecars.is_required(flags, found.global_flags)
+        if not required and not os.path.lexists(sentry.path):
+            return closed
+        return {"sentry": sentry.path, "sentry_fault": f"{sentry.path}: {sentry.fault}"}
+    value = sidecars.release_value(
+        found.version, flags, found.global_flags, os.environ.get(sidecars.RELEASE_VARIABLE, "")
+    )
+    fault = ""
+    try:
+        sidecars.require_match(
+            found.binary, found.version, found.boot_binary, found.boot_version, value
+        )
+    except RuntimeFault as refused:
+        fault = str(refused)
+    return {
+        "sentry": found.boot_binary,
+        "sentry_version": found.boot_version,
+        "sentry_fault": fault,
+        **closed,
     }
 
 

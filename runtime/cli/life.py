@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from runtime.generation import Generation
     from runtime.library import Request
+    from runtime.pids import Foreign
+    from runtime.state import ContainerRecord
     from runtime.stored import StoredContainer
 
 _SIGWINCH = 28
@@ -203,11 +205,30 @@ def _generation(args: argparse.Namespace, container: StoredContainer) -> Generat
     from runtime.config import CACHE_DIR, find_binary
     from runtime.generation import probe
 
-    process = container.sandbox_process()
-    if process is not None:
-        with process:
-            try:
-                return probe(os.readlink(f"/proc/{process.pid}/exe"), CACHE_DIR)
-            except (RuntimeFault, OSError):
-                pass  # replaced meanwhile
+    sentry = _program(container.sandbox_process())
+    for binary in _runsc_of(sentry, _program(container.gofer_process()), container.record):
+        try:
+            found = probe(binary, CACHE_DIR)
+            if os.path.samefile(found.boot_binary, sentry):
+                return found
+        except (RuntimeFault, OSError):
+            continue  # replaced meanwhile, or no runsc
     return probe(find_binary(settings.config(args, container.root).binary), CACHE_DIR)
+
+
+def _runsc_of(sentry: str, gofer: str, record: ContainerRecord | None) -> list[str]:
+    """Where the runsc of a running sentry may be: itself, its gofers', or beside it."""
+    recorded = record.binary if record is not None else ""
+    beside = os.path.join(os.path.dirname(os.path.dirname(sentry)), "runsc")
+    return [path for path in (sentry, gofer, recorded, beside) if path and sentry]
+
+
+def _program(process: Foreign | None) -> str:
+    """The path of a process's program; empty when it is gone."""
+    if process is None:
+        return ""
+    with process:
+        try:
+            return os.readlink(f"/proc/{process.pid}/exe")
+        except OSError:
+            return ""

@@ -53,6 +53,8 @@ def _generation(year: int) -> Generation:
     return Generation(
         binary="/usr/bin/runsc",
         version=f"0.0~{year}",
+        boot_binary="/usr/bin/runsc",
+        boot_version=f"0.0~{year}",
         boot_flags=frozenset(parse_help(help_text(year, "boot"))[1]),
         gofer_flags=frozenset(gofer),
         global_flags=parse_help(help_text(year, "flags"))[1],

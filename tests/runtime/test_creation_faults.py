@@ -105,7 +105,9 @@ class Plant:
         self.at_step(container, step)
 
     def _find_driver(self, config: RunscConfig, cache_dir: str) -> DirectDriver:
-        return Unprivileged(GENERATIONS[2024].replace(binary=config.binary))
+        return Unprivileged(
+            GENERATIONS[2024].replace(binary=config.binary, boot_binary=config.binary)
+        )
 
     def bundle(self, name: str, *args: str, member: bool = False, **fields: Any) -> CreateRequest:
         """A request to create a container; `member`: in the sandbox of the container "root"."""

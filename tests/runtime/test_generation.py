@@ -105,7 +105,9 @@ def test_probe_once(tmp_path: Path, year: int) -> None:
     binary = runsc(tmp_path, year)
     cache = tmp_path / "cache"
     found = probe(binary, str(cache))
-    assert found == GENERATIONS[year].replace(binary=binary, version="1.2.3")
+    assert found == GENERATIONS[year].replace(
+        binary=binary, version="1.2.3", boot_binary=binary, boot_version="1.2.3"
+    )
     assert runs(tmp_path) == 4
     assert probe(binary, str(cache)) == found
     assert runs(tmp_path) == 4

@@ -78,7 +78,9 @@ class Lab:
                     bundle=str(self.folder),
                     spec=load_spec(str(self.folder)),
                     config=config or self.config,
-                    driver=Unprivileged(GENERATIONS[2022].replace(binary=self.binary)),
+                    driver=Unprivileged(
+                        GENERATIONS[2022].replace(binary=self.binary, boot_binary=self.binary)
+                    ),
                     stdio=(null,) * 3,
                 ),
                 reactor=self.reactor,
