@@ -37,6 +37,8 @@ class RunscConfig(Record):
     #: Whether sandboxes of releases that know no other place for a control socket listen under a
     #: name that every local user can connect to, for the sake of runsc's own commands.
     abstract_control_socket: bool = False
+    #: Whether a pod's author may name any cgroup of the host for its sandbox.
+    allow_cgroup_parent: bool = False
     #: How checkpoints are compressed; empty for the default.
     checkpoint_compression: str = ""
 

@@ -373,12 +373,16 @@ def _boot(
     spec, config = params.spec, params.config
     base = context.cgroup_root
     mode, hands_down = cgroups.host_mode(base), partial(cgroups.hands_down, root=base)
-    wanted = pod_cgroup.place(spec, params.id, mode, hands_down)
+    wanted = pod_cgroup.place(
+        spec, params.id, mode, hands_down, anywhere=config.allow_cgroup_parent
+    )
+    if wanted.refused:
+        _log.warning("cgroup.parent_refused", container=params.id, parent=wanted.refused[:200])
     systemd = config.systemd_cgroup
     # Members first: that is the order in which they can be removed.
     paths = [path for path in (wanted.own, wanted.path) if path]
     # An annotation may name a directory whoever makes the scopes.
-    named = systemd and not spec.annotations.get(pod_cgroup.CGROUP_PARENT)
+    named = systemd and not wanted.named
     holdings.planned = tuple(
         cgroups.plan(path, systemd=named if path == wanted.path else systemd, root=base)
         for path in paths

@@ -37,7 +37,7 @@ _STRINGS = (
     "shim_cgroup",
 )
 _NUMBERS = ("io_uid", "io_gid")
-_BOOLEANS = ("abstract_control_socket", "grouping", "systemd_cgroup")
+_BOOLEANS = ("abstract_control_socket", "allow_cgroup_parent", "grouping", "systemd_cgroup")
 #: Known and without effect here: gVisor's hibernate server, and what CRI puts into inline TOML.
 _IGNORED = ("enable_hibernate_server", "TypeUrl", "ConfigPath", "ConfigBody")
 _LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")
@@ -157,5 +157,6 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         systemd_cgroup=found.get("systemd_cgroup", False),
         grouping=found.get("grouping", True),
         abstract_control_socket=found.get("abstract_control_socket", False),
+        allow_cgroup_parent=found.get("allow_cgroup_parent", False),
         checkpoint_compression=found.get("checkpoint_compression", ""),
     )

@@ -32,16 +32,24 @@ class Placement(Record):
     """``path`` is the cgroup of the sentry and all gofers; ``resources`` are its limits.
 
     ``own`` is the cgroup that stands for the sandbox's container alone and stays empty, so that
-    cAdvisor finds the container by it; empty where ``path`` does that itself.
+    cAdvisor finds the container by it; empty where ``path`` does that itself.  ``named`` tells
+    that an annotation placed it, ``refused`` is what such an annotation says in vain.
     """
 
     path: str
     resources: Mapping[str, Any]
     own: str = ""
+    named: bool = False
+    refused: str = ""
 
 
 def place(
-    spec: Spec, container_id: str, mode: str, hands_down: Callable[[str], bool] = lambda _: False
+    spec: Spec,
+    container_id: str,
+    mode: str,
+    hands_down: Callable[[str], bool] = lambda _: False,
+    *,
+    anywhere: bool = False,
 ) -> Placement:
     """The placement of a sandbox whose first container has this spec; ``mode`` is v1 or v2.
 
@@ -49,22 +57,45 @@ def place(
     cgroup with controllers enabled for its children can't have processes of its own: there the
     sandbox goes into its own container's cgroup, a leaf below the pod's.
 
-    An annotation may name the pod's cgroup, as a path or as a slice.  ``hands_down`` tells of a
-    path on v2 whether that cgroup has controllers enabled for its children.
+    An annotation may name the pod's cgroup, as a path or as a slice.  Of a pod that CRI marks it
+    is its author's, who must not get out of the pod's limits, or into others' cgroups: there it
+    counts inside of the pod's own cgroup only, unless the operator lets it count ``anywhere``.
+    ``hands_down`` tells of a path on v2 whether that cgroup has controllers enabled for its
+    children.
 
     Raises InvalidRequest for paths and limits that are none.
     """
     own = spec.cgroups_path or f"/{container_id}"
     resources = _resources(spec)
     named = spec.annotations.get(CGROUP_PARENT)
-    if named:
-        return _place_in(named, spec.cgroups_path, container_id, mode, resources, hands_down)
+    if named and (anywhere or not spec.container_type or _is_inside(named, own)):
+        found = _place_in(named, spec.cgroups_path, container_id, mode, resources, hands_down)
+        return found.replace(named=True)
+    placement = _place(spec, own, mode, resources)
+    return placement.replace(refused=named) if named else placement
+
+
+def _place(spec: Spec, own: str, mode: str, resources: Mapping[str, Any]) -> Placement:
     if spec.container_type != "sandbox" or mode != "v1":
         return Placement(path=own, resources=resources)
     parent = derive_parent(own)
     if parent is None:
         return Placement(path=own, resources=resources)
     return Placement(path=parent, resources=resources, own=own)
+
+
+def _is_inside(named: str, own: str) -> bool:
+    """Whether the cgroup that is named is the pod's, or below it; ``own`` is its sandbox's path.
+
+    Raises InvalidRequest for a path that is none.
+    """
+    pod = locate(derive_parent(own) or own).directory
+    directory = expand_slice(named) if _is_slice(named) else locate(named).directory
+    return directory == pod or directory.startswith(pod + "/")
+
+
+def _is_slice(named: str) -> bool:
+    return named.endswith(".slice") and "/" not in named and ":" not in named
 
 
 def _place_in(
@@ -75,7 +106,7 @@ def _place_in(
     resources: Mapping[str, Any],
     hands_down: Callable[[str], bool],
 ) -> Placement:
-    slice_name = named if named.endswith(".slice") and "/" not in named and ":" not in named else ""
+    slice_name = named if _is_slice(named) else ""
     parent = expand_slice(slice_name) if slice_name else named
     if mode == "v1" or ":" in named:
         return Placement(path=parent, resources=resources, own=own)

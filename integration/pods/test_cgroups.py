@@ -50,21 +50,38 @@ def test_a_slice(pods: PodNode) -> None:
 
 @pytest.mark.parametrize("form", ["path", "slice"])
 def test_a_parent_that_is_named(pods: PodNode, form: str) -> None:
-    """The annotation puts all of the pod there; containers are found under their own paths."""
-    named, place = f"/{pods.cgroup}/named", f"/{pods.cgroup}/named"
+    """The annotation puts all of the pod there, if it is inside of the pod's own cgroup;
+    containers are found under their own paths."""
+    parent, prefix = f"/{pods.cgroup}/podown", "/"
+    named = place = f"{parent}/low"
     if form == "slice":
         if unified_cgroups():
             pytest.skip("a slice gets a scope on v2, see integration/vm")
         first, _, second = pods.cgroup.partition("-")
-        named = f"{pods.cgroup}-named.slice"
-        place = f"/{first}.slice/{first}-{second}.slice/{named}"
-    limit = {"resources": {"memory_limit_in_bytes": 300 << 20}}
+        parent, named = (f"{pods.cgroup}-podown{end}.slice" for end in ("", "-low"))
+        above = f"/{first}.slice/{first}-{second}.slice/{parent}"
+        place, prefix = f"{above}/{named}", "/cri-containerd-"
+    limit = {"resources": {"memory_limit_in_bytes": 300 << 20}, "cgroup_parent": parent}
     pod = pods.pod(annotations={PARENT: named}, linux=limit)
     container = pod.start("sleep", "1000")
     for pid in (pod.sentry(), pod.gofer(pod.id), pod.gofer(container)):
         assert memory_cgroup(pid) == place
     file = "memory.max" if unified_cgroups() else "memory.limit_in_bytes"
     assert cgroup_files("memory", place, file) == [str(300 << 20)]
-    assert empty(f"{pod.cgroup}/{pod.id}") and empty(f"{pod.cgroup}/{container}")
+    top, end = (parent, "") if form == "path" else (place.rpartition("/")[0], ".scope")
+    assert all(empty(f"{top}{prefix}{each}{end}") for each in (pod.id, container))
     pod.remove()
     assert cgroup_files("memory", place, "cgroup.procs") == []
+
+
+def test_a_pods_author_stays_in_the_pods_cgroup(pods: PodNode) -> None:
+    """Whatever the annotation names: its limits hold, and others' cgroups are not joined."""
+    foreign = f"/{pods.cgroup}/foreign"
+    limit = {"resources": {"memory_limit_in_bytes": 300 << 20}}
+    pod = pods.pod(annotations={PARENT: foreign}, linux=limit)
+    place = memory_cgroup(pod.sentry())
+    assert place == pod.cgroup or place.startswith(pod.cgroup + "/")
+    file = "memory.max" if unified_cgroups() else "memory.limit_in_bytes"
+    assert cgroup_files("memory", place, file) == [str(300 << 20)]
+    assert cgroup_files("memory", foreign, "cgroup.procs") == []
+    assert f"cgroup.parent_refused component=creation container={pod.id}" in pods.daemon.log_tail()

@@ -27,6 +27,7 @@ def main(wanted: dict[str, Any]) -> int:
         flags=wanted.pop("flags"),
         # The tests have runsc's own commands look at what is made here.
         abstract_control_socket=True,
+        allow_cgroup_parent=True,
     )
     cache = wanted.pop("cache_dir")
     stdio = tuple(wanted.pop("stdio", (0, 1, 2)))

@@ -52,6 +52,53 @@ def test_placement(
     assert placement.own == (path if own == "=" else "")
 
 
+POD = "/kubepods/burstable/podX"
+SLICE = "kubepods-burstable-podX.slice"
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("own", "named", "counts"),
+    [
+        (f"{POD}/s", POD, True),
+        (f"{POD}/s", f"{POD}/below/it", True),
+        (f"{POD}/s", f"{POD}Y", False),
+        (f"{POD}/s", "/kubepods", False),
+        (f"{POD}/s", "/kubepods/burstable/podY", False),
+        (f"{POD}/s", "/system.slice/containerd.service", False),
+        (f"{POD}/s", "system.slice", False),
+        (f"{POD}/s", "user.slice:a:b", False),
+        (f"{POD}/s", POD.lstrip("/"), False),
+        (f"{SLICE}:cri:s", SLICE, True),
+        (f"{SLICE}:cri:s", f"{SLICE}:x:y", True),
+        (f"{SLICE}:cri:s", "kubepods-burstable-podX-low.slice", True),
+        (f"{SLICE}:cri:s", "kubepods-burstable-podXlow.slice", False),
+        # No pod's cgroup is known: then it is the sandbox's.
+        ("/k8s.io/s", "/k8s.io/s/low", True),
+        ("/k8s.io/s", "/k8s.io", False),
+        ("", "/s/low", True),
+        ("", "/other", False),
+    ],
+)
+def test_a_pods_author_gets_nowhere_else(own: str, named: str, counts: bool, mode: str) -> None:
+    marked = {**SANDBOX, CGROUP_PARENT: named}
+    found = place(spec(own, marked), "s", mode)
+    assert (found.named, found.refused) == (counts, "" if counts else named)
+    if not counts:
+        plain = place(spec(own, SANDBOX), "s", mode)
+        assert found == plain.replace(refused=named)
+    operators = place(spec(own, marked), "s", mode, anywhere=True)
+    assert operators.named and operators.path != "" and operators.refused == ""
+
+
+@pytest.mark.parametrize("kind", ["sandbox", "container"])
+@pytest.mark.parametrize("named", ["/..", "/a/../b", "/", "a--b.slice", "x:y:"])
+def test_a_parent_that_is_none(named: str, kind: str) -> None:
+    marks = {**SANDBOX, "io.kubernetes.cri.container-type": kind, CGROUP_PARENT: named}
+    with pytest.raises(InvalidRequest):
+        place(spec(f"{POD}/s", marks), "s", "v1")
+
+
 def test_a_single_container_keeps_its_limits() -> None:
     limits = {"cpu": {"shares": 2, "quota": 5000, "period": 10000}}
     assert place(spec("/c", {}, limits), "c", "v1").resources == limits
