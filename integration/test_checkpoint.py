@@ -60,6 +60,20 @@ def _restored(node: Node, container: str, reference: str, *options: str) -> None
     assert node.status(container) == "RUNNING"
 
 
+def _waits(container: str) -> int:
+    """How many connections to a sandbox's sentry are open: each is a wait for an exit.
+
+    Without one nobody hears of the end, and what isn't waited for was once taken for ended.
+    """
+    ends = (
+        f"/runsc-{container}.sock",
+        f"@runsc-sandbox.{container}",
+        f"@runsc-sandbox.{container}@",
+    )
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return sum(words[5] == "03" and words[-1].endswith(ends) for words in lines)
+
+
 @pytest.fixture
 def modern(node: Node) -> Node:
     """A node whose runsc can go on after a checkpoint."""
@@ -78,6 +92,7 @@ def test_ctr_checkpoints_and_restores(node: Node, modern: Node) -> None:
     node.delete(name)
     again = node.new_id()
     _restored(node, again, reference)
+    until(lambda: _waits(again) == 1, 5, "its exit is asked for")
     numbers = _numbers(node, again)
     assert numbers[0] == 1
     assert _counting(node, again, numbers[-1]) > first
@@ -120,6 +135,7 @@ def test_a_pod_of_two(node: Node, modern: Node) -> None:
     assert done.code == 0, done
     assert node.status(root) == "RUNNING"
     _restored(node, member, references[1])
+    until(lambda: _waits(root) == 2, 5, "their exits are asked for")
     for name, seen in zip((root, member), first, strict=True):
         assert _counting(node, name, seen) > seen
     assert node.kill(member, "SIGKILL", "--all").code == 0
@@ -197,6 +213,7 @@ def test_an_image_that_is_gone_after_create(node: Node, tmp_path: Path) -> None:
         assert client.call("State", id=bundle.id).status == 1
         client.call("Start", id=bundle.id)
         assert client.call("State", id=bundle.id).status == 2
+        until(lambda: _waits(bundle.id) == 1, 5, "its exit is asked for")
         until(lambda: _read(client, bundle) > before, 10, "it goes on")
         assert client.call("Stats", id=bundle.id).stats.value
         assert client.call("Pids", id=bundle.id).processes

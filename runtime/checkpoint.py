@@ -11,7 +11,14 @@ import os
 
 from runtime.checkpoint_image import COMPRESSIONS, FLATE, NONE, About, Draft, Image, SavedContainer
 from runtime.checkpoint_image import load as load_image
-from runtime.errors import InvalidRequest, InvalidState, RuntimeFault, SandboxGone, Unsupported
+from runtime.errors import (
+    InvalidRequest,
+    InvalidState,
+    RuntimeFault,
+    SandboxGone,
+    Unreachable,
+    Unsupported,
+)
 from runtime.gofer_mounts import filestore_name, is_gofer_mount, remove_filestores
 
 TYPE_CHECKING = False
@@ -178,8 +185,8 @@ def _end(control: Control, sandbox_id: str, timeout: float) -> None:
         control.checkpoint(
             sandbox_id, (fd,), compression=NONE, paged=False, leave_running=False, timeout=timeout
         )
-    except SandboxGone:
-        return
+    except (SandboxGone, Unreachable):
+        return  # its connection ends a little before it does
     finally:
         os.close(fd)
 

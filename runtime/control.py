@@ -1,16 +1,17 @@
 """The sentry's control server in the domain's terms.
 
-Owns the names of its methods, the checking of what they return, and the one table from the
-sentry's error texts to the domain's exceptions: on the wire an error is nothing but text.  The
-results come from a process that runs hostile code, so their types are checked.
+Owns the names of its methods, how much each may answer, and the one table from the
+sentry's error texts to the domain's exceptions: on the wire an error is nothing but text.  What
+comes back is checked by ``control_results.py``.
 """
 
 from __future__ import annotations
 
 import time
 
-from runtime import urpc
+from runtime import control_results, urpc
 from runtime.constant import Constant, member
+from runtime.control_results import SandboxProcess, counter, integer
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -20,10 +21,9 @@ from runtime.errors import (
     NotFound,
     RuntimeFault,
     SandboxGone,
+    Unreachable,
     Unsupported,
 )
-from runtime.record import Record
-from runtime.stats import NetworkStats, SentryStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,14 +32,25 @@ if TYPE_CHECKING:
 
     from runtime.driver import Driver
     from runtime.process_spec import ProcessSpec
+    from runtime.stats import SentryStats
     from runtime.urpc import Connection, Reply
+
+__all__ = ["ContainerState", "Control", "SandboxProcess", "SignalMode"]
 
 #: Seconds without statistics after a sentry was late with them.
 _MUTE_TIME = 5.0
 _PREFIX = "containerManager."
-_MAX_INT = (1 << 63) - 1
-_MAX_PROCESSES = 1 << 20
 _MAX_WORDS = 800
+#: Bytes of the replies that may be longer than others (``urpc.MAX_REPLY``), in which a process or
+#: a goroutine may take some hundreds.  What can't be saved is told with a stack.
+_LIMITS = {
+    _PREFIX + "Processes": 8 << 20,
+    _PREFIX + "Event": 2 << 20,
+    _PREFIX + "Checkpoint": 2 << 20,
+    _PREFIX + "Restore": 2 << 20,
+    _PREFIX + "RestoreSubcontainer": 2 << 20,
+    "debug.Stacks": 16 << 20,
+}
 
 
 class SignalMode(Constant):
@@ -60,37 +71,30 @@ class ContainerState(Constant):
     STOPPED: ClassVar[ContainerState] = member(3)
 
 
-class SandboxProcess(Record):
-    """A process inside the sandbox; ``pid`` is a number of the sandbox's root PID namespace."""
-
-    pid: int
-    ppid: int
-    uid: int
-    threads: int
-    cpu_percent: int
-    tty: str
-    start_time: str
-    cpu_time: str
-    command: str
-
-
 class Control:
     """Typed calls.  Thread-safe: each call has a connection of its own, and nothing is shared.
 
-    Every call raises SandboxGone if there is no sentry (any more), DeadlineExceeded, or what
-    :func:`translate` makes of the sentry's error.
+    Every call raises SandboxGone if there is no sentry (any more), Unreachable if there is one and
+    the connection broke nevertheless, DeadlineExceeded, ResourceExhausted, or what
+    :func:`translate` makes of the sentry's error.  Which of the first two it is, ``gone`` finds
+    out, from the process: a call that fails says nothing of whether anything has ended.
     """
 
     def __init__(
-        self, address: str, driver: Driver, gone: Callable[[], SandboxGone], pid: int = 0
+        self,
+        address: str,
+        driver: Driver,
+        gone: Callable[[], SandboxGone | Unreachable],
+        pid: int = 0,
     ) -> None:
         self.address = address
         #: The sentry, if it is known.
         self.pid = pid
         self._driver = driver
         self._gone = gone
-        #: A hint, so without a guard.
+        # Hints, so without a guard.
         self._mute_until = 0.0
+        self._tells_state = True
 
     def call(
         self,
@@ -106,13 +110,17 @@ class Control:
     ) -> Any:
         """Any method of the sentry; ``operation`` and the rest are for the wording of errors."""
         try:
-            return urpc.call(self.address, method, argument, fds, timeout, pid=self.pid)
+            return self._call(method, argument, fds, timeout)
         except urpc.RemoteError as error:
             raise translate(str(error), operation or method, container_id, pid, args) from None
         except urpc.Disconnected:
             raise self._gone() from None
         except urpc.ProtocolError as error:
             raise Failed(f"{method}: {error}") from None
+
+    def _call(self, method: str, argument: object, fds: Sequence[int], timeout: float) -> Any:
+        limit = _LIMITS.get(method, urpc.MAX_REPLY)
+        return urpc.call(self.address, method, argument, fds, timeout, pid=self.pid, limit=limit)
 
     def call_for_files(
         self, method: str, argument: object, count: int, timeout: float = urpc.DEFAULT_TIMEOUT
@@ -215,7 +223,10 @@ class Control:
             )
         except Unsupported:
             return self._state_by_signal(container_id, timeout)
-        return ContainerState.of(number) or ContainerState.UNKNOWN
+        found = ContainerState.of(number) if type(number) is int else None
+        if found is None:
+            raise Failed(f"query container {container_id!r}: malformed result")
+        return found
 
     def _state_by_signal(self, container_id: str, timeout: float) -> ContainerState:
         try:
@@ -258,7 +269,7 @@ class Control:
             container_id=container_id,
             args=process.args,
         )
-        return _integer(pid, "ExecuteAsync")
+        return integer(pid, "ExecuteAsync")
 
     def processes(self, container_id: str, timeout: float) -> list[SandboxProcess]:
         """The processes of a container, or of all if the id is empty."""
@@ -270,11 +281,7 @@ class Control:
             operation="list processes of",
             container_id=container_id,
         )
-        if found is None:
-            return []
-        if not isinstance(found, list) or len(found) > _MAX_PROCESSES:
-            raise Failed("Processes: malformed result")
-        return [_process(each) for each in found]
+        return control_results.processes(found)
 
     def event(self, container_id: str, timeout: float, others: Sequence[str] = ()) -> SentryStats:
         """Usage of a container, as the sentry counts it; ``others`` share its sandbox.
@@ -316,7 +323,7 @@ class Control:
     def file_memory(self, timeout: float) -> int:
         """Bytes of the sandbox's memory that are files, mapped or cached."""
         found = self.call("Usage.Collect", {"Full": True}, (), timeout)
-        return _counter(found, "Mapped") + _counter(found, "PageCache")
+        return counter(found, "Mapped") + counter(found, "PageCache")
 
     def _event(self, container_id: str, timeout: float) -> SentryStats:
         result = self.call(
@@ -327,7 +334,7 @@ class Control:
             operation="query",
             container_id=container_id,
         )
-        return _stats(result)
+        return control_results.stats(result)
 
     # -- checkpoint and restore ------------------------------------------------------------
 
@@ -384,7 +391,7 @@ class Control:
         The table of :func:`translate` is about starts; here the same words mean other things.
         """
         try:
-            urpc.call(self.address, _PREFIX + method, argument, fds, timeout, pid=self.pid)
+            self._call(_PREFIX + method, argument, fds, timeout)
         except urpc.RemoteError as error:
             text = _without_dump(str(error))
             if "unknown method" in text:
@@ -394,6 +401,8 @@ class Control:
             raise Failed(f"{what}: {text}") from None
         except urpc.Disconnected:
             gone = self._gone()
+            if isinstance(gone, Unreachable):
+                raise Unreachable(f"{what}: {gone}") from None
             raise SandboxGone(gone.pid, gone.status, f"{what}: {gone}") from None
         except urpc.ProtocolError as error:
             raise Failed(f"{what}: {error}") from None
@@ -418,6 +427,42 @@ class Control:
         argument = {"PID": pid, "CID": container_id}
         self._send(connection, _PREFIX + "WaitPID", argument, timeout)
 
+    def post_wait(self, container_id: str, pid: int) -> Connection:
+        """Ask for the exit of an exec, or with ``pid`` 0 of init, without waiting for anything.
+
+        For the reactor.  Raises what :func:`runtime.urpc.post` does.
+        """
+        if not pid:
+            return self._post("Wait", container_id)
+        return self._post("WaitPID", {"PID": pid, "CID": container_id})
+
+    def post_look(self, container_id: str, pid: int) -> Connection:
+        """Ask whether an exec, or init, is there still, likewise; see ``is_over``."""
+        if not pid and self._tells_state:
+            return self._post("ContainerRuntimeState", container_id)
+        argument = {"CID": container_id, "Signo": 0, "PID": pid, "Mode": SignalMode.PROCESS.value}
+        return self._post("Signal", argument)
+
+    def _post(self, method: str, argument: object) -> Connection:
+        return urpc.post(self.address, _PREFIX + method, argument, self.pid)
+
+    def is_over(self, reply: Reply, pid: int) -> bool:
+        """Whether the reply to ``post_look`` says that there is no such process any more.
+
+        Any other error, and a container that was not started yet, are no end.
+        """
+        if reply.success:
+            ended = (ContainerState.STOPPED.value, ContainerState.UNKNOWN.value)
+            # Of a signal the result is an object.
+            return not pid and type(reply.result) is int and reply.result in ended
+        fault = translate(reply.error, "look at", "")
+        if isinstance(fault, Unsupported):
+            self._tells_state = False  # before release-20240501
+            return False
+        if isinstance(fault, InvalidState):
+            return fault.state == "stopped"
+        return isinstance(fault, NotFound)
+
     def _send(self, connection: Connection, method: str, argument: object, timeout: float) -> None:
         try:
             connection.send(method, argument, (), time.monotonic() + timeout)
@@ -428,7 +473,7 @@ class Control:
 def wait_status(reply: Reply) -> int:
     """The raw wait status in the reply to a wait.  Raises RuntimeFault."""
     try:
-        status = _integer(reply.value(), "Wait")
+        status = integer(reply.value(), "Wait")
     except urpc.RemoteError as error:
         raise translate(str(error), "wait for", "") from None
     if status > 0xFFFF:
@@ -503,83 +548,3 @@ def _program_text(text: str, args: Sequence[str]) -> str:
     ):
         return f'exec: "{name}": executable file not found in $PATH: {text}'
     return f'exec: "{name}": {text}' if name else text
-
-
-# -- results -----------------------------------------------------------------------------------
-
-
-def _integer(value: object, what: str) -> int:
-    if type(value) is not int or not 0 <= value <= _MAX_INT:
-        raise Failed(f"{what}: malformed result")
-    return value
-
-
-def _process(value: object) -> SandboxProcess:
-    if not isinstance(value, dict):
-        raise Failed("Processes: malformed result")
-    threads = value.get("threads") or []
-
-    def number(name: str) -> int:
-        return _integer(value.get(name) or 0, "Processes")
-
-    def text(name: str) -> str:
-        return str(value.get(name) or "")[:4096]
-
-    return SandboxProcess(
-        pid=number("pid"),
-        ppid=number("ppid"),
-        uid=number("uid"),
-        threads=len(threads) if isinstance(threads, list) else 0,
-        cpu_percent=number("c"),
-        tty=text("tty"),
-        start_time=text("stime"),
-        cpu_time=text("time"),
-        command=text("cmd"),
-    )
-
-
-def _member(value: object, *path: str) -> Any:
-    for name in path:
-        if not isinstance(value, dict):
-            raise Failed("Event: malformed result")
-        value = value.get(name)
-        if value is None:
-            return None
-    return value
-
-
-def _stats(result: object) -> SentryStats:
-    usage = _member(result, "containerUsage")
-    usage = {} if usage is None else usage
-    data = _member(result, "event", "data")
-    if not isinstance(usage, dict):
-        raise Failed("Event: malformed result")
-    interfaces = _member(data, "network_interfaces") if data is not None else None
-    if interfaces is not None and not isinstance(interfaces, list):
-        raise Failed("Event: malformed result")
-    return SentryStats(
-        cpu_ns={str(cid): _integer(ns, "Event") for cid, ns in usage.items()},
-        own_cpu_ns=None if usage else _counter(data, "cpu", "usage", "total"),
-        memory_usage=_counter(data, "memory", "usage", "usage"),
-        owns_memory=not usage,
-        pids=_counter(data, "pids", "current"),
-        networks=tuple(_interface(each) for each in interfaces or ()),
-    )
-
-
-def _counter(data: object, *path: str) -> int:
-    return _integer(_member(data, *path) or 0, "Event") if data is not None else 0
-
-
-def _interface(value: object) -> NetworkStats:
-    return NetworkStats(
-        name=str(_member(value, "Name") or "")[:64],
-        rx_bytes=_counter(value, "RxBytes"),
-        rx_packets=_counter(value, "RxPackets"),
-        rx_errors=_counter(value, "RxErrors"),
-        rx_dropped=_counter(value, "RxDropped"),
-        tx_bytes=_counter(value, "TxBytes"),
-        tx_packets=_counter(value, "TxPackets"),
-        tx_errors=_counter(value, "TxErrors"),
-        tx_dropped=_counter(value, "TxDropped"),
-    )

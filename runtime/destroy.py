@@ -10,7 +10,14 @@ import os
 import time
 
 from runtime import children, oom, state, teardown
-from runtime.errors import Failed, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.errors import (
+    Failed,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+    Unreachable,
+)
 from runtime.gofer_mounts import is_gofer_mount
 from runtime.hook_spec import POSTSTOP
 from runtime.log import get_logger
@@ -120,10 +127,16 @@ def _run_poststop(container: StoredState) -> None:
 
 def _leave_sandbox(container: StoredState, deadline: float, faults: list[str]) -> None:
     """Have the sentry end one container of several."""
+
+    def ask() -> None:
+        left = max(deadline - time.monotonic(), 1.0)
+        container.control().destroy_subcontainer(container.id, left)
+
     try:
-        container.control().destroy_subcontainer(
-            container.id, max(deadline - time.monotonic(), 1.0)
-        )
+        try:
+            ask()
+        except Unreachable:
+            ask()  # once more, as it may run on
     except (NotFound, SandboxGone):
         return
     except RuntimeFault as fault:

@@ -58,6 +58,10 @@ class SandboxGone(RuntimeFault):
         super().__init__(detail or f"sandbox process {pid} is gone")
 
 
+class Unreachable(RuntimeFault):
+    """A call's connection broke, but the sentry lives: what was asked for may take effect yet."""
+
+
 class DeadlineExceeded(RuntimeFault):
     """A step took longer than it was allowed to."""
 

@@ -16,9 +16,11 @@ from runtime.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    ResourceExhausted,
     RuntimeFault,
     SandboxGone,
     Unanswered,
+    Unreachable,
 )
 from runtime.exits import ExitInfo
 from runtime.lifecycle import HOLDS_EXIT, State
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the sentry has to acknowledge a signal.
 KILL_TIMEOUT = 0.8
+#: Seconds after which a SIGKILL that did not reach the sentry is sent again.
+_AGAIN = 0.5
 #: Seconds after a SIGKILL for the container to be dead, before its gofer is killed, and before
 #: the sentry is.  Both are far beyond what a host needs that is merely busy.
 GOFER_TIMEOUT = 3.0
@@ -142,6 +146,15 @@ class Killing:
             if not isinstance(fault, Unanswered) and not to_all:
                 raise
             _log.warning("signal.unacknowledged", container=container.id, signal=signo)
+        except (Unreachable, ResourceExhausted) as fault:
+            # Nothing has ended by that; who was to be killed still is.
+            if not to_all:
+                raise
+            _log.warning("signal.undelivered", container=container.id, error=str(fault))
+            if container.is_root:
+                self.kill_sentry(signo)
+                return
+            self._reactor.call_later(_AGAIN, self._repeat)
         except SandboxGone:
             # It died under our hands; its exit is on the way.
             raise NotFound("process", container.id, "process already finished") from None
@@ -165,6 +178,17 @@ class Killing:
                 timer.cancel()
 
         self._container.init.wait(ended)
+
+    def _repeat(self) -> None:
+        if self._is_stuck():
+            self._container.submit(self._kill_again)
+
+    def _kill_again(self) -> None:
+        try:
+            self.signal(_SIGKILL, 0, SignalMode.ALL)
+        except RuntimeFault as fault:
+            # It has just ended; else the timers do their work.
+            _log.debug("signal.not_repeated", container=self._container.id, error=str(fault))
 
     def _thaw(self) -> None:
         """Let the sandbox go on.  By a worker, as the sentry may take its time."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from runtime.errors import DeadlineExceeded, ResourceExhausted, Unanswered
 from runtime.fds import FdSet
 from runtime.sentry import open_device
 
@@ -74,10 +75,17 @@ class Restore:
         fds: tuple[int, ...],
         timeout: float,
     ) -> None:
-        """Restore another container; ``give_up`` is called, to end the sandbox, if it fails."""
+        """Restore another container; ``give_up`` is called, to end the sandbox, if it fails.
+
+        Not where the sentry was never asked, as the sandbox is as good as before.
+        """
         try:
             control.restore_subcontainer(argument, fds, timeout)
-        except BaseException:
+        except BaseException as fault:
+            if isinstance(fault, (ResourceExhausted, DeadlineExceeded)) and not isinstance(
+                fault, Unanswered
+            ):
+                raise
             give_up()  # half of a pod can't run, and the sentry can't be asked again
             raise
         with self._lock:

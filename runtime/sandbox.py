@@ -20,6 +20,7 @@ from runtime.errors import (
     NotFound,
     RuntimeFault,
     SandboxGone,
+    Unreachable,
 )
 from runtime.exits import ExitInfo, Exits
 from runtime.gofer import Gofer
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from runtime.spawn import Child
     from runtime.spec import Spec
     from runtime.stats import SentryStats
-    from runtime.urpc import Connection
 
 __all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess", "SignalMode"]
 
@@ -85,7 +85,7 @@ class Sandbox:
         self._network: Callable[[int], NetworkSetup | None] | None = None
         #: What the sentry was told of its network, for a restore; None before the start.
         self.network_argument: Mapping[str, Any] | None = None
-        self._exits = Exits(params.id, sentry, reactor)
+        self._exits = Exits(params.id, sentry, self._control, reactor)
         self._lock = threading.Lock()
         self._paused = False  # guarded by _lock
         self._subs: dict[str, Subcontainer] = {}  # guarded by _lock
@@ -175,8 +175,11 @@ class Sandbox:
 
     def _start_init(self, deadline: float, before: Callable[[], None] | None) -> None:
         # Connected before, sent after: an init that ends at once still gives its own code, and
-        # a connection that is left idle would hold up the end of the sandbox.
-        connection = self._control.connect(_left(deadline))
+        # a connection that is left idle would hold up the end of the sandbox.  A restore closes
+        # those that are open.
+        connection = None
+        if self.restore is None:
+            connection = self._control.connect(_left(deadline))
         # Before, as init may have ended before the call returns.
         self._exits.starting(True)
         if self.restore is not None:
@@ -189,17 +192,17 @@ class Sandbox:
         try:
             held_start.start(self._control, self.id, start, before is not None, deadline)
         except BaseException:
-            connection.close()
+            if connection is not None:
+                connection.close()
             self._exits.starting(False)
             raise
-        try:
-            self._control.send_wait(connection, self.id, _left(deadline))
-        except RuntimeFault:
-            # It is over already; the sentry's own exit status tells how it ended.
-            connection.close()
-            self._exits.pend_init(None)
-        else:
-            self._exits.pend_init(connection)
+        if connection is not None:
+            try:
+                self._control.send_wait(connection, self.id, _left(deadline))
+            except RuntimeFault:
+                connection.close()
+                connection = None
+        self._exits.ask_init(connection)
         if before is not None:
             before()
             held_start.let_go(self._control, self.id, deadline)
@@ -319,36 +322,24 @@ class Sandbox:
 
         An exec that the sentry doesn't know of any more counts as killed.
         """
-        self._wait(callback, lambda c: self._control.send_wait_pid(c, cid, pid, DEFAULT_TIMEOUT))
+        self._exits.ask(cid, pid, callback)
 
     def wait_container(self, cid: str, callback: Callable[[ExitInfo], None]) -> None:
         """Call back once when the init of a subcontainer has ended."""
-        self._wait(callback, lambda c: self._control.send_wait(c, cid, DEFAULT_TIMEOUT))
-
-    def _wait(
-        self, callback: Callable[[ExitInfo], None], send: Callable[[Connection], None]
-    ) -> None:
-        connection = None
-        try:
-            connection = self._control.connect(DEFAULT_TIMEOUT)
-            send(connection)
-        except RuntimeFault as fault:
-            if connection is not None:
-                connection.close()
-            self._exits.lost(callback, str(fault))
-        else:
-            self._exits.pend(connection, callback)
+        self._exits.ask(cid, 0, callback)
 
     def leave(self) -> None:
         """Ask for no exit any more: an idle connection of ours would hold up its end."""
         self._exits.abandon()
 
-    def _autopsy(self) -> SandboxGone:
-        """Why nobody answers any more."""
+    def _autopsy(self) -> SandboxGone | Unreachable:
+        """Why a connection broke: the sentry has ended, or it lives."""
         try:
             raw: int | None = self._sentry.child.wait(_AUTOPSY_TIMEOUT)
-        except (DeadlineExceeded, ValueError):
-            raw = self._exits.raw
+        except DeadlineExceeded:
+            return Unreachable(f"sandbox {self.id!r} lives, but doesn't answer")
+        except ValueError:
+            raw = self._exits.raw  # its handle is closed, once it has been reaped
         words = self._sentry.log.message() if raw else ""
         detail = f"sandbox {self.id!r} is gone"
         return SandboxGone(self.pid, raw, f"{detail}: {words}" if words else detail)

@@ -22,6 +22,7 @@ from runtime.errors import (
     InvalidState,
     NotFound,
     SandboxGone,
+    Unreachable,
     Unsupported,
 )
 from runtime.memory_usage import UsageFiles, parse_usage
@@ -34,6 +35,7 @@ from runtime.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from builtins import list as Listed
+    from collections.abc import Callable
 
     from runtime.control import SandboxProcess
     from runtime.memory_usage import Usage
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 #: Seconds in which a sentry must be gone once the wait for its init has ended.
 _EXIT_TIMEOUT = 20.0
+#: Seconds before a sentry is asked again for an exit, at first and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 #: The first release whose sentry signals process groups.
 _GROUP_RELEASE = 20260413
 #: Signals whose default action is to do nothing: a container that never ran ignores them.
@@ -143,12 +147,7 @@ class StoredContainer(StoredState):
         Raises SandboxGone where it ended before anybody could ask and left no word of it,
         DeadlineExceeded.
         """
-        try:
-            pending = self.open_wait()
-        except (SandboxGone, NotFound):
-            return self._recorded_exit()
-        with pending:
-            return pending.result(timeout)
+        return self._ended(None, timeout)
 
     def open_wait(self) -> PendingExit:
         """Ask for the end of its init now, to have the answer later.
@@ -156,6 +155,9 @@ class StoredContainer(StoredState):
         One that is made to end after it is known to have ended, however quickly.  Raises
         SandboxGone.
         """
+        return PendingExit(self, self._ask_init())
+
+    def _ask_init(self) -> Connection:
         control = self.control()
         connection = control.connect(DEFAULT_TIMEOUT)
         try:
@@ -163,7 +165,7 @@ class StoredContainer(StoredState):
         except BaseException:
             connection.close()
             raise
-        return PendingExit(self, connection)
+        return connection
 
     def _recorded_exit(self) -> int:
         """How init ended, from what the shim wrote down.  Raises SandboxGone."""
@@ -187,9 +189,38 @@ class StoredContainer(StoredState):
         if self._live_pid(self.sandbox_process) < 0:
             raise self._gone()
         control = self.control()
-        with control.connect(DEFAULT_TIMEOUT) as connection:
-            control.send_wait_pid(connection, container_id, pid, DEFAULT_TIMEOUT)
-            return shell_status(self._await(connection, timeout))
+
+        def ask() -> Connection:
+            connection = control.connect(DEFAULT_TIMEOUT)
+            try:
+                control.send_wait_pid(connection, container_id, pid, DEFAULT_TIMEOUT)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        return shell_status(self._outwait(None, ask, timeout))
+
+    def _outwait(
+        self, connection: Connection | None, ask: Callable[[], Connection], timeout: float | None
+    ) -> int:
+        """The wait status, from ``connection`` or as often as it has to be asked for.
+
+        A sentry that lives may close connections: one that restores does.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                with connection or ask() as asked:
+                    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                    return self._await(asked, left)
+            except Unreachable:
+                if deadline is not None and time.monotonic() + pause > deadline:
+                    raise DeadlineExceeded(f"wait for {self.subject}", timeout or 0.0) from None
+            connection = None
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _await(self, connection: Connection, timeout: float | None) -> int:
         """The wait status that the sentry answers with, however long that takes."""
@@ -203,20 +234,18 @@ class StoredContainer(StoredState):
             try:
                 reply = connection.feed()
             except Disconnected:
-                raise self._gone() from None
+                raise self._autopsy() from None
             except ProtocolError as error:
                 raise Failed(f"wait for {self.subject}: {error}") from None
             if reply is not None:
                 return wait_status(reply)
 
-    def _ended(self, connection: Connection, timeout: float | None) -> int:
+    def _ended(self, connection: Connection | None, timeout: float | None) -> int:
         try:
-            raw = self._await(connection, timeout)
+            # Closed at once: an idle connection holds up a sentry that wants to exit.
+            raw = self._outwait(connection, self._ask_init, timeout)
         except (SandboxGone, NotFound):
             return self._recorded_exit()
-        finally:
-            # At once: an idle connection holds up a sentry that wants to exit.
-            connection.close()
         if self.is_root:
             process = self.sandbox_process()
             if process is not None:

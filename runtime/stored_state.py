@@ -11,7 +11,14 @@ import os
 from runtime import runsc_state, state
 from runtime.control import ContainerState, Control
 from runtime.driver import DirectDriver
-from runtime.errors import DeadlineExceeded, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.errors import (
+    DeadlineExceeded,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+    Unreachable,
+)
 from runtime.generation import Generation
 from runtime.pids import Foreign, find_helper
 from runtime.spec import load_spec, read_spec
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = runsc_state.STATUSES
 #: Seconds for the sentry's word on what runs; it answers in less than a millisecond.
 _STATUS_TIMEOUT = 2.0
+#: Seconds for a sentry that has closed a connection to have ended.
+_AUTOPSY_TIMEOUT = 0.5
 
 
 class StoredState:
@@ -302,7 +311,16 @@ class StoredState:
             pid = self._live_pid(self.sandbox_process)
             if pid < 0:
                 raise self._gone()
-        return Control(address, DirectDriver(self._generation()), self._gone, pid)
+        return Control(address, DirectDriver(self._generation()), self._autopsy, pid)
+
+    def _autopsy(self) -> SandboxGone | Unreachable:
+        """Why a connection broke: the sentry has ended, or it lives."""
+        process = self.sandbox_process()
+        if process is not None:
+            with process:
+                if not process.wait_gone(_AUTOPSY_TIMEOUT):
+                    return Unreachable(f'sandbox "{self.sandbox_id}" lives, but doesn\'t answer')
+        return self._gone()
 
     def _generation(self) -> Generation:
         """The release, as far as the calls differ by it and the state file shows it."""

@@ -12,6 +12,7 @@ from runtime.errors import (
     InvalidState,
     NotFound,
     SandboxGone,
+    Unreachable,
 )
 from runtime.gofer import raw_spec
 from runtime.log import get_logger
@@ -139,6 +140,9 @@ def destroy(control: Control, cid: str, deadline: float, unblock: Callable[[], N
         except DeadlineExceeded as fault:
             _log.warning("container.destroy_unanswered", container=cid, error=str(fault))
             unblock()
+        except Unreachable as fault:
+            # Once more, as its containers may run on.
+            _log.warning("container.destroy_unheard", container=cid, error=str(fault))
         except (NotFound, SandboxGone):
             return
         else:

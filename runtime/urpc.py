@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: What the sentry's buffer holds; it silently drops the rest (``pkg/urpc``, maxFiles).
 MAX_FDS = 128
-#: Bytes of a reply, far beyond any honest one.
-MAX_REPLY = 64 << 20
+#: Bytes of a reply to most methods: a number, a state, an error's text.
+MAX_REPLY = 64 << 10
 #: Seconds that a call may take unless it says otherwise.
 DEFAULT_TIMEOUT = 10.0
 _MAX_PATH = 107  # of sun_path, less the terminating NUL
@@ -36,6 +36,9 @@ _CHUNK = 64 << 10
 
 _BLANK = b" \t\r\n"
 _NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"{[]}")
+#: Objects and lists in a reply: each costs a parser many times its own text.  An honest list of
+#: processes has two in some 150 bytes.
+_MIN_BRACKETS, _BYTES_PER_BRACKET = 1024, 16
 
 
 class RemoteError(Exception):
@@ -44,6 +47,10 @@ class RemoteError(Exception):
 
 class Disconnected(Exception):
     """There is no sentry at the other end, or it went away before it answered."""
+
+
+class Refused(Disconnected):
+    """Nobody listens at the socket, which is there."""
 
 
 class ProtocolError(Exception):
@@ -81,6 +88,7 @@ class ReplyDecoder:
         self._buffer = bytearray()
         self._begun = False  # there was something but blanks
         self._depth = 0
+        self._brackets = 0
         self._in_string = False
         self._escape = b""  # a backslash at the end of what has come, or nothing
 
@@ -105,7 +113,11 @@ class ReplyDecoder:
         outside = b"".join(parts[self._in_string :: 2])
         if not len(parts) % 2:
             self._in_string = not self._in_string
-        for bracket in outside.translate(None, _NO_BRACKET):
+        brackets = outside.translate(None, _NO_BRACKET)
+        self._brackets += len(brackets)
+        if self._brackets > 2 * (_MIN_BRACKETS + len(self._buffer) // _BYTES_PER_BRACKET):
+            raise ProtocolError(f"reply of {self._brackets} brackets")
+        for bracket in brackets:
             self._depth += 1 if bracket in b"{[" else -1
             if not self._depth:
                 return True
@@ -130,9 +142,10 @@ class Connection:
     ``feed`` doesn't, and ``fileno`` is for who watches for it.
     """
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: _socket.socket, limit: int = MAX_REPLY) -> None:
+        """``limit`` is of the reply, in bytes."""
         self._socket = sock
-        self._decoder = ReplyDecoder()
+        self._decoder = ReplyDecoder(limit)
         self._method = ""
         self._since = time.monotonic()
 
@@ -180,6 +193,21 @@ class Connection:
             raise self._late() from None
         except OSError as error:
             raise _broken(method, error) from None
+
+    def post(self, method: str, argument: object = None) -> None:
+        """Send a small request without waiting, or raise as ``send`` does."""
+        self._method = method
+        self._since = time.monotonic()
+        data = encode_request(method, argument)
+        try:
+            self._socket.setblocking(False)
+            sent = self._socket.send(data, _socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _broken(method, error) from None
+        if sent < len(data):
+            raise self._late()
 
     def receive(self, deadline: float | None = None) -> Reply:
         """Wait for the reply.  Raises Disconnected, ProtocolError, DeadlineExceeded."""
@@ -253,56 +281,90 @@ class Connection:
         self._socket.settimeout(left)
 
 
+#: What a host says that has no more of something.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
 def _broken(method: str, error: OSError) -> Exception:
     code = error.errno or 0
-    if code in (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOENT, errno.ENOTCONN):
+    if code == errno.ECONNREFUSED:
+        return Refused(f"{method}: {os.strerror(code).lower()}")
+    if code in (errno.EPIPE, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN):
         return Disconnected(f"{method}: {os.strerror(code).lower()}")
     if code == errno.ETOOMANYREFS:
         return ResourceExhausted(f"{method}: too many file descriptors in flight")
+    if code in _EXHAUSTED:
+        return ResourceExhausted(f"{method}: {os.strerror(code).lower()}")
     return Failed(f"{method}: {os.strerror(code).lower()}")
 
 
 def connect(
-    address: str | Callable[[], _socket.socket], deadline: float | None = None, pid: int = 0
+    address: str | Callable[[], _socket.socket],
+    deadline: float | None = None,
+    pid: int = 0,
+    limit: int = MAX_REPLY,
 ) -> Connection:
     """Connect to a control server.
 
     ``address`` is a path, an abstract name (which begins with NUL and is taken as it is), or a
-    function that gives a connected socket.  Below a path is only who may write in its directory;
-    an abstract name is free for all users of the network namespace once its owner has died, so
-    there it has to be process ``pid``, where that is known, that listens.
+    function that gives a connected socket; ``limit`` is of the reply, in bytes.  Below a path is
+    only who may write in its directory; an abstract name is free for all users of the network
+    namespace once its owner has died, so there it has to be process ``pid``, where that is known,
+    that listens.
 
-    Raises Disconnected (also for a stranger), DeadlineExceeded, Failed.
+    Raises Disconnected (also for a stranger), DeadlineExceeded, ResourceExhausted, Failed.
     """
-    if not isinstance(address, str):
-        return Connection(address())
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    left = DEFAULT_TIMEOUT if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineExceeded("connect", DEFAULT_TIMEOUT)
+    return _connect(address, left, pid, limit)
+
+
+def post(address: str, method: str, argument: object = None, pid: int = 0) -> Connection:
+    """A connection on which a small request has been sent, all without waiting.
+
+    For the reactor.  Raises as :func:`connect` does, DeadlineExceeded where it would have had to
+    wait.
+    """
+    connection = _connect(address, 0.0, pid, MAX_REPLY)
     try:
-        left = DEFAULT_TIMEOUT if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("connect", DEFAULT_TIMEOUT)
-        # A non-blocking connect doesn't wait for room in the backlog (of 16), it fails.  A
-        # blocking one does, for as long as the send time-out says.
-        seconds = int(left)
-        sock.setsockopt(
-            _socket.SOL_SOCKET,
-            _socket.SO_SNDTIMEO,
-            struct.pack("ll", seconds, max(int((left - seconds) * 1e6), 1)),
-        )
+        connection.post(method, argument)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(
+    address: str | Callable[[], _socket.socket], seconds: float, pid: int, limit: int
+) -> Connection:
+    """With 0 seconds, without waiting."""
+    sock = None
+    try:
+        if not isinstance(address, str):
+            return Connection(address(), limit)
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        if seconds:
+            # A non-blocking connect doesn't wait for room in the backlog (of 16), it fails.  A
+            # blocking one does, for as long as the send time-out says.
+            whole = int(seconds)
+            left = struct.pack("ll", whole, max(int((seconds - whole) * 1e6), 1))
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, left)
+        else:
+            sock.setblocking(False)
         with SocketPath(address) as usable:
             sock.connect(usable)
         if pid and address.startswith("\0") and _listener(sock) not in (0, pid):
             raise Disconnected("connect: another process listens there")
-    except BlockingIOError:
-        sock.close()
-        raise DeadlineExceeded("connect", DEFAULT_TIMEOUT) from None
-    except OSError as error:
-        sock.close()
-        raise _broken("connect", error) from None
-    except BaseException:
-        sock.close()
+        return Connection(sock, limit)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, BlockingIOError):
+            raise DeadlineExceeded("connect", seconds) from None
+        if isinstance(error, OSError):
+            raise _broken("connect", error) from None
         raise
-    return Connection(sock)
 
 
 def _listener(sock: _socket.socket) -> int:
@@ -320,8 +382,11 @@ def call(
     timeout: float = DEFAULT_TIMEOUT,
     *,
     pid: int = 0,
+    limit: int = MAX_REPLY,
 ) -> Any:
-    """One call on a connection of its own; returns the result.  ``pid`` as for :func:`connect`.
+    """One call on a connection of its own; returns the result.
+
+    ``pid`` and ``limit`` as for :func:`connect`.
 
     Raises RemoteError with the sentry's text; Disconnected, ProtocolError, DeadlineExceeded and
     ResourceExhausted as the connection does; Unanswered if the request was sent.
@@ -329,7 +394,7 @@ def call(
     deadline = time.monotonic() + timeout
     late: type[DeadlineExceeded] = DeadlineExceeded
     try:
-        with connect(address, deadline, pid) as connection:
+        with connect(address, deadline, pid, limit) as connection:
             connection.send(method, argument, fds, deadline)
             late = Unanswered
             reply = connection.receive(deadline)

@@ -31,6 +31,7 @@ CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.Unsupported, UNIMPLEMENTED),
     (errors.ResourceExhausted, RESOURCE_EXHAUSTED),
     (errors.SandboxGone, UNAVAILABLE),
+    (errors.Unreachable, UNAVAILABLE),
     (errors.DeadlineExceeded, DEADLINE_EXCEEDED),
     (errors.Failed, UNKNOWN),
 )

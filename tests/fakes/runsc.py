@@ -10,6 +10,10 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def install(folder: str) -> str:
     """Put an executable that runs this file into ``folder``; returns its path."""
@@ -91,17 +95,43 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
             raise SentryError(f"starting sandbox: creating process: failed to load {script[1]}")
         elif kind == "panics":
             die(2, "panic: index out of range\n\ngoroutine 1 [running]:\n")
-        elif kind == "forgets":
-            sentry.dropped.add("containerManager.Wait")
+        elif kind in ("breaks", "refuses", "rambles"):
+            hard_to_ask(kind, script[1:])
         return {}
+
+    def hard_to_ask(kind: str, methods: list[str]) -> None:
+        """At first: the connection breaks, the answer is an error, or is none."""
+        for name in methods:
+            method = "containerManager." + name
+            if kind == "breaks":
+                sentry.broken[method] = 3
+            elif kind == "rambles":
+                sentry.handlers[method] = at_first(sentry.handlers[method], lambda: "zork")
+            else:
+                sentry.handlers[method] = at_first(sentry.handlers[method], refuse)
+
+    def refuse() -> object:
+        raise SentryError(f"container {sandbox_id!r} not found")
+
+    def at_first(
+        later: Callable[[object], object], first: Callable[[], object]
+    ) -> Callable[[object], object]:
+        left = [None] * 3
+        return lambda argument: (left.pop() or first()) if left else later(argument)
 
     def wait(_: object) -> int:
         if script[0] == "ends-silently":
             die(int(script[1]))
+        if script[0] == "forgot":
+            refuse()
         ended.wait()
         return outcome["wait"]
 
     def signal(argument: dict[str, int]) -> dict[str, object]:
+        if not argument["Signo"]:
+            if script[0] == "forgot" or ended.is_set():
+                raise SentryError("no such process")
+            return {}
         outcome["wait"], outcome["exit"] = argument["Signo"], 128 + argument["Signo"]
         ended.set()
         return {}

@@ -28,8 +28,9 @@ class FakeSentry:
     """Serves ``handlers`` by method; what it has no handler for is an unknown method.
 
     Per method: ``gates`` delay the reply until an event is set, ``dropped`` closes the connection
-    without one, ``silent`` never answers, ``cut`` sends that many bytes and closes, ``raw`` sends
-    those bytes instead.  ``chunk`` is how many bytes are sent at once.
+    without one, ``broken`` that many times only, ``silent`` never answers, ``cut`` sends that many
+    bytes and closes, ``raw`` sends those bytes instead.  ``chunk`` is how many bytes are sent at
+    once.
     """
 
     def __init__(self, listener: socket.socket) -> None:
@@ -37,6 +38,7 @@ class FakeSentry:
         self.requests: list[Request] = []
         self.gates: dict[str, threading.Event] = {}
         self.dropped: set[str] = set()
+        self.broken: dict[str, int] = {}
         self.silent: set[str] = set()
         self.cut: dict[str, int] = {}
         self.raw: dict[str, bytes] = {}
@@ -106,6 +108,9 @@ class FakeSentry:
             if method in self.gates:
                 self.gates[method].wait(10)
             if method in self.dropped or self._stopping.is_set():
+                return
+            if self.broken.get(method, 0) > 0:
+                self.broken[method] -= 1
                 return
             if method not in self.silent:
                 data = self.raw.get(method) or self._reply(request)

@@ -23,6 +23,7 @@ from runtime.errors import (
     InvalidRequest,
     InvalidState,
     NotFound,
+    ResourceExhausted,
     RuntimeFault,
     SandboxGone,
     Unsupported,
@@ -515,6 +516,12 @@ def test_a_restore_waits_for_all_its_containers(
 
     restore.member(control(image, year), give_up, {"CID": "w"}, (), 5)
     assert (restore.waiting, restore.complete, ended) == (False, True, [])
+    # One that was never sent.
+    with pytest.raises(DeadlineExceeded):
+        restore.member(control(image, year), give_up, {"CID": "w"}, (), -1)
+    with pytest.raises(ResourceExhausted):
+        restore.member(control(image, year), give_up, {"CID": "w"}, (0,) * 200, 5)
+    assert ended == []
     del sentry.handlers[manager + "RestoreSubcontainer"]
     with pytest.raises(Unsupported):
         restore.member(control(image, year), give_up, {"CID": "w"}, (), 5)

@@ -178,7 +178,8 @@ def test_state(tmp_path: Path, sentry: FakeSentry) -> None:
     control = make(tmp_path)
     sentry.handlers["containerManager.ContainerRuntimeState"] = lambda cid: {"c": 2}.get(cid, 9)
     assert control.state("c") is ContainerState.RUNNING
-    assert control.state("d") is ContainerState.UNKNOWN
+    with pytest.raises(Failed, match="malformed"):
+        control.state("d")  # no word on whether it has ended
     del sentry.handlers["containerManager.ContainerRuntimeState"]
     for text, state in (
         ("no such process", ContainerState.STOPPED),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
-from runtime.errors import DeadlineExceeded, Unanswered
+from runtime.errors import DeadlineExceeded, ResourceExhausted, Unanswered, Unreachable
 from runtime.killing import GOFER_TIMEOUT, SENTRY_TIMEOUT
 from tests.fakes.sandbox import Bench
 
@@ -136,3 +137,49 @@ def test_a_kill_of_an_exec_is_no_kill_of_its_container(member: Bench) -> None:
     member.sandbox.deliver = silent
     member.container.kill("e", 9, False)
     assert member.reactor.timers == []
+
+
+def broken() -> None:
+    raise Unreachable("sandbox lives")
+
+
+def exhausted() -> None:
+    raise ResourceExhausted("connect: too many open files")
+
+
+@pytest.mark.parametrize("lack", [broken, exhausted])
+def test_a_sigkill_that_did_not_arrive_is_sent_again(
+    member: Bench, lack: Callable[[], None]
+) -> None:
+    member.sandbox.deliver = lack
+    member.container.kill("", 9, True)
+    assert member.sandbox.signals == []
+    delivered = threading.Event()
+    member.sandbox.deliver = delivered.set
+    member.reactor.pass_time(0.5)
+    assert delivered.wait(5)
+    member.workers.drain(5)
+    assert [signo for _, signo, *_ in member.sandbox.signals] == [9]
+    assert member.sandbox.gofers_killed == [] and not member.sandbox.killed.is_set()
+    member.sandbox.end(137)
+    member.reactor.pass_time(SENTRY_TIMEOUT)
+    assert not member.sandbox.killed.is_set()
+
+
+@pytest.mark.parametrize("lack", [broken, exhausted])
+def test_other_signals_that_did_not_arrive_are_errors(
+    member: Bench, lack: Callable[[], None]
+) -> None:
+    member.sandbox.deliver = lack
+    with pytest.raises((Unreachable, ResourceExhausted)):
+        member.container.kill("", 15, False)
+    assert member.container.init.alive
+
+
+@pytest.mark.parametrize("lack", [broken, exhausted])
+def test_a_sandbox_that_hears_no_sigkill_gets_it_from_the_kernel(lack: Callable[[], None]) -> None:
+    bench = Bench()
+    bench.run()
+    bench.sandbox.deliver = lack
+    bench.container.kill("", 9, True)
+    assert bench.sandbox.killed.is_set()

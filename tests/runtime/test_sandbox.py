@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _socket
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from runtime.errors import (
     Failed,
     InvalidRequest,
     SandboxGone,
+    Unreachable,
 )
 from runtime.exits import ExitInfo
 from runtime.network import NetworkSetup
@@ -263,13 +265,95 @@ def test_status_of_the_sentry_fills_in_for_a_lost_reply(lab: Lab) -> None:
     assert ended.get() == ExitInfo(status=9)
 
 
-def test_sentry_that_closes_its_connections_and_stays(
+@pytest.mark.parametrize("how", ["breaks", "refuses", "rambles"])
+def test_an_exit_is_asked_for_until_it_is_told(lab: Lab, how: str) -> None:
+    """What keeps the sentry from answering is no end of what it runs."""
+    sandbox, ended = lab.start(how, "Wait", "WaitPID")
+    exec_ended, member_ended = Exit(), Exit()
+    sandbox.wait_pid("one", 5, exec_ended)
+    sandbox.wait_container("two", member_ended)
+    # The pauses before a fourth time.
+    time.sleep(0.05 + 0.1 + 0.2 + 0.3)
+    assert (ended.calls, exec_ended.calls, member_ended.calls) == (0, 0, 0)
+    assert sandbox.child.poll() is None
+    sandbox.signal("one", 15)
+    for each in (ended, exec_ended, member_ended):
+        assert each.get() == ExitInfo(status=143, raw=15)
+
+
+def test_a_lack_of_descriptors_is_no_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox, ended = lab.start("wait")
+    refused = threading.Semaphore(0)
+
+    def exhausted(*_: object) -> None:
+        refused.release()
+        raise OSError(errno.EMFILE, "")
+
+    exec_ended = Exit()
+    with monkeypatch.context() as patch:
+        patch.setattr(_socket, "socket", exhausted)
+        sandbox.wait_pid("one", 5, exec_ended)
+        assert refused.acquire(timeout=TIMEOUT) and refused.acquire(timeout=TIMEOUT)
+    assert exec_ended.calls == 0
+    sandbox.signal("one", 15)
+    assert exec_ended.get() == ExitInfo(status=143, raw=15)
+    assert ended.get().status == 143
+
+
+def test_a_process_that_the_sentry_does_not_know_is_lost(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so twice, to two questions."""
+    monkeypatch.setattr(exits, "_EXIT_TIMEOUT", 0.5)
+    sandbox, ended = lab.start("forgot")
+    exec_ended = Exit()
+    sandbox.wait_pid("one", 5, exec_ended)
+    assert exec_ended.get() == ExitInfo(status=137, sentry_died=True)
+    # Without its init, a sentry has to end; the status of one that doesn't is not init's.
+    info = ended.get()
+    assert (info.status, info.sentry_died) == (137, True)
+    assert sandbox.child.poll() is not None
+
+
+def test_a_socket_that_was_removed_ends_nothing(lab: Lab) -> None:
+    sandbox, ended = lab.start("breaks", "Wait")
+    os.rename(sandbox.control_address, sandbox.control_address + "~")
+    with pytest.raises(Unreachable):
+        sandbox.processes("one")
+    assert ended.calls == 0 and sandbox.child.poll() is None
+    os.rename(sandbox.control_address + "~", sandbox.control_address)
+    sandbox.signal("one", 15)
+    assert ended.get().status == 143
+
+
+def test_a_sentry_at_whose_socket_nobody_listens_has_a_time_to_end(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exits, "_EXIT_TIMEOUT", 0.2)
-    _, ended = lab.start("forgets")
+    sandbox, ended = lab.start("breaks", "Wait")
+    os.unlink(sandbox.control_address)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(sandbox.control_address)
     info = ended.get()
     assert (info.status, info.sentry_died) == (137, True)
+
+
+def test_every_exit_is_told_whatever_a_callback_raises(lab: Lab) -> None:
+    sandbox, ended = lab.start("wait")
+
+    def broken(_: object) -> None:
+        raise OSError(errno.EMFILE, "")
+
+    after, deaths = Exit(), queue.Queue[int]()
+    sandbox.wait_pid("one", 5, broken)
+    sandbox.wait_pid("one", 6, after)
+    sandbox.on_init_exit(broken)
+    sandbox.on_death(broken)
+    sandbox.on_death(deaths.put)
+    os.kill(sandbox.pid, signal.SIGKILL)
+    assert ended.get().status == after.get().status == 137
+    assert deaths.get(timeout=TIMEOUT) == signal.SIGKILL
+    sandbox.destroy(TIMEOUT)
 
 
 def test_death_by_a_signal_from_outside(lab: Lab) -> None:

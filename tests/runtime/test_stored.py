@@ -331,8 +331,35 @@ def test_wait(scene: Scene) -> None:
     gate.set()
     assert found.wait() == 128 + 9
     scene.sentry.dropped.add("containerManager.Wait")
+    scene.end_sandbox()
     with pytest.raises(SandboxGone):
         found.wait()
+
+
+@pytest.mark.parametrize("method", ["Wait", "WaitPID"])
+def test_an_exit_is_asked_for_until_it_is_told(scene: Scene, method: str) -> None:
+    """By a sentry that lives and closes connections, as one does that restores."""
+    scene.answer("containerManager." + method, 7 << 8)
+    scene.sentry.broken["containerManager." + method] = 2
+    found = scene.load("c2")
+    assert (found.wait() if method == "Wait" else found.wait_pid(7)) == 7
+    scene.sentry.dropped.add("containerManager." + method)
+    with pytest.raises(DeadlineExceeded):
+        found.wait(0.6) if method == "Wait" else found.wait_pid(7, 0.6)
+
+
+def test_a_sentry_that_breaks_off_has_not_stopped(scene: Scene) -> None:
+    """And is asked again to end a container, which may run on."""
+    scene.sentry.dropped.add(STATE)
+    found = scene.load("c2", sandbox="c1")
+    assert found.status() == "running"
+    with pytest.raises(InvalidState):
+        found.destroy()
+    destroy = "containerManager.DestroySubcontainer"
+    scene.answer(destroy, {})
+    scene.sentry.broken[destroy] = 1
+    found.destroy(force=True)
+    assert scene.sentry.methods().count(destroy) == 2
 
 
 def test_a_wait_that_is_over_does_not_hold_the_sentry_up(scene: Scene) -> None:
@@ -357,6 +384,7 @@ def test_a_wait_that_is_over_does_not_hold_the_sentry_up(scene: Scene) -> None:
 
 def test_the_exit_that_the_shim_wrote_down_outlives_the_sentry(scene: Scene) -> None:
     found = scene.load(socket="/nowhere")
+    scene.end_sandbox()
     record = ContainerRecord(
         id="c1", sandbox_id="c1", is_root=True, bundle=str(scene.bundle), exit_status=42
     )

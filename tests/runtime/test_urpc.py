@@ -103,9 +103,18 @@ def test_size_is_bounded() -> None:
         decoder.feed(b"x" * 80)
 
 
+def test_brackets_are_bounded() -> None:
+    """What is parsed of them takes many times their own room."""
+    fit = json.dumps({"success": True, "result": [{"command": "x" * 40}] * 10_000}).encode()
+    assert ReplyDecoder(1 << 20).feed(fit) is not None
+    for many in (b'{"result":[' + b"{}," * 100_000, b'{"result":' + b"[" * 100_000):
+        with pytest.raises(ProtocolError, match="brackets"):
+            ReplyDecoder(1 << 20).feed(many)
+
+
 def test_small_pieces_cost_no_more_than_large_ones() -> None:
-    body = b'{"success":true,"err":"","result":[' + b'{"a":"}"},' * 50_000 + b"0]}"
-    decoder = ReplyDecoder()
+    body = b'{"success":true,"err":"","result":[' + (b'{"a":"}' + b"x" * 25 + b'"},') * 15_000
+    decoder = ReplyDecoder(1 << 20)
     started = time.monotonic()
     for start in range(0, len(body) - 50, 50):
         assert decoder.feed(body[start : start + 50]) is None
@@ -132,7 +141,10 @@ def address(tmp_path: Path) -> str:
 
 def test_call(sentry: FakeSentry, address: str) -> None:
     big = {"x": ["y" * 1000] * 1000}
-    assert urpc.call(address, "Echo", big) == big
+    assert urpc.call(address, "Echo", big, limit=2 << 20) == big
+    with pytest.raises(ProtocolError, match="more than 65536 bytes"):
+        urpc.call(address, "Echo", big)
+    assert sentry.closed_by_peer.acquire(timeout=5)
     # An idle connection would hold up a sentry that wants to exit.
     assert sentry.closed_by_peer.acquire(timeout=5)
     sentry.chunk = 1
@@ -143,7 +155,8 @@ def test_descriptors_go_with_the_first_byte(sentry: FakeSentry, address: str) ->
     files = [os.open(os.devnull, os.O_RDWR), *os.pipe()]
     wanted = [(info.st_dev, info.st_ino) for info in map(os.fstat, files)]
     # Larger than the socket's buffer, so that it takes several sends.
-    assert urpc.call(address, "Echo", "x" * 1_000_000, files) == "x" * 1_000_000
+    large = "x" * 1_000_000
+    assert urpc.call(address, "Echo", large, files, limit=2 << 20) == large
     assert sentry.requests[-1].files == wanted
     for fd in files:
         os.close(fd)  # still ours

@@ -15,6 +15,7 @@ EXAMPLES = [
     (errors.Unsupported("checkpoint"), 12),
     (errors.ResourceExhausted("128 descriptors"), 8),
     (errors.SandboxGone(1), 14),
+    (errors.Unreachable("sandbox"), 14),
     (errors.DeadlineExceeded("boot", 5), 4),
     (errors.Failed("mount"), 2),
 ]
