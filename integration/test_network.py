@@ -194,6 +194,8 @@ def test_everything(pod: Namespace, peer: Namespace) -> None:
     setup = scrape(pod)
     argument = json.loads(json.dumps(setup.argument))
     (loopback,) = argument["LoopbackLinks"]
+    blackhole = loopback["Routes"].pop()
+    assert blackhole["Destination"]["IP"] == "10.98.0.0"
     assert loopback == network.loopback_argument()["LoopbackLinks"][0]
     (link,) = argument["FDBasedLinks"]
     assert (link["Name"], link["MTU"]) == ("eth0", 1400)
@@ -279,20 +281,26 @@ def test_two_links_and_point_to_point(pod: Namespace, peer: Namespace) -> None:
     close(setup)
 
 
-def test_more_than_one_default_is_refused_and_nothing_changed(
-    pod: Namespace, peer: Namespace
-) -> None:
+def test_the_default_route_of_the_lowest_metric(pod: Namespace, peer: Namespace) -> None:
+    """Multus' rules for the address of a second link make its default route the second choice."""
     connect(pod, peer, "eth0")
     connect(pod, peer, "eth1")
     pod.ip("address", "add", "10.1.0.2/24", "dev", "eth0")
     pod.ip("address", "add", "10.2.0.2/24", "dev", "eth1")
     pod.ip("route", "add", "default", "via", "10.1.0.1")
-    pod.ip("route", "add", "default", "via", "10.2.0.1", "metric", "10")
-    pod.settle()
-    before = pod.state()
-    with pytest.raises(InvalidRequest, match=r"more than one IPv4 default route: via 10.*via 10"):
-        scrape(pod)
-    assert pod.state() == before
+    pod.ip("route", "add", "default", "via", "10.1.0.9", "metric", "10")
+    pod.ip("route", "add", "default", "via", "10.2.0.1", "table", "100")
+    pod.ip("rule", "add", "from", "10.2.0.2", "lookup", "100")
+    pod.ip("route", "add", "blackhole", "10.3.0.0/16")
+    setup = network.scrape(pod.pid, flags={}, deadline=time.monotonic() + TIMEOUT, sorts=True)
+    links = {link["Name"]: destinations(link) for link in setup.argument["FDBasedLinks"]}
+    defaults = {
+        name: [gateway for destination, gateway in found if destination == "0.0.0.0"]
+        for name, found in links.items()
+    }
+    assert defaults == {"eth0": ["10.1.0.1"], "eth1": ["10.2.0.1"]}
+    assert ("10.3.0.0", "") in destinations(setup.argument["LoopbackLinks"][0])
+    close(setup)
 
 
 def furnish(pod: Namespace, peer: Namespace) -> dict[str, Any]:

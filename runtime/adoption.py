@@ -286,8 +286,11 @@ def adopt_created(
     holdings.keeper = keeper = _keeper(container)
     keeper.lock = lock
     settings = params.driver.settings(params.config, params.spec)
+    sorts = params.driver.generation.sorts_routes
     sandbox.attach_network(
-        lambda pid: attach_network(holdings, pid, settings.effective, sandbox.kept_network)
+        lambda pid: attach_network(
+            holdings, pid, settings.effective, sandbox.kept_network, sorts=sorts
+        )
     )
     return adopted, sandbox
 

@@ -399,6 +399,7 @@ def _boot(
     step("network")
     settings = params.driver.settings(config, spec)
     helped = settings.network == "sandbox" and spec.netns_path and context.starts
+    sorts = params.driver.generation.sorts_routes
     if helped:
         network.check(spec.netns_path)
 
@@ -411,6 +412,7 @@ def _boot(
                 spec.netns_path,
                 flags=settings.effective,
                 kept=about.network if about is not None else None,
+                sorts=sorts,
             )
 
     if cgroup is not None:
@@ -426,7 +428,7 @@ def _boot(
         sandbox = holdings.sandbox = context.boot(
             params.replace(cgroup_fd=v2),
             reactor=context.reactor,
-            network=lambda pid: attach_network(holdings, pid, settings.effective),
+            network=lambda pid: attach_network(holdings, pid, settings.effective, sorts=sorts),
             started=started,
             deadline=deadline,
         )
@@ -525,13 +527,16 @@ def attach_network(
     pid: int,
     flags: Mapping[str, str],
     kept: Mapping[str, Any] | None = None,
+    *,
+    sorts: bool,
 ) -> NetworkSetup:
     """What the sentry is told of its network; called when init is started.
 
-    ``kept`` is what the sandbox was told that is restored in this one.
+    ``kept`` is what the sandbox was told that is restored in this one, ``sorts`` as for
+    :func:`runtime.network.begin`.
     """
     deadline = time.monotonic() + NETWORK_TIMEOUT
     scrape, holdings.scrape = holdings.scrape, None
     if scrape is not None:
         return scrape.result(deadline)
-    return network.scrape(pid, flags=flags, deadline=deadline, kept=kept)
+    return network.scrape(pid, flags=flags, deadline=deadline, kept=kept, sorts=sorts)

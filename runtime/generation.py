@@ -97,6 +97,14 @@ class Generation(Record):
         return self.gofer_takes_id
 
     @property
+    def sorts_routes(self) -> bool:
+        """Whether netstack looks for the longest prefix (since release-20240715).
+
+        The help tells of a flag that came with the same release, a day later.
+        """
+        return "app-huge-pages" in self.global_flags
+
+    @property
     def directfs(self) -> bool:
         """Whether the sentry can open the container's files by itself (since release-20230306)."""
         return "directfs" in self.global_flags

@@ -5,7 +5,7 @@ plan, opens the packet sockets and takes the addresses off the host's links, sin
 answer for them.  Started by ``runtime/network.py``; speaks to it over the stream socket that is
 descriptor 3 (``runtime/helper_channel.py``):
 
-    helper -> parent    {"links": [...]}          what was found
+    helper -> parent    {"links": [...], "refused": [...]}    what was found
     parent -> helper    {"sockets": [...]}        go on; if it closes instead, nothing is changed
     helper -> parent    {"done": true}, sockets   the addresses are off
     parent -> helper    {"kept": true}            if it closes instead, they're put back
@@ -37,18 +37,31 @@ if TYPE_CHECKING:
 
 CHANNEL = 3
 _RTM_DELETE = 1  # added to the number of an RTM_NEW... message
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWNEIGH = 16, 20, 24, 28
+_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWNEIGH, _RTM_NEWRULE = 16, 20, 24, 28, 32
 _RTM_GET = 2
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP, _CREATE = 0x1, 0x4, 0x10, 0x300, 0x400
 _HEADER = struct.Struct("=IHHII")
 _DUMP_ATTEMPTS = 5
 # Size of the fixed part of each table's messages.
-_FIXED = {_RTM_NEWLINK: 16, _RTM_NEWADDR: 8, _RTM_NEWROUTE: 12, _RTM_NEWNEIGH: 12}
+_FIXED = {
+    _RTM_NEWLINK: 16,
+    _RTM_NEWADDR: 8,
+    _RTM_NEWROUTE: 12,
+    _RTM_NEWNEIGH: 12,
+    _RTM_NEWRULE: 12,
+}
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _ARPHRD_ETHER = 1
-_RT_TABLE_MAIN, _RTN_UNICAST, _RTM_F_CLONED = 254, 1, 0x200
+_RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTM_F_CLONED = 254, 255, 0x200
+_RTN_UNICAST, _RTN_REFUSING = 1, (6, 7, 8)  # blackhole, unreachable, prohibit
+_RTNH_F_DEAD = 0x1
+# Of a rule (linux/fib_rules.h): what it may say and still be one by source address alone.
+_FR_ACT_TO_TBL, _FIB_RULE_INVERT = 1, 0x2
+_FRA_SRC, _FRA_TABLE = 2, 15
+_FRA_HARMLESS = (_FRA_SRC, _FRA_TABLE, 6, 14, 18, 21)  # priority, suppress_*, pad, protocol
+_NO_SUPPRESSION = b"\xff\xff\xff\xff"
 # Flags that a dump reports but a request must not have.
 _RTNH_F_STATE = 0x1 | 0x8 | 0x10
 _IFA_F_DADFAILED = 0x8
@@ -79,13 +92,13 @@ def main() -> None:
 
 def _serve(channel: socket.socket) -> None:
     if not _links_up():
-        send(channel, {"links": []})
+        send(channel, {"links": [], "refused": []})
         return
     kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     kernel.bind((0, 0))
     netlink = Rtnetlink(kernel)
     found = netlink.scan()
-    send(channel, {"links": found})
+    send(channel, {"links": found, "refused": netlink.refused})
     order = receive(channel)
     sockets: list[socket.socket] = []
     indexes = set()
@@ -185,6 +198,9 @@ class Rtnetlink:
         #: Index -> raw messages of its addresses and of its routes, in the kernel's order.
         self.addresses: dict[int, list[bytes]] = {}
         self.routes: dict[int, list[bytes]] = {}
+        #: Routes that make what they match fail, in the form of a link's.
+        self.refused: list[Json] = []
+        self._order = 0
 
     def scan(self) -> list[Json]:
         """All links that are up, with what is configured on them."""
@@ -196,8 +212,9 @@ class Rtnetlink:
             link = links.get(message["index"])
             if link is not None:
                 self._add_address(link, message, raw)
+        rules = dict(filter(None, map(_source_rule, self._raw_dump(_RTM_NEWRULE))))
         for message, raw in self._dump(_RTM_NEWROUTE):
-            self._add_route(links, message, raw)
+            self._add_route(links, rules, message, raw)
         for message, _ in self._dump(_RTM_NEWNEIGH):
             link = links.get(message["ifindex"])
             if link is not None:
@@ -244,48 +261,62 @@ class Rtnetlink:
         link["addresses"].append([family, address, message["prefixlen"]])
         self.addresses.setdefault(link["index"], []).append(raw)
 
-    def _add_route(self, links: dict[int, Json], message: Any, raw: bytes) -> None:
-        """Note a route that netstack can have: unicast, of the main table, through a link.
+    def _add_route(
+        self, links: dict[int, Json], rules: dict[tuple[int, int], str], message: Any, raw: bytes
+    ) -> None:
+        """Note a route that netstack can have: unicast, through a link, or one that refuses.
 
-        Blackholes and their like go through no link.  Of several next hops the first is taken,
-        since netstack can't spread; a gateway of another family it can't have at all.
+        Of the main table, or of one that a rule in ``rules`` keeps for an address of the link.
+        Of several next hops each is noted, in their order, since netstack can't spread.  What
+        depends on more than the destination it can't have, nor a gateway of another family.
         """
         family = _FAMILIES.get(message["family"])
         table = message.get_attr("RTA_TABLE") or message["table"]
-        if (
-            family is None
-            or table != _RT_TABLE_MAIN
-            or message["type"] != _RTN_UNICAST
-            or message["flags"] & _RTM_F_CLONED
-        ):
+        kind = message["type"]
+        if family is None or table == _RT_TABLE_LOCAL or message["flags"] & _RTM_F_CLONED:
             return
-        index, hop = message.get_attr("RTA_OIF"), message
-        for each in message.get_attr("RTA_MULTIPATH") or ():
-            if each["oif"] in links:
-                index, hop = each["oif"], each
-                break
-        link = links.get(index)
-        if link is None:
+        if kind in _RTN_REFUSING:
+            if table == _RT_TABLE_MAIN and not message["tos"] and not message["src_len"]:
+                self.refused.append(self._route(family, message, message))
             return
-        self.routes.setdefault(index, []).append(raw)
-        if hop.get_attr("RTA_VIA"):
+        if kind != _RTN_UNICAST:
             return
+        hops = [(hop["oif"], hop) for hop in message.get_attr("RTA_MULTIPATH") or ()]
+        hops = hops or [(message.get_attr("RTA_OIF"), message)]
+        hops = [(index, hop) for index, hop in hops if index in links]
+        if hops:
+            self.routes.setdefault(hops[0][0], []).append(raw)
+        if message["tos"] or message["src_len"]:
+            return
+        for index, hop in hops:
+            bound = rules.get((family, table), "")
+            if table != _RT_TABLE_MAIN and not any(
+                each[1] == bound for each in links[index]["addresses"]
+            ):
+                continue
+            if not hop.get_attr("RTA_VIA") and not hop["flags"] & _RTNH_F_DEAD:
+                route = self._route(family, message, hop)
+                links[index]["routes"].append({**route, "bound": table != _RT_TABLE_MAIN})
+
+    def _route(self, family: int, message: Any, hop: Any) -> Json:
+        self._order += 1
         metrics = message.get_attr("RTA_METRICS")
-        destination = message.get_attr("RTA_DST") or ""
-        if not message["dst_len"]:
-            destination = ""
-        link["routes"].append(
-            {
-                "family": family,
-                "destination": destination,
-                "prefix": message["dst_len"],
-                "gateway": hop.get_attr("RTA_GATEWAY") or "",
-                "metric": message.get_attr("RTA_PRIORITY") or 0,
-                "mtu": (metrics.get_attr("RTAX_MTU") if metrics else 0) or 0,
-            }
-        )
+        return {
+            "family": family,
+            "destination": (message.get_attr("RTA_DST") or "") if message["dst_len"] else "",
+            "prefix": message["dst_len"],
+            "gateway": hop.get_attr("RTA_GATEWAY") or "",
+            "metric": message.get_attr("RTA_PRIORITY") or 0,
+            "mtu": (metrics.get_attr("RTAX_MTU") if metrics else 0) or 0,
+            "preference": int(message.get_attr("RTA_PREF") or 0),
+            "order": self._order,
+        }
 
     def _dump(self, kind: int) -> Iterator[tuple[Any, bytes]]:
+        for data in self._raw_dump(kind):
+            yield self._codec.decode(kind, data), data
+
+    def _raw_dump(self, kind: int) -> list[bytes]:
         for _ in range(_DUMP_ATTEMPTS):
             self._send(kind + _RTM_GET, _DUMP, bytes(_FIXED[kind]))
             found, interrupted = [], False
@@ -297,9 +328,7 @@ class Rtnetlink:
                 if answer == kind:
                     found.append(data)
             if not interrupted:
-                for data in found:
-                    yield self._codec.decode(kind, data), data
-                return
+                return found
         raise RuntimeError("the namespace changes faster than it can be read")
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
@@ -324,6 +353,36 @@ class Rtnetlink:
                     if kind == _NLMSG_ERROR:
                         return
                 at += size + 3 & ~3
+
+
+def _source_rule(data: bytes) -> tuple[tuple[int, int], str] | None:
+    """((family, table), address) of a rule by which what comes from one address has its own table.
+
+    None for any other, which netstack can't follow.
+    """
+    fixed = struct.unpack_from("=BBBBBxxBI", data, _HEADER.size)
+    kernel_family, to_bits, from_bits, tos, table, action, flags = fixed
+    family = _FAMILIES.get(kernel_family)
+    if family is None or to_bits or tos or action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT:
+        return None
+    size = {4: 4, 6: 16}[family]
+    source = b""
+    at = _HEADER.size + _FIXED[_RTM_NEWRULE]
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return None
+        value = data[at + 4 : at + length]
+        if kind == _FRA_SRC:
+            source = value
+        elif kind == _FRA_TABLE and len(value) == 4:
+            table = struct.unpack("=I", value)[0]
+        elif kind not in _FRA_HARMLESS or (kind == 14 and value != _NO_SUPPRESSION):
+            return None
+        at += length + 3 & ~3
+    if from_bits != 8 * size or len(source) != size:
+        return None
+    return (family, table), socket.inet_ntop(kernel_family, source)
 
 
 def _add_neighbor(link: Json, message: Any) -> None:

@@ -17,8 +17,9 @@ import time
 
 from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.linux import CLONE_NEWNET
-from runtime.network_argument import Link, Options, Route, loopback_argument, plan, read_options
+from runtime.network_argument import Options, loopback_argument, plan, read_options
 from runtime.record import Record
+from runtime.routes import Link, Route
 from runtime.spawn import SpawnSpec, spawn
 
 TYPE_CHECKING = False
@@ -81,18 +82,19 @@ def scrape(
     flags: Mapping[str, str],
     deadline: float,
     kept: Mapping[str, Any] | None = None,
+    sorts: bool = False,
 ) -> NetworkSetup:
     """Take over what is configured in the network namespace of process ``boot_pid``.
 
     A namespace that has no more than a loopback needs no helper and answers at once.
-    ``flags`` are runsc's global flags; ``deadline`` is a ``time.monotonic()`` value; ``kept`` is
-    as for :func:`begin`.  Raises what :func:`begin` and :meth:`PendingScrape.result` raise.
+    ``flags`` are runsc's global flags; ``deadline`` is a ``time.monotonic()`` value; ``kept`` and
+    ``sorts`` are as for :func:`begin`.  Raises what that and :meth:`PendingScrape.result` raise.
     """
     if _has_only_loopback(boot_pid):
         options = read_options(flags)
         argument = loopback_argument(gro=options.gro, disconnect_ok=options.disconnect_ok)
         return NetworkSetup(argument=argument)
-    return begin(boot_pid, flags=flags, kept=kept).result(deadline)
+    return begin(boot_pid, flags=flags, kept=kept, sorts=sorts).result(deadline)
 
 
 def check(path: str) -> None:
@@ -101,13 +103,18 @@ def check(path: str) -> None:
 
 
 def begin(
-    netns: int | str, *, flags: Mapping[str, str], kept: Mapping[str, Any] | None = None
+    netns: int | str,
+    *,
+    flags: Mapping[str, str],
+    kept: Mapping[str, Any] | None = None,
+    sorts: bool = False,
 ) -> PendingScrape:
     """Start to read a network namespace, given as a path or as the pid of a process in it.
 
     Nothing is changed before :meth:`PendingScrape.result`, so that this can be called while the
     sentry boots.  The caller must call ``result`` or ``cancel``.  ``kept`` is what a sandbox that
     is to be restored was told of its network: a link whose addresses that one took gets them.
+    ``sorts`` tells of the sandbox's netstack, as for :func:`runtime.routes.decide`.
 
     Raises InvalidRequest if it is not a network namespace, or the host's own, whose addresses
     must not be taken; InvalidRequest or Unsupported for the flags; Failed.
@@ -116,7 +123,7 @@ def begin(
     path = netns if isinstance(netns, str) else f"/proc/{netns}/ns/net"
     fd = _open_namespace(path)
     try:
-        return PendingScrape(fd, options, kept)
+        return PendingScrape(fd, options, kept, sorts)
     finally:
         os.close(fd)
 
@@ -125,11 +132,16 @@ class PendingScrape:
     """A helper at work.  ``cancel`` may be called from any thread, at any time."""
 
     def __init__(
-        self, namespace: int, options: Options, kept: Mapping[str, Any] | None = None
+        self,
+        namespace: int,
+        options: Options,
+        kept: Mapping[str, Any] | None = None,
+        sorts: bool = False,
     ) -> None:
         """For :func:`begin`: start the helper in the namespace that ``namespace`` is open on."""
         self._options = options
         self._kept = kept
+        self._sorts = sorts
         self._lock = threading.Lock()
         self._child: Child | None = None  # guarded by _lock
         self._said = ""  # guarded by _lock until the helper has ended
@@ -219,7 +231,8 @@ class PendingScrape:
             from runtime.network_kept import give_back
 
             links = give_back(links, self._kept)
-        planned = plan(links, self._options)
+        refused = tuple(Route(**each) for each in found["refused"])
+        planned = plan(links, self._options, refused=refused, sorts=self._sorts)
         if not planned.sockets:
             return NetworkSetup(argument=planned.argument)
         order = [

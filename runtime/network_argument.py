@@ -14,51 +14,24 @@ from binascii import b2a_base64, unhexlify
 from runtime.config import parse_bool
 from runtime.errors import InvalidRequest, Unsupported
 from runtime.record import Record
+from runtime.routes import Link, Route, decide
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from runtime.routes import Routing
 
 _NAMESPACE = "network namespace"
 _FLAGS = "runsc_config"
-_FAMILIES = {4: ("IPv4", _socket.AF_INET, 32), 6: ("IPv6", _socket.AF_INET6, 128)}
+_FAMILIES = {4: (_socket.AF_INET, 32, "0.0.0.0"), 6: (_socket.AF_INET6, 128, "::")}
 _QDISCS = {"none": 0, "fifo": 1, "tbf": 2}
 # netstack's segments must fit an IP packet, whatever the device offers (BIG TCP).
 _GSO_MAX = 65536
 # SCM_MAX_FD, less one for the packet log.
 _MAX_SOCKETS = 252
 _NANOSECONDS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-
-
-class Route(Record):
-    """A route of the main table through one link.  ``destination`` is "" for a default route."""
-
-    family: int
-    destination: str = ""
-    prefix: int = 0
-    gateway: str = ""
-    metric: int = 0
-    mtu: int = 0
-
-
-class Link(Record):
-    """An interface that is up, and what is configured on it."""
-
-    name: str
-    index: int
-    mtu: int
-    #: Hexadecimal; empty if its frames have no link layer header.
-    address: str = ""
-    loopback: bool = False
-    #: The device can segment; and up to which size.
-    gso: bool = False
-    gso_max_size: int = 0
-    #: (family, address, prefix length)
-    addresses: tuple[tuple[int, str, int], ...] = ()
-    routes: tuple[Route, ...] = ()
-    #: (address, link layer address in hexadecimal)
-    neighbors: tuple[tuple[str, str], ...] = ()
 
 
 class Options(Record):
@@ -140,22 +113,25 @@ def read_options(flags: Mapping[str, str]) -> Options:
     )
 
 
-def plan(links: tuple[Link, ...], options: Options) -> Plan:
+def plan(
+    links: tuple[Link, ...],
+    options: Options,
+    *,
+    refused: tuple[Route, ...] = (),
+    sorts: bool = False,
+) -> Plan:
     """Decide what the sandbox gets.  ``links`` are those that are up, in the kernel's order.
 
     A link without addresses is left where it is.  A namespace whose loopback is down gets the
     usual one: nobody can have meant a sandbox without 127.0.0.1.  (runsc leaves it out.)
+    ``refused`` and ``sorts`` are as for :func:`runtime.routes.decide`.  (runsc refuses a second
+    default route whatever its metric, and loses routes that refuse.)
 
-    Raises InvalidRequest for two default routes of a family, and for more sockets than one
-    message can carry; Unsupported for a default route that netstack can't express.
+    Raises InvalidRequest for more sockets than one message can carry.
     """
-    loopbacks = [_loopback(link, options) for link in links if link.loopback and link.addresses]
+    loopbacks = [link for link in links if link.loopback and link.addresses]
     used = [link for link in links if not link.loopback and link.addresses]
-    defaults: dict[int, tuple[Link, Route]] = {}
-    for link in used:
-        for route in link.routes:
-            if not route.destination:
-                _add_default(defaults, link, route)
+    routing = decide(used, refused if used else (), sorts=sorts)
     sockets = tuple(
         SocketPlan(index=link.index, count=options.channels, vnet_hdr=options.host_gso and link.gso)
         for link in used
@@ -163,28 +139,14 @@ def plan(links: tuple[Link, ...], options: Options) -> Plan:
     count = sum(each.count for each in sockets)
     if count > _MAX_SOCKETS:
         raise InvalidRequest(_NAMESPACE, f"{count} packet sockets for {len(used)} links")
-    argument = _argument(options, loopbacks or [_default_loopback(options.gro)])
-    argument["FDBasedLinks"] = [_fd_link(link, options) for link in used] or None
+    described = [_loopback(link, options) for link in loopbacks]
+    argument = _argument(options, described or [_default_loopback(options.gro)])
+    argument["LoopbackLinks"][0]["Routes"] += _routes(routing.refused)
+    argument["FDBasedLinks"] = [_fd_link(link, options, routing) for link in used] or None
     argument["PCAP"] = bool(options.pcap and used)
-    for family, (link, route) in defaults.items():
-        unset = {4: "0.0.0.0", 6: "::"}[family]
-        argument[f"Defaultv{family}Gateway"] = {
-            "Route": _route(family, unset, 0, route),
-            "Name": link.name,
-        }
+    for family, (link, route) in routing.defaults.items():
+        argument[f"Defaultv{family}Gateway"] = {"Route": _route(route), "Name": link.name}
     return Plan(argument=argument, sockets=sockets)
-
-
-def _add_default(defaults: dict[int, tuple[Link, Route]], link: Link, route: Route) -> None:
-    first = defaults.get(route.family)
-    if first is not None:
-        ways = ", ".join(
-            f"{'via ' + each.gateway if each.gateway else 'direct'} dev {on.name}"
-            for on, each in (first, (link, route))
-        )
-        family = _FAMILIES[route.family][0]
-        raise InvalidRequest(_NAMESPACE, f"more than one {family} default route: {ways}")
-    defaults[route.family] = (link, route)
 
 
 def _argument(options: Options, loopbacks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -214,18 +176,19 @@ def _loopback(link: Link, options: Options) -> dict[str, Any]:
     # The prefixes' routes stand in the kernel's local table, so they're derived; routes of the
     # main table come on top.
     routes = [
-        _route(family, _network(family, address, prefix), prefix, Route(family=family))
+        Route(family=family, destination=_network(family, address, prefix), prefix=prefix)
         for family, address, prefix in link.addresses
     ]
+    alone = decide((link,), sorts=False)
     return {
         "Name": link.name,
         "Addresses": _addresses(link),
-        "Routes": routes + _routes(link),
+        "Routes": _routes(routes) + _routes(alone.of_link[link.index]),
         "GVisorGRO": options.gro,
     }
 
 
-def _fd_link(link: Link, options: Options) -> dict[str, Any]:
+def _fd_link(link: Link, options: Options, routing: Routing) -> dict[str, Any]:
     device = options.host_gso and link.gso
     software = options.software_gso and not device
     size = _GSO_MAX if software else 0
@@ -236,7 +199,7 @@ def _fd_link(link: Link, options: Options) -> dict[str, Any]:
         "InterfaceIndex": link.index,
         "MTU": link.mtu,
         "Addresses": _addresses(link),
-        "Routes": _routes(link),
+        "Routes": _routes(routing.of_link[link.index]),
         "GSOMaxSize": size,
         "GVisorGSOEnabled": software,
         "GVisorGRO": options.gro,
@@ -262,22 +225,15 @@ def _addresses(link: Link) -> list[dict[str, Any]]:
     return [{"Address": address, "PrefixLen": prefix} for _, address, prefix in link.addresses]
 
 
-def _routes(link: Link) -> list[dict[str, Any]]:
-    """The link's routes but for the default ones, in the order in which they have to be tried.
-
-    Old netstacks take the first that matches, newer ones the first of the longest; none of them
-    knows metrics.
-    """
-    chosen = [route for route in link.routes if route.destination]
-    chosen.sort(key=lambda route: (route.family, -route.prefix, route.metric))
-    return [_route(route.family, route.destination, route.prefix, route) for route in chosen]
+def _routes(routes: Iterable[Route]) -> list[dict[str, Any]]:
+    return [_route(route) for route in routes]
 
 
-def _route(family: int, destination: str, prefix: int, route: Route) -> dict[str, Any]:
-    bits = _FAMILIES[family][2]
-    mask = ((1 << bits) - (1 << (bits - prefix))).to_bytes(bits // 8, "big")
+def _route(route: Route) -> dict[str, Any]:
+    _, bits, unset = _FAMILIES[route.family]
+    mask = ((1 << bits) - (1 << (bits - route.prefix))).to_bytes(bits // 8, "big")
     described: dict[str, Any] = {
-        "Destination": {"IP": destination, "Mask": _base64(mask)},
+        "Destination": {"IP": route.destination or unset, "Mask": _base64(mask)},
         "Gateway": route.gateway,
     }
     if route.mtu:
@@ -286,7 +242,7 @@ def _route(family: int, destination: str, prefix: int, route: Route) -> dict[str
 
 
 def _network(family: int, address: str, prefix: int) -> str:
-    _, number, bits = _FAMILIES[family]
+    number, bits, _ = _FAMILIES[family]
     value = int.from_bytes(_socket.inet_pton(number, address), "big")
     value = value >> (bits - prefix) << (bits - prefix)
     return _socket.inet_ntop(number, value.to_bytes(bits // 8, "big"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from binascii import Error, a2b_base64
 
 from runtime.errors import InvalidRequest
-from runtime.network_argument import Link, Route
+from runtime.routes import Link, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_LINKS = 1024
+_MAX_ROUTES = 1 << 20
 
 
 def give_back(links: tuple[Link, ...], kept: Mapping[str, Any]) -> tuple[Link, ...]:
@@ -43,12 +44,16 @@ def give_back(links: tuple[Link, ...], kept: Mapping[str, Any]) -> tuple[Link, .
 def _given_back(link: Link, described: Mapping[str, Any], kept: Mapping[str, Any]) -> Link:
     if a2b_base64(described["LinkAddress"]).hex() != link.address:
         return link  # another one, of the same name
-    routes = [_route(each) for each in described["Routes"] or ()]
+    # Their order is what their metrics came to.  A default route that stands apart has the least.
+    place = [each["Name"] for each in kept["FDBasedLinks"]].index(link.name)
+    routes = [
+        _route(each, place * _MAX_ROUTES + at + 1)
+        for at, each in enumerate(described["Routes"] or ())
+    ]
     for family in (4, 6):
         default = kept[f"Defaultv{family}Gateway"]
         if default["Name"] == link.name:
-            route = _route(default["Route"])
-            routes.append(route.replace(family=family, destination="", prefix=0))
+            routes.append(_route(default["Route"], 0).replace(family=family))
     return link.replace(
         addresses=tuple(
             (_family(each["Address"]), each["Address"], int(each["PrefixLen"]))
@@ -66,13 +71,15 @@ def _family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-def _route(described: Mapping[str, Any]) -> Route:
+def _route(described: Mapping[str, Any], metric: int) -> Route:
     destination = described["Destination"]
     mask = a2b_base64(destination["Mask"])
+    prefix = int.from_bytes(mask, "big").bit_count()
     return Route(
         family={4: 4, 16: 6}[len(mask)],
-        destination=str(destination["IP"]),
-        prefix=int.from_bytes(mask, "big").bit_count(),
+        destination=str(destination["IP"]) if prefix else "",
+        prefix=prefix,
+        metric=metric,
         gateway=str(described["Gateway"]),
         mtu=int(described.get("MTU", 0)),
     )

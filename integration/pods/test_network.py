@@ -14,7 +14,6 @@ from contextlib import contextmanager
 import pytest
 
 from integration.harness import cri
-from integration.harness.daemon_api import Refused
 from integration.harness.pods import Pod, PodNode
 from integration.harness.waiting import until
 from runtime.linux import CLONE_NEWNET, setns
@@ -142,21 +141,40 @@ def test_links_routes_and_neighbors(pods: PodNode) -> None:
 
 @pytest.mark.core
 @pytest.mark.gvisor
-@pytest.mark.parametrize("family", ["4", "6"])
-def test_two_default_routes_are_refused(pods: PodNode, family: str) -> None:
-    """The sentry could not tell them apart; the error names both."""
-    gateway = {"4": "10.9.8.1", "6": "fd99:8::1"}[family]
+@pytest.mark.parametrize(("metric4", "metric6"), [(50, 5000), (5000, 50)])
+def test_the_default_route_of_the_lowest_metric(pods: PodNode, metric4: int, metric6: int) -> None:
+    """Of two links, for both families; and what the host refuses to send is not sent."""
     pods.network.script.write_text(f"""
         ip link add eth1 type veth peer name eth2
+        ip link set eth2 addrgenmode none up
         ip link set eth1 up
         ip address add 10.9.8.7/24 dev eth1
         ip address add fd99:8::7/64 dev eth1 nodad
-        ip -{family} route add default via {gateway} metric 9999
+        ip neighbor add 10.9.8.1 lladdr 02:00:00:00:00:99 dev eth1 nud permanent
+        ip neighbor add fd99:8::1 lladdr 02:00:00:00:00:99 dev eth1 nud permanent
+        for family in 4 6; do
+            ip -$family route show default | grep -o "via [^ ]*" | while read -r _ via; do
+                ip -$family route del default
+                ip -$family route add default via "$via" dev eth0 metric 1000
+            done
+        done
+        ip -4 route add default via 10.9.8.1 metric {metric4}
+        ip -6 route add default via fd99:8::1 metric {metric6}
+        ip -4 route add blackhole 192.0.2.0/24
+        ip -6 route add unreachable 2001:db8:2::/48
     """)
-    with pytest.raises(Refused, match=f"more than one IPv{family} default route: .*dev eth") as no:
-        pods.pod(variant="chain")
-    assert gateway in str(no.value)
-    pods.assert_clean()
+    pod = pods.pod(variant="chain")
+    container = pod.start("sleep", "1000")
+    for program, target, refused, metric in (
+        ("ping", "198.51.100.1", "192.0.2.1", metric4),
+        ("ping6", "2001:db8:1::1", "2001:db8:2::1", metric6),
+    ):
+        with _capture(pod, "eth0") as first, _capture(pod, "eth2") as second:
+            frames = second if metric == 50 else first
+            for each in (refused, target):
+                pods.exec(container, program, "-c", "1", "-W", "1", each, timeout=5)
+            destination = until(lambda f=frames: _destination(f), 5, f"{program} on its link")
+        assert destination == target
 
 
 @pytest.mark.core
@@ -224,6 +242,16 @@ def _echo(frames: socket.socket) -> bytes:
     """The next frame, if it is an ICMP message."""
     frame = frames.recv(2000)
     return frame if frame[12:14] == b"\x08\0" and frame[23] == 1 else b""
+
+
+def _destination(frames: socket.socket) -> str:
+    """Where the next frame is sent to, if it is a request for an echo."""
+    frame = frames.recv(2000)
+    if frame[12:14] == b"\x08\0" and frame[23] == 1 and frame[34] == 8:
+        return socket.inet_ntop(socket.AF_INET, frame[30:34])
+    if frame[12:14] == b"\x86\xdd" and frame[20] == 58 and frame[54] == 128:
+        return socket.inet_ntop(socket.AF_INET6, frame[38:54])
+    return ""
 
 
 def _web(pod: Pod) -> str:

@@ -17,7 +17,7 @@ import pytest
 from runtime import helper_channel, nethelper
 from runtime.nethelper import Rtnetlink, Takeover
 
-LINK, ADDRESS, ROUTE, NEIGHBOR = 16, 20, 24, 28
+LINK, ADDRESS, ROUTE, NEIGHBOR, RULE = 16, 20, 24, 28, 32
 DELETE_ADDRESS = 21
 #: Groups of changes to links, neighbours, addresses and routes.
 LINK_NEWS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
@@ -58,8 +58,10 @@ def route(
     table: int = 254,
     kind: int = 1,
     flags: int = 0,
+    tos: int = 0,
+    source: int = 0,
 ) -> bytes:
-    fixed = struct.pack("=BBBBBBBBI", family, prefix, 0, 0, table, 3, 0, kind, flags)
+    fixed = struct.pack("=BBBBBBBBI", family, prefix, source, tos, table, 3, 0, kind, flags)
     return fixed + b"".join(attributes)
 
 
@@ -75,9 +77,18 @@ def through(index: int) -> bytes:
     return number(4, index)
 
 
-def hop(index: int, gateway: str) -> bytes:
+def hop(index: int, gateway: str, flags: int = 0) -> bytes:
     body = via(gateway)
-    return struct.pack("=HBBi", 8 + len(body), 0, 0, index) + body
+    return struct.pack("=HBBi", 8 + len(body), flags, 0, index) + body
+
+
+def rule(
+    source: str, table: int, *attributes: bytes, flags: int = 0, bits: int = 0, action: int = 1
+) -> bytes:
+    family = V6 if ":" in source else V4
+    bits = bits or 8 * len(ip(source))
+    fixed = struct.pack("=BBBBBxxBI", family, 0, bits, 0, table & 0xFF, action, flags)
+    return fixed + attribute(2, ip(source)) + b"".join(attributes) + number(15, table)
 
 
 def neighbor(
@@ -92,7 +103,8 @@ class Kernel:
     """Answers dumps from ``tables`` and requests by ``verdict``, and notes the requests."""
 
     def __init__(self) -> None:
-        self.tables: dict[int, list[bytes]] = {LINK: [], ADDRESS: [], ROUTE: [], NEIGHBOR: []}
+        kinds = (LINK, ADDRESS, ROUTE, NEIGHBOR, RULE)
+        self.tables: dict[int, list[bytes]] = {kind: [] for kind in kinds}
         self.requests: list[tuple[int, bytes]] = []
         self.verdict: Callable[[int, bytes], int] = lambda kind, body: 0
         self.interruptions = 0
@@ -206,19 +218,91 @@ def test_routes(kernel: Kernel) -> None:
         route(V4, 16, to("10.5.0.0"), through(3), number(15, 1000), table=252),
         route(V4, 16, to("10.4.0.0"), through(3), flags=0x200),  # cloned
         route(V4, 16, to("10.3.0.0"), through(9)),
-        route(V6, 0, to("::"), via("fe80::1"), through(4), number(6, 1024)),
+        route(V6, 0, to("::"), via("fe80::1"), through(4), number(6, 1024), attribute(20, b"\1")),
+        route(V4, 16, to("10.2.0.0"), through(3), tos=16),
+        route(V6, 16, to("fd07::"), through(3), source=64),
+        route(V4, 16, to("10.1.0.0"), attribute(9, hop(3, "10.0.0.8", flags=1))),  # dead
     ]
     found = scan(kernel)
     nothing = {"family": 4, "destination": "", "prefix": 0, "gateway": "", "metric": 0, "mtu": 0}
+    nothing |= {"preference": 0, "bound": False}
     assert found["eth0"]["routes"] == [
-        {**nothing, "gateway": "10.0.0.1"},
-        {**nothing, "destination": "10.0.0.0", "prefix": 24, "metric": 7, "mtu": 1300},
+        {**nothing, "gateway": "10.0.0.1", "order": 1},
+        {**nothing, "destination": "10.0.0.0", "prefix": 24, "metric": 7, "mtu": 1300, "order": 2},
     ]
     assert found["eth1"]["routes"] == [
-        {**nothing, "destination": "10.6.0.0", "prefix": 16, "gateway": "10.0.0.4"},
-        {**nothing, "family": 6, "gateway": "fe80::1", "metric": 1024},
+        {**nothing, "destination": "10.6.0.0", "prefix": 16, "gateway": "10.0.0.4", "order": 5},
+        {
+            **nothing,
+            "family": 6,
+            "gateway": "fe80::1",
+            "metric": 1024,
+            "order": 6,
+            "preference": 1,
+        },
     ]
     assert found["lo"]["routes"] == []
+
+
+def test_routes_that_refuse(kernel: Kernel) -> None:
+    kernel.tables[LINK] = [link(1, "lo", 9), link(3, "eth0")]
+    kernel.tables[ROUTE] = [
+        route(V4, 16, to("10.8.0.0"), number(6, 5), kind=6),
+        route(V6, 16, to("fd08::"), through(1), kind=7),
+        route(V4, 16, to("10.9.0.0"), kind=8, table=100),  # of another table
+        route(V4, 16, to("10.9.0.0"), kind=9),  # throw
+        route(V4, 16, to("10.9.0.0"), kind=8, tos=16),
+    ]
+    netlink = Rtnetlink(kernel.ours)
+    netlink.scan()
+    told = [(each["destination"], each["metric"]) for each in netlink.refused]
+    assert told == [("10.8.0.0", 5), ("fd08::", 0)]
+
+
+def test_routes_for_one_address(kernel: Kernel) -> None:
+    """A table that a rule keeps for an address of the link; rules that say more are left alone."""
+    kernel.tables[LINK] = [link(3, "eth0"), link(4, "net1")]
+    kernel.tables[ADDRESS] = [address(4, "10.2.0.5", 24), address(4, "fd02::5", 64)]
+    kernel.tables[RULE] = [
+        rule("10.2.0.5", 1000, number(6, 32765), number(14, 0xFFFFFFFF)),
+        rule("fd02::5", 101),
+        rule("10.2.0.5", 102, number(10, 7)),  # a mark
+        rule("10.2.0.5", 103, flags=2),  # not from
+        rule("10.2.0.5", 104, bits=24),
+        rule("10.2.0.5", 105, action=6),
+        rule("10.2.0.5", 106, number(14, 0)),  # without its default route
+        rule("10.2.0.6", 107),  # nobody's
+    ]
+    tables = (102, 103, 104, 105, 106, 107)
+    kernel.tables[ROUTE] = [
+        route(V4, 0, via("10.2.0.1"), through(4), number(15, 1000), table=252),
+        route(V4, 0, via("10.3.0.1"), through(3), number(15, 1000), table=252),
+        route(V6, 0, via("fe80::1"), through(4), table=101),
+        *(route(V4, 0, via("10.9.9.9"), through(4), table=table) for table in tables),
+    ]
+    found = scan(kernel)
+    assert [(each["gateway"], each["bound"]) for each in found["net1"]["routes"]] == [
+        ("10.2.0.1", True),
+        ("fe80::1", True),
+    ]
+    assert found["eth0"]["routes"] == []
+
+
+def test_all_that_goes_with_an_address_comes_back(kernel: Kernel) -> None:
+    """Routes of other tables, too, whether the sandbox was told of them or not."""
+    kernel.tables[LINK] = [link(3, "eth0")]
+    kernel.tables[ADDRESS] = [address(3, "10.2.0.5", 24)]
+    kernel.tables[ROUTE] = [
+        route(V4, 0, via("10.2.0.1"), through(3), table=100),
+        route(V4, 8, to("10.0.0.0"), through(3), tos=16),
+        route(V4, 32, to("10.2.0.5"), through(3), table=255, kind=2),
+    ]
+    netlink = Rtnetlink(kernel.ours)
+    netlink.scan()
+    with Takeover(netlink, {3}):
+        pass
+    restored = [body for kind, body in kernel.requests if kind == ROUTE]
+    assert restored == 2 * kernel.tables[ROUTE][:2]
 
 
 def test_neighbors(kernel: Kernel) -> None:

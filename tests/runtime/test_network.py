@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from runtime import network
 from runtime.errors import InvalidRequest, Unsupported
-from runtime.network_argument import Link, Options, Route, plan, read_options
+from runtime.network_argument import Options, plan, read_options
 from runtime.network_kept import give_back
+from runtime.routes import Link, Route
 
 # What the stock CLI of release-20240729 sends for --network=none.
 RECORDED = json.loads(
@@ -162,7 +164,6 @@ def test_routes_are_in_the_order_in_which_they_are_tried() -> None:
     assert [(r["Destination"]["IP"], r["Gateway"]) for r in link["Routes"]] == [
         ("10.1.2.3", ""),
         ("10.1.0.0", "10.8.8.8"),
-        ("10.1.0.0", "10.9.9.9"),
         ("10.0.0.0", ""),
     ]
     # A full mask and an empty one.
@@ -170,17 +171,86 @@ def test_routes_are_in_the_order_in_which_they_are_tried() -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_two_default_routes(family: int) -> None:
-    first = ETH0.replace(routes=(Route(family=family, gateway="10.1.0.1"),))
-    second = first.replace(name="eth1", index=4, routes=(Route(family=family, metric=5),))
-    for links in (
-        (first, second),
-        (first.replace(routes=first.routes + second.routes),),
+def test_the_lowest_metric_is_the_default_route(family: int) -> None:
+    """On one link or several, whichever comes first; as the kernel has it."""
+    low = Route(family=family, gateway={4: "10.1.0.1", 6: "fd99::1"}[family], metric=5, order=9)
+    high = Route(family=family, gateway={4: "10.1.0.9", 6: "fd99::9"}[family], metric=6, order=1)
+    first = ETH0.replace(routes=(low,))
+    second = ETH0.replace(name="eth1", index=4, routes=(high,))
+    for links, name in (
+        ((first, second), "eth0"),
+        ((first.replace(routes=(high,)), second.replace(routes=(low,))), "eth1"),
+        ((first.replace(routes=(high, low)),), "eth0"),
     ):
-        with pytest.raises(InvalidRequest, match=f"more than one IPv{family} default route"):
-            plan(links, Options())
+        argument = plan(links, Options()).argument
+        default = argument[f"Defaultv{family}Gateway"]
+        assert (default["Name"], default["Route"]["Gateway"]) == (name, low.gateway)
+        assert not any(link["Routes"] for link in argument["FDBasedLinks"])
     other = second.replace(routes=(Route(family=10 - family, gateway="fd99::1"),))
     assert plan((first, other), Options()).argument["Defaultv4Gateway"]["Name"]
+
+
+def gateways(argument: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(link, destination, gateway) in the order in which netstack gets them."""
+    found = [
+        (link["Name"], route["Destination"]["IP"], route["Gateway"])
+        for link in argument["LoopbackLinks"] + argument["FDBasedLinks"]
+        for route in link["Routes"]
+    ]
+    for family in (4, 6):
+        default = argument[f"Defaultv{family}Gateway"]
+        if default["Name"]:
+            found.append((default["Name"], "default", default["Route"]["Gateway"]))
+    return found[2:]  # without the loopback's own
+
+
+def test_the_others_stay_where_they_can_stand_behind() -> None:
+    """For sockets that are bound to their link; a netstack that doesn't sort can't have them."""
+    one = ETH0.replace(routes=(Route(family=4, gateway="10.1.0.1", metric=1),))
+    two = ETH0.replace(name="eth1", routes=(Route(family=4, gateway="10.2.0.1", metric=2),))
+    two = two.replace(index=4)
+    told = [("eth0", "0.0.0.0", "10.1.0.1"), ("eth1", "0.0.0.0", "10.2.0.1")]
+    assert gateways(dict(plan((one, two), Options(), sorts=True).argument)) == told
+    # eth1 comes first here, and so would the worse of the two.
+    swapped = plan((two, one), Options(), sorts=True).argument
+    assert gateways(dict(swapped)) == [("eth0", "default", "10.1.0.1")]
+
+
+def test_equal_metrics_are_decided_as_the_kernel_does() -> None:
+    """The first; of IPv6, the one that its router prefers."""
+    ways = [Route(family=6, gateway=f"fe80::{n}", preference=n, order=n) for n in (3, 0, 1)]
+    link = ETH0.replace(routes=tuple(ways))
+    default = plan((link,), Options()).argument["Defaultv6Gateway"]
+    assert default["Route"]["Gateway"] == "fe80::1"
+    ways = [Route(family=4, gateway=f"10.0.0.{n}", order=n) for n in (2, 1)]
+    default = plan((ETH0.replace(routes=tuple(ways)),), Options()).argument["Defaultv4Gateway"]
+    assert default["Route"]["Gateway"] == "10.0.0.1"
+
+
+def test_what_the_kernel_refuses_goes_nowhere() -> None:
+    """It ends at the loopback where another route would take it, and the metric counts there."""
+    link = ETH0.replace(routes=(Route(family=4, gateway="10.1.0.1", metric=100),))
+    walls = (
+        Route(family=4, destination="10.8.0.0", prefix=16),
+        Route(family=6, destination="fd08::", prefix=16),  # there is no other way anyhow
+        Route(family=4, metric=200),
+    )
+    told = [("lo", "10.8.0.0", ""), ("eth0", "default", "10.1.0.1")]
+    assert gateways(dict(plan((link,), Options(), refused=walls).argument)) == told
+    assert gateways(dict(plan((link,), Options(), refused=(Route(family=4),)).argument)) == []
+    assert plan((), Options(), refused=walls) == plan((), Options())
+
+
+def test_a_route_for_one_address_comes_last() -> None:
+    """Multus' source-based routing: its table's default route is for the second link's address."""
+    one = ETH0.replace(routes=(Route(family=4, gateway="10.1.0.1", metric=900),))
+    bound = Route(family=4, gateway="10.2.0.1", bound=True)
+    two = ETH0.replace(name="net1", index=4, routes=(bound,))
+    told = [("eth0", "0.0.0.0", "10.1.0.1"), ("net1", "0.0.0.0", "10.2.0.1")]
+    assert gateways(dict(plan((one, two), Options(), sorts=True).argument)) == told
+    # Alone it would be taken for everything.
+    alone = plan((one.replace(routes=()), two), Options(), sorts=True).argument
+    assert gateways(dict(alone)) == []
 
 
 def test_direct_default_route() -> None:
@@ -314,6 +384,18 @@ def test_a_link_that_a_sandbox_had_gets_its_addresses_back() -> None:
     assert link.pop("InterfaceIndex") == 9
     assert kept["FDBasedLinks"][0].pop("InterfaceIndex") == 3
     assert json.loads(json.dumps(again)) == kept
+
+
+def test_a_restored_sandbox_has_the_same_default_routes() -> None:
+    """Though what it was told names no metrics."""
+    one = ETH0.replace(routes=(Route(family=4, gateway="10.1.0.1", metric=7),))
+    two = ETH0.replace(name="eth1", address="0a0000000003", index=4)
+    two = two.replace(routes=(Route(family=4, gateway="10.2.0.1", metric=8),))
+    for links in ((one, two), (two, one)):
+        kept = json.loads(json.dumps(plan(links, Options(), sorts=True).argument))
+        bare = tuple(link.replace(addresses=(), routes=(), neighbors=()) for link in links)
+        again = plan(give_back(bare, kept), Options(), sorts=True).argument
+        assert json.loads(json.dumps(again)) == kept
 
 
 def test_other_links_keep_what_they_have() -> None:
