@@ -79,8 +79,8 @@ def expand_slice(name: str) -> str:
     Raises InvalidRequest for what systemd wouldn't take (``a--b.slice``, ``-a.slice``).
     """
     stem = name.removesuffix(".slice")
-    if stem == name or not stem or "/" in name:
-        raise InvalidRequest(FIELD, f"{name!r} is not a slice")
+    if len(name) > MAX_NAME or stem == name or not stem or "/" in name:
+        raise InvalidRequest(FIELD, f"{name[:MAX_NAME]!r} is not a slice")
     if stem == "-":
         return "/"
     parts = stem.split("-")

@@ -39,6 +39,11 @@ def parse_object(data: bytes, where: str, limit: int) -> dict[str, Any]:
     return value
 
 
+def _is_plain(value: object) -> bool:
+    """Whether it is a text that needs no further look; of most of them nobody asks for a place."""
+    return type(value) is str and value.isascii() and "\0" not in value
+
+
 def _check_text(value: object, where: str) -> str:
     if type(value) is not str:
         raise InvalidRequest(where, "must be a string")
@@ -109,7 +114,8 @@ class Fields:
     def texts(self, name: str) -> tuple[str, ...]:
         """An array of strings."""
         return tuple(
-            _check_text(v, self.where(f"{name}[{i}]")) for i, v in enumerate(self.array(name))
+            v if _is_plain(v) else _check_text(v, self.where(f"{name}[{i}]"))
+            for i, v in enumerate(self.array(name))
         )
 
     def integers(self, name: str, low: int, high: int) -> tuple[int, ...]:
@@ -141,8 +147,9 @@ class Fields:
         if value is None:
             return {}
         for key, item in value.items():
-            _check_text(key, self.where(name))
-            _check_text(item, self.where(f"{name}[{key[:100]!r}]"))
+            if not _is_plain(key) or not _is_plain(item):
+                _check_text(key, self.where(name))
+                _check_text(item, self.where(f"{name}[{key[:100]!r}]"))
         return value
 
     def _nested(self, name: str) -> str:

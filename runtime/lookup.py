@@ -16,6 +16,7 @@ import os
 import stat
 
 from runtime.errors import InvalidRequest
+from runtime.process_spec import PATH_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 _MAX_LINKS = 40  # the kernel's own bound
 _MAX_PARTS = 4096
+_NAME_MAX = 255
+#: Directories that are open at a time.
+_MAX_DEPTH = 128
+#: Parts that are looked at for one container in all.  Cwd, PATH, program and mounts are the
+#: pod's to choose, and the image's what is there: beyond it the question is left open.
+_MAX_STEPS = 20_000
+#: Enough for one path, whatever its links.
+_MAX_RESOLVED = (_MAX_LINKS + 1) * (PATH_MAX // 2 + 1)
 _O_DIR = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -41,7 +50,8 @@ def find_executable(rootfs: str, spec: Spec) -> None:
     Returns None if they do, or if a mount leaves it open; raises InvalidRequest in the words of
     the OCI runtimes if they plainly don't.  An unreadable root file system is the gofer's to
     report.  Matches gVisor's lookup (``pkg/sentry/fsimpl/user/path.go``): relative entries of
-    $PATH are skipped, and so is an entry that can't be searched.
+    $PATH are skipped, and so is an entry that can't be searched.  Takes bounded time whatever the
+    spec and the root file system are like.
     """
     try:
         root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,7 +74,7 @@ def resolve(root: str, path: str) -> tuple[str, int]:
     except OSError:
         return path, 0
     try:
-        parts, mode = _walk(fd, path)
+        parts, mode = _walk(fd, path, _Budget(_MAX_RESOLVED))
     except _Absent as absent:
         parts, mode = absent.reached, 0
     finally:
@@ -83,7 +93,7 @@ def open_file(rootfs: str, spec: Spec, path: str) -> int | None:
     try:
         tree = _Tree(root, spec)
         try:
-            where, mode = _walk(root, path, kept)
+            where, mode = _walk(root, path, tree.budget, kept)
         except _Absent as absent:
             if tree.covers(absent.reached):
                 return None
@@ -109,12 +119,19 @@ def _check(tree: _Tree, spec: Spec) -> None:
         code = tree.missing(path)
         if code:
             why = os.strerror(code).lower()
+            name = _shown(name)
             raise InvalidRequest("process.args", f'exec: "{name}": stat {name}: {why}')
         return
-    for directory in _search_path(process.env):
-        if not tree.missing(f"{directory}/{name}"):
-            return
+    if len(name) <= _NAME_MAX:
+        for directory in _search_path(process.env):
+            if not tree.missing(f"{directory}/{name}"):
+                return
+    name = _shown(name)
     raise InvalidRequest("process.args", f'exec: "{name}": executable file not found in $PATH')
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= _NAME_MAX else f"{name[:_NAME_MAX]}..."
 
 
 def _search_path(env: Sequence[str]) -> list[str]:
@@ -124,13 +141,32 @@ def _search_path(env: Sequence[str]) -> list[str]:
     return []
 
 
+class _Budget:
+    """How many parts of paths may still be looked at."""
+
+    def __init__(self, steps: int = _MAX_STEPS) -> None:
+        self.left = steps
+
+    def take(self, path: str) -> list[str]:
+        """The parts of ``path``.  Raises _Absent, with EAGAIN where there is no time left."""
+        if self.left <= 0:
+            raise _Absent(errno.EAGAIN, ())
+        if len(os.fsencode(path)) > PATH_MAX:
+            raise _Absent(errno.ENAMETOOLONG, ())
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        # Also of no parts: a list of such paths would go on for ever.
+        self.left -= len(parts) + 1
+        return parts
+
+
 class _Tree:
     """A root file system and the places in it that mounts will cover."""
 
     def __init__(self, root: int, spec: Spec) -> None:
         self._root = root
         self._spec = spec
-        self._covered: list[tuple[str, ...]] | None = None
+        self._places: _Places | None = None
+        self.budget = _Budget()
 
     def missing(self, path: str) -> int:
         """The errno by which ``path`` plainly doesn't exist, or 0."""
@@ -140,8 +176,10 @@ class _Tree:
     def mode(self, path: str) -> int | None:
         """The st_mode of ``path``; negative errno if it isn't there; None if that is open."""
         try:
-            where, mode = _walk(self._root, path)
+            where, mode = _walk(self._root, path, self.budget)
         except _Absent as absent:
+            if absent.code == errno.ENAMETOOLONG:
+                return -absent.code
             if absent.code not in (errno.ENOENT, errno.ENOTDIR) or self.covers(absent.reached):
                 return None
             return -absent.code
@@ -149,27 +187,54 @@ class _Tree:
 
     def covers(self, where: tuple[str, ...]) -> bool:
         """Whether one of the mounts is at that place or above it."""
-        if self._covered is None:
+        if self._places is None:
             # Destinations go through links, too: /var/run is often one.
-            self._covered = [self._settle(m.destination) for m in self._spec.mounts]
-        return any(where[: len(each)] == each for each in self._covered)
+            self._places = _Places()
+            for mount in self._spec.mounts:
+                self._places.add(self._settle(mount.destination))
+        return self._places.cover(where)
 
     def _settle(self, path: str) -> tuple[str, ...]:
         """Where ``path`` is inside the root, as far as it exists."""
         try:
-            return _walk(self._root, path)[0]
+            return _walk(self._root, path, self.budget)[0]
         except _Absent as absent:
+            # Nobody knows where it is, so it may be anywhere.
             return absent.reached
 
 
-def _walk(root: int, path: str, keep: list[int] | None = None) -> tuple[tuple[str, ...], int]:
+class _Places:
+    """A set of paths, by their parts, that tells what is at or below one of them."""
+
+    def __init__(self) -> None:
+        self._below: dict[str, _Places] = {}
+        self._here = False
+
+    def add(self, path: tuple[str, ...]) -> None:
+        place = self
+        for part in path:
+            place = place._below.setdefault(part, _Places())
+        place._here = True
+
+    def cover(self, path: tuple[str, ...]) -> bool:
+        place: _Places | None = self
+        for part in path:
+            if place is None or place._here:
+                break
+            place = place._below.get(part)
+        return place is not None and place._here
+
+
+def _walk(
+    root: int, path: str, budget: _Budget, keep: list[int] | None = None
+) -> tuple[tuple[str, ...], int]:
     """Resolve ``path`` with directory ``root`` as the root; returns where it is and its mode.
 
     ``keep`` gets an O_PATH descriptor of what is there, unless that is the root.
 
     Raises _Absent, whose ``reached`` ends with all the parts that were still to come.
     """
-    todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    todo = budget.take(path)[::-1]
     names: list[str] = []
     fds: list[int] = []
     links = 0
@@ -183,12 +248,14 @@ def _walk(root: int, path: str, keep: list[int] | None = None) -> tuple[tuple[st
                     os.close(fds.pop())
                 mode = stat.S_IFDIR
                 continue
-            where = (*names, part, *reversed(todo))
+            if len(fds) >= _MAX_DEPTH:
+                raise _Absent(errno.EAGAIN, ())
             if not stat.S_ISDIR(mode):
-                raise _Absent(errno.ENOTDIR, where)
+                raise _Absent(errno.ENOTDIR, (*names, part, *reversed(todo)))
             try:
                 fd = os.open(part, _O_DIR, dir_fd=fds[-1] if fds else root)
             except OSError as error:
+                where = (*names, part, *reversed(todo))
                 raise _Absent(error.errno or errno.EIO, where) from None
             fds.append(fd)
             names.append(part)
@@ -203,9 +270,9 @@ def _walk(root: int, path: str, keep: list[int] | None = None) -> tuple[tuple[st
                     while fds:
                         os.close(fds.pop())
                     names.clear()
-                todo += [p for p in reversed(target.split("/")) if p not in ("", ".")]
                 if links > _MAX_LINKS or len(todo) > _MAX_PARTS:
-                    raise _Absent(errno.ELOOP, where)
+                    raise _Absent(errno.ELOOP, (*names, part, *reversed(todo)))
+                todo += budget.take(target)[::-1]
         if keep is not None and fds:
             keep.append(fds.pop())
         return tuple(names), mode

@@ -6,6 +6,8 @@ Field meanings follow the OCI runtime specification, ``config.md`` "Process".
 
 from __future__ import annotations
 
+import os
+
 from runtime.capabilities import Capabilities, mask_of
 from runtime.json_fields import Fields, parse_object
 from runtime.record import Record
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Bytes of JSON that are accepted for a process or a whole spec.
 MAX_JSON = 10 << 20
+#: Bytes of a path, less its final NUL, as the kernel and the sentry have it.
+PATH_MAX = 4095
 _MAX_ID = 0xFFFF_FFFF
 _MAX_LIMIT = 0xFFFF_FFFF_FFFF_FFFF
 #: Arguments and environment together, as the sentry has no smaller bound of its own (bytes).
@@ -72,7 +76,9 @@ def read_process(fields: Fields) -> ProcessSpec:
         raise fields.error("args", f"is, with the environment, larger than {MAX_ARGUMENTS} bytes")
     cwd = fields.text("cwd") or "/"
     if not cwd.startswith("/"):
-        raise fields.error("cwd", f"{cwd!r} is not an absolute path")
+        raise fields.error("cwd", f"{cwd[:200]!r} is not an absolute path")
+    if len(os.fsencode(cwd)) > PATH_MAX:
+        raise fields.error("cwd", f"is longer than {PATH_MAX} bytes")
     user = fields.fields("user") or Fields({}, "")
     return ProcessSpec(
         args=args,
@@ -107,7 +113,7 @@ def _capabilities(fields: Fields | None) -> Capabilities | None:
 
 
 def _rlimits(fields: Fields) -> tuple[Rlimit, ...]:
-    result: list[Rlimit] = []
+    result: dict[str, Rlimit] = {}
     for each in fields.all_fields("rlimits"):
         kind = each.text("type")
         if not kind.startswith("RLIMIT_"):
@@ -115,10 +121,10 @@ def _rlimits(fields: Fields) -> tuple[Rlimit, ...]:
         soft, hard = (each.integer(name, 0, _MAX_LIMIT) or 0 for name in ("soft", "hard"))
         if soft > hard:
             raise each.error("soft", "is above the hard limit")
-        if any(kind == other.type for other in result):
+        if kind in result:
             raise each.error("type", f"{kind} is given twice")
-        result.append(Rlimit(type=kind, soft=soft, hard=hard))
-    return tuple(result)
+        result[kind] = Rlimit(type=kind, soft=soft, hard=hard)
+    return tuple(result.values())
 
 
 def _console_size(fields: Fields | None) -> tuple[int, int] | None:

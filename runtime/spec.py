@@ -13,7 +13,7 @@ import stat
 from runtime.errors import InvalidRequest
 from runtime.hook_spec import read_hooks
 from runtime.json_fields import Fields, parse_object
-from runtime.process_spec import MAX_JSON, ProcessSpec, read_process
+from runtime.process_spec import MAX_JSON, PATH_MAX, ProcessSpec, read_process
 from runtime.record import Record
 
 TYPE_CHECKING = False
@@ -29,6 +29,8 @@ MAX_ID = 200
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+,-.")
 _NAMESPACES = frozenset({"pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"})
 _MAX_HOST_ID = 0xFFFF_FFFF
+#: Far more than any pod has: each is looked at by all who rewrite mounts.
+_MAX_MOUNTS = 4096
 
 # containerd's CRI plugin and CRI-O tell a pod's sandbox from its containers by these.
 _CONTAINER_TYPE = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
@@ -190,7 +192,7 @@ def read_spec(raw: dict[str, Any], bundle: str, where: str = _CONFIG) -> Spec:
         root_path=os.path.join(bundle, root_path),
         root_readonly=root.boolean("readonly"),
         hostname=fields.text("hostname"),
-        mounts=tuple(_mount(each, bundle) for each in fields.all_fields("mounts")),
+        mounts=_mounts(fields, bundle),
         annotations=fields.text_mapping("annotations"),
         cgroups_path=linux.text("cgroupsPath"),
         resources=resources.value if resources else {},
@@ -207,8 +209,7 @@ def with_mounts(spec: Spec, mounts: Sequence[Mapping[str, Any]]) -> Spec:
     Raises InvalidRequest.
     """
     raw = {**spec.raw, "mounts": [dict(mount) for mount in mounts]}
-    read = Fields(raw, _CONFIG).all_fields("mounts")
-    return spec.replace(raw=raw, mounts=tuple(_mount(each, spec.bundle) for each in read))
+    return spec.replace(raw=raw, mounts=_mounts(Fields(raw, _CONFIG), spec.bundle))
 
 
 def _read(bundle: str) -> bytes:
@@ -230,10 +231,18 @@ def _read(bundle: str) -> bytes:
         os.close(fd)
 
 
+def _mounts(fields: Fields, bundle: str) -> tuple[Mount, ...]:
+    if len(fields.array("mounts")) > _MAX_MOUNTS:
+        raise fields.error("mounts", f"are more than {_MAX_MOUNTS}")
+    return tuple(_mount(each, bundle) for each in fields.all_fields("mounts"))
+
+
 def _mount(fields: Fields, bundle: str) -> Mount:
     destination = fields.text("destination")
     if not destination:
         raise fields.error("destination", "is missing")
+    if len(os.fsencode(destination)) > PATH_MAX:
+        raise fields.error("destination", f"is longer than {PATH_MAX} bytes")
     mount = Mount(
         # A relative one is taken from the root, as the OCI specification has it for old bundles.
         destination=destination if destination.startswith("/") else "/" + destination,

@@ -32,6 +32,7 @@ def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
     """
     wanted = [m for m in spec.mounts if m.read_only and m.is_bind and "rbind" in m.options]
     wanted = [m for m in wanted if "rro" not in m.options and os.path.isdir(m.source)]
+    chosen = set(map(id, wanted))
     if not wanted:
         return spec, ()
     points = _mount_points(table)
@@ -40,7 +41,7 @@ def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
     left = MAX_SUBMOUNTS
     for mount, raw in zip(spec.mounts, spec.raw["mounts"], strict=True):
         raws.append(raw)
-        if not any(each is mount for each in wanted):
+        if id(mount) not in chosen:
             continue
         found = _below(mount, points)
         kept = [path for path in found if _is_steady(mount.source, path)]
