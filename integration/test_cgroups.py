@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from runtime import cgroup_remove, cgroups
-from runtime.cgroup_base import Cgroup
-from runtime.errors import Failed
-from runtime.reactor import Reactor
+from runtime.base.errors import Failed
+from runtime.cgroups import factory, remove
+from runtime.cgroups.cgroup import Cgroup
+from runtime.host.reactor import Reactor
 
 WAIT = 20.0
 MIB = 1 << 20
-MODE = cgroups.host_mode()
+MODE = factory.host_mode()
 
 JOIN = 'for f in $FILES; do echo 0 > "$f" || exit 99; done; exec "$@"'
 HOG = f"b = bytearray(0); [b.extend(bytes({MIB})) for _ in range(400)]"
@@ -35,7 +35,7 @@ class Place:
         self.children: list[subprocess.Popen[str]] = []
 
     def create(self, below: str, resources: dict[str, Any] | None = None) -> Cgroup:
-        group = cgroups.create(f"/{self.name}/{below}", resources or {})
+        group = factory.create(f"/{self.name}/{below}", resources or {})
         self.groups.append(group)
         return group
 
@@ -58,7 +58,7 @@ class Place:
         """Directories of ours that exist."""
         return [
             os.path.join(mount, self.name)
-            for mount in cgroups.CgroupRoot().mounts().values()
+            for mount in factory.CgroupRoot().mounts().values()
             if os.path.exists(os.path.join(mount, self.name))
         ]
 
@@ -186,7 +186,7 @@ def test_an_oom_kill_is_seen(place: Place, reactor: Reactor) -> None:
     watch.cancel()
     assert seen == [1]
     # A cgroup that lives on is a fresh start for whoever takes it over.
-    assert cgroups.create(f"/{place.name}/a", {}).oom_kills() == 0
+    assert factory.create(f"/{place.name}/a", {}).oom_kills() == 0
 
 
 # Takes 24 MiB when it is told to, and lets go of them when it is told so again.
@@ -281,21 +281,21 @@ def test_everything_in_a_cgroup_of_ours_can_be_killed(place: Place) -> None:
 
 def test_a_clean_up_kills_and_removes_by_the_record(place: Place) -> None:
     data = place.create("a/b").to_json()
-    again = cgroups.from_json(data)
+    again = factory.from_json(data)
     child = place.run(again, "sh", "-c", "echo ready; sleep 60")
     wait_for_line(child)
     again.kill_all()
     child.wait(WAIT)
-    cgroup_remove.remove_from_json(data, WAIT)
+    remove.remove_from_json(data, WAIT)
     assert place.left() == []
 
 
 def test_the_shim_joins_a_cgroup(place: Place) -> None:
     group = place.create("shims")
     with subprocess.Popen(["sleep", "60"]) as child:
-        cgroups.join_shim(f"/{place.name}/shims", child.pid)
+        factory.join_shim(f"/{place.name}/shims", child.pid)
         inside = group.pids() == (child.pid,)
         child.kill()
     assert inside
     with pytest.raises(Failed):
-        cgroups.join_shim(f"/{place.name}/missing", os.getpid())
+        factory.join_shim(f"/{place.name}/missing", os.getpid())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from integration.harness.node import Node
-from runtime.stored import StoredContainer
+from runtime.state.loaded import StoredContainer
 
 pytestmark = pytest.mark.gvisor
 

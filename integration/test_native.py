@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime import linux
-from runtime.errors import Failed, InvalidRequest, RuntimeFault, Unsupported
-from runtime.events import RootfsMount
-from runtime.fds import FdSet
-from runtime.mounts import mount_rootfs, mounts_below, unmount_all
-from runtime.pids import Foreign, start_time
-from runtime.spawn import Child, IdMap, SpawnSpec, owns, spawn
+from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupported
+from runtime.bundle.rootfs import mount_rootfs, mounts_below, unmount_all
+from runtime.host import linux
+from runtime.host.fds import FdSet
+from runtime.host.pids import Foreign, start_time
+from runtime.host.spawn import Child, IdMap, SpawnSpec, owns, spawn
+from runtime.task.events import RootfsMount
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 
@@ -298,8 +298,8 @@ def test_oom_score_and_limits_are_set_from_outside_of_the_user_namespace() -> No
 def test_the_child_dies_with_its_parent_but_not_with_a_thread(regime: str, tmp_path: Path) -> None:
     program = """
 import signal, sys, threading
-from runtime import linux
-from runtime.spawn import IdMap, SpawnSpec, spawn
+from runtime.host import linux
+from runtime.host.spawn import IdMap, SpawnSpec, spawn
 some = sys.argv[1] == "nobody"
 ids = (IdMap(container_id=65534 if some else 0, host_id=65534 if some else 0, size=1),)
 def work():

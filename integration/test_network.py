@@ -21,10 +21,11 @@ import pytest
 
 from integration.harness import peers
 from integration.sandbox.lab import Lab
-from runtime import checkpoint, network
-from runtime.driver import find_driver
-from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
-from runtime.linux import CLONE_NEWNET, setns
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.host.linux import CLONE_NEWNET, setns
+from runtime.network import setup as network
+from runtime.runsc.driver import find_driver
+from runtime.sandbox import checkpoint
 
 TIMEOUT = 20.0
 # Without duplicate address detection, which takes seconds per address.

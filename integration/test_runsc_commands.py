@@ -16,7 +16,7 @@ from integration.harness.node import Node
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
 from integration.harness.wire import Schema
-from runtime.stored import StoredContainer
+from runtime.state.loaded import StoredContainer
 
 _numbers = itertools.count(1)
 

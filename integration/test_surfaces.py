@@ -17,7 +17,7 @@ import pytest
 
 from integration.harness.image import unpack_rootfs
 from integration.harness.node import Done, Node
-from runtime.linux import MNT_DETACH, mount, umount2
+from runtime.host.linux import MNT_DETACH, mount, umount2
 
 pytestmark = pytest.mark.gvisor
 

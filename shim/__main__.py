@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.errors import RuntimeFault
-from shim import cli
+from runtime.base.errors import RuntimeFault
+from shim import arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _take_output() -> tuple[int, int]:
 
 
 def _write(fd: int, data: bytes) -> None:
-    from runtime.files import write_all
+    from runtime.base.files import write_all
 
     try:
         write_all(fd, data)
@@ -62,7 +62,7 @@ def _version() -> bytes:
     return f"{NAME}:\n  Version:  {VERSION}\n  Python:   {python}\n".encode()
 
 
-def _act(call: cli.Invocation, stdout: int, stderr: int) -> None:
+def _act(call: arguments.Invocation, stdout: int, stderr: int) -> None:
     if call.info:
         from shim import info
 
@@ -75,22 +75,22 @@ def _act(call: cli.Invocation, stdout: int, stderr: int) -> None:
         for warning in warnings:
             _write(stderr, _one_line(RuntimeFault(warning)) + b"\n")
     else:
-        cli.check_id("-namespace", call.namespace)
+        arguments.check_id("-namespace", call.namespace)
         if call.action == "start":
             from shim import bootstrap
 
             bootstrap.start(call, lambda reply: _write(stdout, reply))
         else:
-            from shim import direct
+            from shim import serve
 
-            direct.serve(call, (stdout, stderr))
+            serve.serve(call, (stdout, stderr))
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; the process's exit status.  Takes over fds 1 and 2."""
     stdout, stderr = _take_output()
     try:
-        call = cli.parse(argv)
+        call = arguments.parse(argv)
         if call.version:
             _write(stdout, _version())
         else:

@@ -14,18 +14,18 @@ import os
 import select
 import time
 
-from runtime import fastjson, files
-from runtime.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault
-from runtime.record import Record
+from runtime.base import fastjson, files
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault
+from runtime.base.record import Record
 from shim import sockets, wire
-from shim.cli import check_id
+from shim.arguments import check_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
-    from shim.cli import Invocation
+    from shim.arguments import Invocation
 
 MAX_STDIN = 10 << 20
 MAX_SPEC = 10 << 20
@@ -269,7 +269,7 @@ def _create_core_domain() -> None:
     from shim import paths
 
     paths.complete("_cffi_backend")
-    from runtime import linux
+    from runtime.host import linux
 
     try:
         linux.create_core_scheduling()
@@ -362,7 +362,7 @@ def format_reply(params: Params, address: str, version_known: str) -> bytes:
     To BootstrapParams a BootstrapResult; version 3 in JSON where containerd is known to want it;
     else the bare address, which every release takes for version 2.
     """
-    from shim.daemon_version import accepts_version_3
+    from shim.containerd_version import accepts_version_3
 
     if params.modern:
         return wire.number_field(1, 3) + wire.bytes_field(2, address) + wire.bytes_field(3, "ttrpc")
@@ -373,7 +373,7 @@ def format_reply(params: Params, address: str, version_known: str) -> bytes:
 
 def _learn_version(binary: str) -> str:
     """Ask containerd for its version.  Costs little here: the daemon is getting ready meanwhile."""
-    from shim.daemon_version import learn_version
+    from shim.containerd_version import learn_version
 
     try:
         return learn_version(binary)
@@ -416,7 +416,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
     address = sockets.SCHEME + path
     version: str | None = params.version
     if not params.modern:
-        from shim.daemon_version import known_version
+        from shim.containerd_version import known_version
 
         version = known_version()
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import stat
 
-from runtime import files, log, mounts
-from runtime.errors import InvalidRequest
+from runtime.base import files, log
+from runtime.base.errors import InvalidRequest
+from runtime.bundle import rootfs
 
 #: The shim's socket, for containerd 1.x.
 ADDRESS = "address"
@@ -64,7 +65,7 @@ def remove(bundle: str) -> None:
     Never deeper than its own entries: what is in a directory in it stays, and so does the bundle.
     Raises OSError, RuntimeFault.
     """
-    mounts.unmount_all(os.path.join(bundle, "rootfs"))
+    rootfs.unmount_all(os.path.join(bundle, "rootfs"))
     try:
         entries = os.listdir(bundle)
     except FileNotFoundError:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import files, state
-from runtime.errors import Failed, InvalidRequest, RuntimeFault
+from runtime.base import files
+from runtime.base.errors import Failed, InvalidRequest, RuntimeFault
+from runtime.state import shim_record
 from shim import sockets, wire
-from shim.cli import check_id
+from shim.arguments import check_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtime.state import ContainerRecord, Pinned
-    from shim.cli import Invocation
+    from runtime.state.shim_record import ContainerRecord, Pinned
+    from shim.arguments import Invocation
 
 #: containerd kills us after 5 s (io.containerd.timeout.shim.cleanup).
 _TIMEOUT = 4.0
 _SHIM_TIMEOUT = 0.5
 _LEAST_FOR_HOOKS = 0.5
-#: As in ``runtime/hooks.py``, whose import costs more than the look-up does.
+#: As in ``runtime/bundle/hooks.py``, whose import costs more than the look-up does.
 _OWED = "gvisor-poststop"
 #: What a container that was killed reports, as after SIGKILL.
 _KILLED = 128 + 9
@@ -44,14 +45,14 @@ def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
     bundle = os.path.abspath(call.bundle) if call.bundle else os.getcwd()
     warnings: list[str] = []
     deadline = time.monotonic() + _TIMEOUT
-    root = state.locate(bundle)
+    root = shim_record.locate(bundle)
     if root is None:
-        from runtime.options_file import default_root
+        from runtime.runsc.options_file import default_root
 
         root = default_root(call.namespace)
     record = None
     try:
-        record = state.load(root, call.id)
+        record = shim_record.load(root, call.id)
     except (Failed, InvalidRequest) as error:
         warnings.append(str(error))
     if record is None:
@@ -61,7 +62,7 @@ def delete(call: Invocation) -> tuple[bytes, Sequence[str]]:
         _run_poststop(bundle, call.id, deadline, warnings)
     if gone:
         try:
-            state.remove_remains(root, call.id)
+            shim_record.remove_remains(root, call.id)
         except OSError as error:
             warnings.append(f"remains in {root}: {error}")
     _remove_stale_socket(bundle, record, warnings)
@@ -79,7 +80,7 @@ def _remove_remains(bundle: str) -> None:
             return
     except (FileNotFoundError, NotADirectoryError):
         return
-    from runtime import mounts
+    from runtime.bundle import rootfs as mounts
 
     _native_ready()
     mounts.unmount_all(rootfs)
@@ -94,8 +95,8 @@ def _native_ready() -> None:
 def _run_poststop(bundle: str, container_id: str, deadline: float, warnings: list[str]) -> None:
     """What the shim had still to do when it died."""
     _native_ready()
-    from runtime.hooks import settle_poststop
-    from runtime.spec import load_spec
+    from runtime.bundle.hooks import settle_poststop
+    from runtime.bundle.spec import load_spec
 
     try:
         spec = load_spec(bundle)
@@ -108,12 +109,12 @@ def _run_poststop(bundle: str, container_id: str, deadline: float, warnings: lis
 
 def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> bool:
     """Whether the container is gone, and not left to a shim that lives."""
-    from runtime import teardown
+    from runtime.state import teardown
 
     if record.is_root and not _serves_another(root, record):
         # containerd has given it up.  It goes first, as it may be starting something just now.
         teardown.stop_shim(record, _SHIM_TIMEOUT)
-    family = state.load_sandbox(root, record.sandbox_id)
+    family = shim_record.load_sandbox(root, record.sandbox_id)
     sentry: tuple[Pinned, ...] = ()
     if record.is_root:
         # The end of the first container is the end of the sandbox, whoever else is in it.
@@ -125,7 +126,7 @@ def _clean_up(root: str, record: ContainerRecord, warnings: list[str]) -> bool:
         # Nothing can end one container of a sandbox but its shim.  The rest of the pod is lost
         # as well; its records are left for its own deletes.
         doomed = [record]
-        sentry = tuple(r.boot for r in family if r.boot and r.boot_id == state.boot_id())
+        sentry = tuple(r.boot for r in family if r.boot and r.boot_id == shim_record.boot_id())
     _native_ready()
     outcome = teardown.destroy(root, doomed, _TIMEOUT - _SHIM_TIMEOUT, sentry)
     warnings.extend(outcome.leftovers)
@@ -138,19 +139,19 @@ def _serves_another(root: str, record: ContainerRecord) -> bool:
     """Whether the same shim runs a further sandbox, as a group by label may have several."""
     return any(
         other.shim_pid == record.shim_pid and other.sandbox_id != record.sandbox_id
-        for other in state.list_all(root)[0]
+        for other in shim_record.list_all(root)[0]
     )
 
 
 def _shim_lives(record: ContainerRecord) -> bool:
-    from runtime import teardown
+    from runtime.state import teardown
 
     path = sockets.path_of(record.shim_address)
     if path and sockets.is_served(path):
         return True
     # It unlinks its socket some time before it ends.
-    process = state.Pinned(pid=record.shim_pid, start_time=record.shim_start_time)
-    return record.boot_id == state.boot_id() and teardown.is_running(process)
+    process = shim_record.Pinned(pid=record.shim_pid, start_time=record.shim_start_time)
+    return record.boot_id == shim_record.boot_id() and teardown.is_running(process)
 
 
 def _remove_stale_socket(bundle: str, record: ContainerRecord | None, warnings: list[str]) -> None:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any, Timestamp
-from runtime import fastjson
-from runtime.errors import InvalidRequest
-from runtime.events import RootfsMount
-from runtime.lifecycle import State
-from runtime.process import IORequest
+from runtime.base import fastjson
+from runtime.base.errors import InvalidRequest
+from runtime.task.events import RootfsMount
+from runtime.task.lifecycle import State
+from runtime.task.process import IORequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
     from protos.runc_pb2 import CheckpointOptions
-    from runtime.process import Snapshot
+    from runtime.task.process import Snapshot
 
 #: Go's zero time, which clients recognise as "not exited"; 1970 would look like a date.
 ZERO_TIME_SECONDS: Final = -62135596800

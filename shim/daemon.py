@@ -13,22 +13,23 @@ import sys
 import threading
 import time
 
-from runtime import children, linux, log, signals
-from runtime.config import CACHE_DIR
-from runtime.creation import Context
-from runtime.errors import InvalidRequest
-from runtime.pod import Pod
-from runtime.reactor import Reactor
-from runtime.workers import Workers
+from runtime.base import log, signals
+from runtime.base.errors import InvalidRequest
+from runtime.host import children, linux
+from runtime.host.reactor import Reactor
+from runtime.host.workers import Workers
+from runtime.runsc.config import CACHE_DIR
+from runtime.task.create import Context
+from runtime.task.pod import Pod
 from shim import bootstrap, bundles, events, options, service
 from shim.forsaken import Forsaken
 from shim.ttrpc.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.config import RunscConfig
-    from runtime.process import IO, IORequest
-    from runtime.stats import Metrics
+    from runtime.cgroups.metrics import Metrics
+    from runtime.runsc.config import RunscConfig
+    from runtime.task.process import IO, IORequest
     from shim.bootstrap import DaemonArgs
     from shim.ttrpc.call import Call
 
@@ -109,7 +110,7 @@ class Daemon:
         emulate_signals: bool,
         deadline: float,
     ) -> IO:
-        from shim.stdio import ProcessIO
+        from shim.stdio.process_io import ProcessIO
 
         return ProcessIO.open(
             stdin=request.stdin,
@@ -195,7 +196,7 @@ class Daemon:
 
 
 def _metrics(figures: Metrics) -> tuple[str, bytes]:
-    from runtime.cgroups import host_mode
+    from runtime.cgroups.factory import host_mode
     from shim import metrics
 
     return metrics.to_any(host_mode(), figures)

@@ -14,9 +14,9 @@ from collections import deque
 
 from protos import events_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime import events
-from runtime.errors import RuntimeFault
-from runtime.log import get_logger
+from runtime.base.errors import RuntimeFault
+from runtime.base.log import get_logger
+from runtime.task import events
 from shim import status
 from shim.convert import timestamp
 from shim.ttrpc.client import Client
@@ -188,7 +188,7 @@ class BinaryTransport:
         self._argv = (binary, "--address", address, "publish", "--namespace", namespace, "--topic")
 
     def __call__(self, item: Item) -> None:
-        from runtime.spawn import SpawnSpec, spawn
+        from runtime.host.spawn import SpawnSpec, spawn
 
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:

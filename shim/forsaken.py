@@ -10,17 +10,17 @@ from __future__ import annotations
 import threading
 import time
 
-from runtime.errors import RuntimeFault
-from runtime.log import get_logger
+from runtime.base.errors import RuntimeFault
+from runtime.base.log import get_logger
 from shim import bundles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runtime.pod import Pod
-    from runtime.reactor import Reactor
-    from runtime.workers import Workers
+    from runtime.host.reactor import Reactor
+    from runtime.host.workers import Workers
+    from runtime.task.pod import Pod
 
 #: Seconds after which an empty shim, or a dead pod's, without a client is forsaken.
 PATIENCE = 15.0

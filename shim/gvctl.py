@@ -5,14 +5,14 @@ What a shim must do itself, because it acts by it, is asked of it by its own tas
 
 from __future__ import annotations
 
-from runtime.errors import DeadlineExceeded, Failed, RuntimeFault, Unsupported
+from runtime.base.errors import DeadlineExceeded, Failed, RuntimeFault, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, NoReturn
 
-    from runtime.state import ContainerRecord
+    from runtime.state.shim_record import ContainerRecord
 
 _SERVICE = "containerd.task.v2.Task"
 _TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
@@ -28,7 +28,7 @@ def ask_for_update(record: ContainerRecord, resources: Mapping[str, Any]) -> Non
     """
     from protos import task_pb2 as pb
     from protos.wkt_pb2 import Any as AnyMessage
-    from runtime import fastjson
+    from runtime.base import fastjson
     from shim import sockets
     from shim.ttrpc.client import Client
     from shim.ttrpc.errors import ConnectionLost, StatusError

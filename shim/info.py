@@ -1,15 +1,15 @@
 """``-info``: what this runtime can do, for containerd's task manager and CRI.
 
-The claims themselves are ``runtime/features.py``'s.  Never fails, since a failure would count as a
-runtime without features.
+The claims themselves are ``runtime/bundle/features.py``'s.  Never fails, since a failure would
+count as a runtime without features.
 """
 
 from __future__ import annotations
 
 import json
 
-from runtime.errors import RuntimeFault
-from runtime.features import features
+from runtime.base.errors import RuntimeFault
+from runtime.bundle.features import features
 from shim import wire
 from shim.version import VERSION
 

@@ -1,7 +1,7 @@
 """Metrics as the messages that containerd expects: v1's on a host with cgroup v1, else v2's.
 
-Owns the mapping of :class:`runtime.stats.Metrics` to containerd/cgroups' ``Metrics``.  The
-generated code of the version that isn't used is never loaded.
+Owns the mapping of :class:`runtime.cgroups.metrics.Metrics` to containerd/cgroups' ``Metrics``.
+The generated code of the version that isn't used is never loaded.
 
 containerd's CRI plugin computes ``limit - (usage - inactive file)`` in unsigned numbers, and
 takes a limit above 2**62 for none.  So no limit is sent as 2**64 - 1, never as 0.
@@ -12,7 +12,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from protos import cgroups_v1_pb2, cgroups_v2_pb2
-    from runtime.stats import Amount, Metrics, Pressure
+    from runtime.cgroups.metrics import Amount, Metrics, Pressure
 
 V1_TYPE = "io.containerd.cgroups.v1.Metrics"
 V2_TYPE = "io.containerd.cgroups.v2.Metrics"

@@ -1,7 +1,7 @@
 """What the operator asked for: options of the request, or a configuration file of the host.
 
-Owns the option messages; the file and its keys are ``runtime/options_file.py``'s.  Never looks
-into a bundle or at annotations: those come from the pod, not from the operator.
+Owns the option messages; the file and its keys are ``runtime/runsc/options_file.py``'s.  Never
+looks into a bundle or at annotations: those come from the pod, not from the operator.
 
 Options come as ``runtimeoptions.v1.Options`` (CRI: the path of a TOML file, or TOML inline) or as
 ``containerd.runc.v1.Options`` (``ctr --runc-*``, Docker, clients that know no other).  Without
@@ -10,8 +10,9 @@ options the first of :data:`GLOBAL_FILES` that exists is read; they are not merg
 
 from __future__ import annotations
 
-from runtime.errors import InvalidRequest
-from runtime.options_file import (
+from runtime.base.errors import InvalidRequest
+from runtime.base.record import Record
+from runtime.runsc.options_file import (
     GLOBAL_FILES,
     MAX_FILE,
     check,
@@ -19,14 +20,13 @@ from runtime.options_file import (
     parse,
     read,
 )
-from runtime.record import Record
 from shim import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.config import RunscConfig
+    from runtime.runsc.config import RunscConfig
 
 _CRI = ("runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options")
 _RUNC = ("containerd.runc.v1.Options", "containerd.linux.runc.CreateOptions")
@@ -158,6 +158,6 @@ def decode(type_url: str, value: bytes, namespace: str, *, container_id: str = "
 
 
 def _warn(event: str, **fields: object) -> None:
-    from runtime.log import get_logger
+    from runtime.base.log import get_logger
 
     get_logger("options").warning(event, **fields)

@@ -12,10 +12,10 @@ import time
 
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime import log
-from runtime.creation import CreateRequest
-from runtime.errors import NotFound
-from runtime.process_spec import parse_process
+from runtime.base import log
+from runtime.base.errors import NotFound
+from runtime.bundle.process_spec import parse_process
+from runtime.task.create import CreateRequest
 from shim import convert, status
 from shim.ttrpc.errors import StatusError
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from runtime.config import RunscConfig
-    from runtime.container import Container
-    from runtime.pod import Pod
-    from runtime.process import Exit
-    from runtime.stats import Metrics
+    from runtime.cgroups.metrics import Metrics
+    from runtime.runsc.config import RunscConfig
+    from runtime.task.container import Container
+    from runtime.task.pod import Pod
+    from runtime.task.process import Exit
     from shim.bundles import Bundles
     from shim.ttrpc.call import Call
 

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 
-from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

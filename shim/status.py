@@ -5,7 +5,7 @@ Called by the dispatcher alone; no handler maps errors itself.
 
 from __future__ import annotations
 
-from runtime import errors
+from runtime.base import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,3 +1,3 @@
 """The project's version, in a module that imports next to nothing."""
 
-from runtime.version import VERSION as VERSION
+from runtime.base.version import VERSION as VERSION

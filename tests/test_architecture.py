@@ -63,7 +63,7 @@ def test_every_victim_has_every_moment() -> None:
 
 # -- the container library ----------------------------------------------------------------------
 
-_ROWS = re.compile(r"^\| (\d+) \| .+ \| `(\w+):([\w.]+)` \| `([\w/]+\.py)::(\w+)` \|$")
+_ROWS = re.compile(r"^\| (\d+) \| .+ \| `([\w/]+):([\w.]+)` \| `([\w/]+\.py)::(\w+)` \|$")
 
 
 def _rows() -> list[tuple[str, ...]]:

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = {"shim", "runtime", "protos"}
 #: The one importer of each heavy dependency.
 SOLE_IMPORTERS = {
-    "pyroute2": {"runtime/nethelper.py"},
-    "structlog": {"runtime/log.py"},
+    "pyroute2": {"runtime/network/helper.py"},
+    "structlog": {"runtime/base/log.py"},
     "cffi": {"runtime/_native_build.py"},
-    "runtime._native": {"runtime/linux.py", "runtime/spawn.py", "runtime/birth.py"},
+    "runtime._native": {"runtime/host/linux.py", "runtime/host/spawn.py", "runtime/host/birth.py"},
 }
 #: Never at a module's top level: each costs every pod memory or time.
 LAZY = {
@@ -30,7 +30,7 @@ LAZY = {
     "tomllib", "traceback", "typing", "urllib", "uuid", "zlib",
 }  # fmt: skip
 #: Builders and short-lived helpers, which no daemon loads.
-TOOLS = {"runtime/_native_build.py", "runtime/nethelper.py", "shim/info.py"} | {
+TOOLS = {"runtime/_native_build.py", "runtime/network/helper.py", "shim/info.py"} | {
     f"runtime/cli/{path.name}" for path in (ROOT / "runtime/cli").glob("*.py")
 }
 
@@ -172,8 +172,8 @@ for name in {names!r}:
     importlib.import_module(name)
 
 from protos import events_pb2, task_pb2
-from runtime import urpc
-from runtime.spawn import SpawnSpec, spawn
+from runtime.runsc import urpc
+from runtime.host.spawn import SpawnSpec, spawn
 
 task_pb2.CreateTaskRequest(id="c").SerializeToString()
 events_pb2.TaskExit.FromString(b"")
@@ -202,7 +202,7 @@ def test_budget_of_the_daemon() -> None:
     ]
     path = [str(ROOT), sysconfig.get_path("platlib")]
     found = loaded_by(_DAEMON.format(path=path, names=names))
-    assert "runtime.creation" in found and "shim.stdio" in found
+    assert "runtime.task.create" in found and "shim.stdio.process_io" in found
     assert found & LAZY <= {"collections.abc"}  # a name that threading's imports give it
     assert not {name for name in found if within(name, "structlog") or within(name, "pyroute2")}
 

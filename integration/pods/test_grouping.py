@@ -16,7 +16,7 @@ from integration.harness.pods import NAMESPACE, Pod, PodNode, kill
 from integration.harness.ttrpc import Client
 from integration.harness.waiting import until
 from integration.harness.wire import Schema
-from shim.daemon_version import RECORDS
+from shim.containerd_version import RECORDS
 
 
 def _members(pods: PodNode, pod: Pod, count: int = 2) -> list[str]:

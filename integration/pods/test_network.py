@@ -16,7 +16,7 @@ import pytest
 from integration.harness import cri
 from integration.harness.pods import Pod, PodNode
 from integration.harness.waiting import until
-from runtime.linux import CLONE_NEWNET, setns
+from runtime.host.linux import CLONE_NEWNET, setns
 
 
 class _Server(http.server.ThreadingHTTPServer):

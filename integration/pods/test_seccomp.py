@@ -9,8 +9,8 @@ import pytest
 
 from integration.harness import peers
 from integration.harness.pods import PodNode
-from runtime.config import RunscConfig
-from runtime.driver import find_driver
+from runtime.runsc.config import RunscConfig
+from runtime.runsc.driver import find_driver
 
 pytestmark = pytest.mark.gvisor
 

@@ -14,7 +14,7 @@ import pytest
 from integration.harness.daemon_api import Refused
 from integration.harness.pods import Pod, PodNode
 from integration.harness.waiting import until
-from runtime.linux import MNT_DETACH, MS_BIND, MS_REC, MS_SHARED, mount, umount2
+from runtime.host.linux import MNT_DETACH, MS_BIND, MS_REC, MS_SHARED, mount, umount2
 
 KUBELET = Path("/var/lib/kubelet/pods")
 

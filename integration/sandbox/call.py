@@ -12,11 +12,11 @@ import os
 import sys
 from typing import Any
 
-from runtime import library
-from runtime.config import RunscConfig
-from runtime.errors import RuntimeFault
-from runtime.forwarding import forward_signals
-from runtime.stored import StoredContainer
+from runtime.base.errors import RuntimeFault
+from runtime.runsc.config import RunscConfig
+from runtime.state.forward_signals import forward_signals
+from runtime.state.loaded import StoredContainer
+from runtime.task import library
 
 
 def main(wanted: dict[str, Any]) -> int:

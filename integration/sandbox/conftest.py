@@ -10,7 +10,7 @@ import pytest
 
 from integration.harness import peers
 from integration.sandbox.lab import Lab
-from runtime import children
+from runtime.host import children
 
 
 @pytest.fixture(scope="session")

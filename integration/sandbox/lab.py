@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from integration.harness import peers
-from runtime.config import RunscConfig
-from runtime.driver import find_driver
-from runtime.process_spec import ProcessSpec
-from runtime.reactor import Reactor
-from runtime.sandbox import BootParams, ExitInfo, Sandbox
-from runtime.spec import load_spec
+from runtime.bundle.process_spec import ProcessSpec
+from runtime.bundle.spec import load_spec
+from runtime.host.reactor import Reactor
+from runtime.runsc.config import RunscConfig
+from runtime.runsc.driver import find_driver
+from runtime.sandbox.sandbox import BootParams, ExitInfo, Sandbox
 
 TIMEOUT = 20.0
 PROC = {"destination": "/proc", "type": "proc", "source": "proc"}

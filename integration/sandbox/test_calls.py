@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from integration.sandbox.lab import TIMEOUT, Exit, Lab, Run, until
-from runtime.capabilities import Capabilities
-from runtime.control import ContainerState
-from runtime.errors import (
+from runtime.base.errors import (
     InvalidRequest,
     InvalidState,
     NotFound,
     SandboxGone,
 )
-from runtime.process_spec import ProcessSpec
-from runtime.sandbox import ExitInfo, Sandbox, SignalMode
+from runtime.bundle.capabilities import Capabilities
+from runtime.bundle.process_spec import ProcessSpec
+from runtime.runsc.control import ContainerState
+from runtime.sandbox.sandbox import ExitInfo, Sandbox, SignalMode
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

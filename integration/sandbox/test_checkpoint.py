@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from integration.sandbox.lab import TIMEOUT, Lab, Run
-from runtime import checkpoint
-from runtime.driver import find_driver
-from runtime.errors import (
+from runtime.base.errors import (
     AlreadyExists,
     Failed,
     InvalidRequest,
@@ -22,6 +20,8 @@ from runtime.errors import (
     SandboxGone,
     Unsupported,
 )
+from runtime.runsc.driver import find_driver
+from runtime.sandbox import checkpoint
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from integration.sandbox.lab import PROC, Lab
-from runtime.errors import (
+from runtime.base.errors import (
     AlreadyExists,
     Failed,
     InvalidRequest,

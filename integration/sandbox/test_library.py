@@ -21,10 +21,10 @@ from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
 from integration.sandbox.lab import Lab
 from integration.sandbox.lab import until as read_until
-from runtime import checkpoint
-from runtime.driver import find_driver
-from runtime.errors import InvalidState, RuntimeFault
-from runtime.stored import StoredContainer
+from runtime.base.errors import InvalidState, RuntimeFault
+from runtime.runsc.driver import find_driver
+from runtime.sandbox import checkpoint
+from runtime.state.loaded import StoredContainer
 
 SANDBOX = {"io.kubernetes.cri.container-type": "sandbox"}
 FAILED = 125

@@ -13,12 +13,12 @@ import time
 import pytest
 
 from integration.sandbox.lab import TIMEOUT, Exit, Lab
-from runtime.errors import (
+from runtime.base.errors import (
     RuntimeFault,
     SandboxGone,
 )
-from runtime.process_spec import ProcessSpec
-from runtime.sandbox import ExitInfo
+from runtime.bundle.process_spec import ProcessSpec
+from runtime.sandbox.sandbox import ExitInfo
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

@@ -11,9 +11,9 @@ import pytest
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
 from integration.sandbox.lab import Lab
-from runtime.errors import Failed, InvalidState, Unsupported
-from runtime.process_spec import ProcessSpec
-from runtime.stored import StoredContainer
+from runtime.base.errors import Failed, InvalidState, Unsupported
+from runtime.bundle.process_spec import ProcessSpec
+from runtime.state.loaded import StoredContainer
 
 
 def tagged(name: str) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from integration.sandbox.lab import PROC, TIMEOUT, Exit, Lab, Run, make_rootfs, until
-from runtime.errors import (
+from runtime.base.errors import (
     AlreadyExists,
     Failed,
     InvalidRequest,
     NotFound,
     ResourceExhausted,
 )
-from runtime.sandbox import ExitInfo, SignalMode
+from runtime.sandbox.sandbox import ExitInfo, SignalMode
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from integration.sandbox.lab import PROC, TIMEOUT, Lab
-from runtime.errors import (
+from runtime.base.errors import (
     Failed,
 )
-from runtime.spawn import SpawnSpec, spawn
+from runtime.host.spawn import SpawnSpec, spawn
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

@@ -163,7 +163,7 @@ def _format(parser: Any) -> None:
 
 
 def _looking(verbs: Any) -> None:
-    look = _Verbs(verbs, "look")
+    look = _Verbs(verbs, "show")
     p = look.add("list", "list containers", ident=False)
     _format(p)
     p.add_argument("-q", "--quiet", action="store_true", help="ids only")
@@ -212,7 +212,7 @@ def _looking(verbs: Any) -> None:
 
 
 def _acting(verbs: Any) -> None:
-    act = _Verbs(verbs, "act")
+    act = _Verbs(verbs, "manage")
     p = act.add("kill", "send a signal to a container's init, or to all its processes")
     p.add_argument(
         "signal",
@@ -234,7 +234,7 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "-f", "--force", action="store_true", help="also if it runs; no error if it isn't there"
     )
-    _limits(_Verbs(verbs, "limit").add("update", "change a container's limits while it runs"))
+    _limits(_Verbs(verbs, "update").add("update", "change a container's limits while it runs"))
     p = _Verbs(verbs, "execute").add("exec", "run another process in a container")
     p.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     p.add_argument(
@@ -289,7 +289,7 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="program and arguments"
     )
-    p = _Verbs(verbs, "forward").add(
+    p = _Verbs(verbs, "port_forward").add(
         "port-forward", "listen here for connections to a port in the sandbox"
     )
     p.add_argument(
@@ -334,7 +334,7 @@ def _limits(parser: Any) -> None:
 
 
 def _runtime(verbs: Any) -> None:
-    life = _Verbs(verbs, "life")
+    life = _Verbs(verbs, "lifecycle")
     for name, help in (
         ("create", "create a container from a bundle; start runs its program"),
         ("run", "create and start a container, and wait for its end"),
@@ -406,7 +406,7 @@ def _host(verbs: Any) -> None:
         "doctor", "say what works on this host, what doesn't, and what to do", ident=False
     )
     _format(p)
-    p = _Verbs(verbs, "snippets").add(
+    p = _Verbs(verbs, "config_snippets").add(
         "config", "print the configuration for containerd and Kubernetes", ident=False
     )
     p.add_argument(
@@ -423,7 +423,7 @@ def _host(verbs: Any) -> None:
         help="for this version instead of the one found, as 1.7 or 2.1",
     )
     p.add_argument("--handler", default="gvisor", help="name of the runtime, default gvisor")
-    more = _Verbs(verbs, "about")
+    more = _Verbs(verbs, "features_spec")
     more.add(
         "features", "print what the runtime can do, as the OCI's features document", ident=False
     )

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import sys
 
+from runtime.base.errors import RuntimeFault
+from runtime.base.record import Record
 from runtime.cli import output
-from runtime.errors import RuntimeFault
-from runtime.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from runtime.generation import Generation
+    from runtime.runsc.release import Generation
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 _MARKS = {OK: "ok", WARNING: "warn", FAILURE: "FAIL"}
@@ -330,7 +330,7 @@ def which(name: str, search: str = "") -> str:
 
 def ask(path: str, *words: str) -> str:
     """What a program prints; empty if it fails.  Bounded."""
-    from runtime.spawn import SpawnSpec, spawn
+    from runtime.host.spawn import SpawnSpec, spawn
 
     memory = os.memfd_create("answer", os.MFD_CLOEXEC)
     try:
@@ -402,8 +402,8 @@ def _runsc_facts(binary: str, flags: Mapping[str, str]) -> Mapping[str, object]:
         return {}
     if not os.path.exists(path):
         return {"runsc": path, "runsc_fault": f"{path}: no such file or directory"}
-    from runtime.config import CACHE_DIR
-    from runtime.generation import probe
+    from runtime.runsc.config import CACHE_DIR
+    from runtime.runsc.release import probe
 
     try:
         found = probe(path, CACHE_DIR)
@@ -418,7 +418,7 @@ def _runsc_facts(binary: str, flags: Mapping[str, str]) -> Mapping[str, object]:
 
 
 def _sentry_facts(found: Generation, flags: Mapping[str, str]) -> Mapping[str, object]:
-    from runtime import sidecars
+    from runtime.runsc import sidecars
 
     closed = {"closed_folder": sidecars.closed_folder(found.boot_binary)}
     if found.boot_binary == found.binary:
@@ -446,7 +446,7 @@ def _sentry_facts(found: Generation, flags: Mapping[str, str]) -> Mapping[str, o
 
 
 def _cgroup_facts() -> Mapping[str, object]:
-    from runtime.cgroups import CgroupRoot
+    from runtime.cgroups.factory import CgroupRoot
 
     try:
         root = CgroupRoot()

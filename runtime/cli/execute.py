@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from runtime import files
-from runtime.cli import session, where
-from runtime.errors import Failed, InvalidRequest, RuntimeFault
+from runtime.base import files
+from runtime.base.errors import Failed, InvalidRequest, RuntimeFault
+from runtime.cli import attached, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from runtime.process_spec import ProcessSpec
-    from runtime.stored import StoredContainer
+    from runtime.bundle.process_spec import ProcessSpec
+    from runtime.state.loaded import StoredContainer
 
 
 def exec_verb(args: argparse.Namespace) -> int:
-    container = where.find(args)
+    container = find.find(args)
     process = process_of(args, container)
     terminal = process.terminal
     if args.preserve_fds:
@@ -35,14 +35,14 @@ def exec_verb(args: argparse.Namespace) -> int:
         with Reopened() as fds:
             container.execute(process, fds, False)
         return 0
-    from runtime.cli.monitor import leave
+    from runtime.cli.exec_monitor import leave
 
     return leave(container, process, args)
 
 
 def process_of(args: argparse.Namespace, container: StoredContainer) -> ProcessSpec:
     """The process that the command line describes.  Raises InvalidRequest."""
-    from runtime.process_spec import MAX_JSON, parse_process
+    from runtime.bundle.process_spec import MAX_JSON, parse_process
 
     if args.process:
         try:
@@ -60,14 +60,14 @@ def process_of(args: argparse.Namespace, container: StoredContainer) -> ProcessS
     base = container.spec.process
     uid, gid, gids = base.uid, base.gid, base.additional_gids
     if args.user:
-        from runtime import accounts
+        from runtime.cli import users
 
-        account = accounts.find(args.user, container.rootfs, container.spec)
+        account = users.find(args.user, container.rootfs, container.spec)
         uid, gid = account.uid, account.gid
         gids = account.gids if account.gids is not None else gids
     capabilities = base.capabilities
     if args.cap:
-        from runtime.capabilities import Capabilities, mask_of
+        from runtime.bundle.capabilities import Capabilities, mask_of
 
         more = mask_of(tuple(args.cap), "--cap")
         old = capabilities or Capabilities()
@@ -108,41 +108,41 @@ def _run_attached(container: StoredContainer, process: ProcessSpec, pid_file: st
         close(theirs)
     os.set_blocking(our_in, False)
     streams = (
-        session.Stream(0, our_in, close_target=True, is_input=True),
-        session.Stream(our_out, 1),
-        session.Stream(our_err, 2),
+        attached.Stream(0, our_in, close_target=True, is_input=True),
+        attached.Stream(our_out, 1),
+        attached.Stream(our_err, 2),
     )
     write_pid(pid_file, os.getpid())
-    forward = partial(session.quietly, container.signal_process, pid)
-    return session.run(partial(container.wait_pid, pid), forward, streams)
+    forward = partial(attached.quietly, container.signal_process, pid)
+    return attached.run(partial(container.wait_pid, pid), forward, streams)
 
 
 def _run_terminal(container: StoredContainer, process: ProcessSpec, pid_file: str) -> int:
-    session.require_terminal()
+    attached.require_terminal()
     master, slave = open_terminal(process)
-    session.copy_size(0, master)
+    attached.copy_size(0, master)
     try:
         pid = container.execute(process, (slave, slave, slave), True)
     finally:
         os.close(slave)
 
     def forward(number: int) -> None:
-        if number == session._WINCH:
-            session.copy_size(0, master)
-        session.quietly(container.signal_foreground, pid, number)
+        if number == attached._WINCH:
+            attached.copy_size(0, master)
+        attached.quietly(container.signal_foreground, pid, number)
 
     def typed(data: bytes) -> None:
-        for number in session.key_signals(master, data):
-            session.quietly(container.signal_foreground, pid, number)
+        for number in attached.key_signals(master, data):
+            attached.quietly(container.signal_foreground, pid, number)
 
     os.set_blocking(master, False)
     streams = (
-        session.Stream(0, master, seen=typed, is_input=True),
-        session.Stream(master, 1),
+        attached.Stream(0, master, seen=typed, is_input=True),
+        attached.Stream(master, 1),
     )
     write_pid(pid_file, os.getpid())
-    with session.RawTerminal(0):
-        return session.run(partial(container.wait_pid, pid), forward, streams)
+    with attached.RawTerminal(0):
+        return attached.run(partial(container.wait_pid, pid), forward, streams)
 
 
 # -- what the ways have in common ---------------------------------------------------------------

@@ -11,16 +11,17 @@ import os
 import select
 import stat
 
-from runtime.cli import output, settings, where
-from runtime.errors import NotFound, RuntimeFault
-from runtime.record import Record
+from runtime.base.errors import NotFound, RuntimeFault
+from runtime.base.record import Record
+from runtime.cli import find as where
+from runtime.cli import output, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
-    from runtime.stored import StoredContainer
+    from runtime.state.loaded import StoredContainer
 
 #: runsc's flags by the kind of log; a process has each with ``-fd`` and the descriptor's number.
 KINDS = {"log": "log", "debug": "debug-log", "panic": "panic-log", "user": "user-log"}

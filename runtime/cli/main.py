@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+from runtime.base.errors import RuntimeFault
 from runtime.cli import arguments
-from runtime.errors import RuntimeFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from runtime.stored_limits import AskShim
+    from runtime.state.loaded_limits import AskShim
 
 FAILED = 1
 #: What a failed exec ends with, as no program's own status.
@@ -124,11 +124,11 @@ def log_line(path: str, form: str, level: str, text: str) -> None:
 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if form == "json":
-        from runtime import fastjson
+        from runtime.base import fastjson
 
         line = fastjson.dumps({"level": level, "msg": text, "time": stamp})
     else:
-        from runtime import fastjson
+        from runtime.base import fastjson
 
         line = f'time="{stamp}" level={level} msg={fastjson.quote(text)}'
     try:
@@ -144,7 +144,7 @@ def log_line(path: str, form: str, level: str, text: str) -> None:
 
 def _configure_log(args: argparse.Namespace) -> None:
     """Have the library's own lines written: with --debug all, else warnings."""
-    from runtime import log
+    from runtime.base import log
 
     level = log.DEBUG if args.debug else log.WARNING
     if not args.log:
@@ -162,7 +162,7 @@ def _configure_log(args: argparse.Namespace) -> None:
 
 
 def _version() -> str:
-    from runtime.version import OCI_VERSION, VERSION
+    from runtime.base.version import OCI_VERSION, VERSION
 
     python = ".".join(str(n) for n in sys.version_info[:3])
     return f"{arguments.PROGRAM} version {VERSION}\nspec: {OCI_VERSION}\npython: {python}\n"

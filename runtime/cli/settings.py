@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from runtime import options_file
-from runtime.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest
+from runtime.runsc import options_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from runtime.config import RunscConfig
+    from runtime.runsc.config import RunscConfig
 
 
 def document(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:

@@ -9,9 +9,9 @@ import os
 import sys
 import time
 
-from runtime.cli import output, where
-from runtime.errors import RuntimeFault
-from runtime.record import Record
+from runtime.base.errors import RuntimeFault
+from runtime.base.record import Record
+from runtime.cli import find, output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from runtime.stored import StoredContainer
+    from runtime.state.loaded import StoredContainer
 
 #: Seconds between the two looks of which a single table is made: CPU is what happens between.
 ONCE_INTERVAL = 0.5
@@ -111,7 +111,7 @@ def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> Pod:
     pod = Pod(
         id=sandbox_id,
         name=_name(first) or sandbox_id,
-        namespace=where.namespace_of(root),
+        namespace=find.namespace_of(root),
         status=first.status(),
         at=time.monotonic(),
         containers=len(family),
@@ -131,12 +131,12 @@ def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> Pod:
 
 def _measure(pod: Pod, pid: int) -> Pod:
     """With the figures of the cgroup that the sentry is in."""
-    from runtime import cgroups
+    from runtime.cgroups import factory
 
     try:
-        cgroup = cgroups.of_process(pid)
+        cgroup = factory.of_process(pid)
         stats = cgroup.stats()
-        paths = cgroups.CgroupRoot().own_paths(pid)
+        paths = factory.CgroupRoot().own_paths(pid)
     except (RuntimeFault, OSError):
         return pod
     return pod.replace(
@@ -204,7 +204,7 @@ def top_verb(args: argparse.Namespace) -> None:
     watcher = Watcher()
 
     def see() -> list[dict[str, Any]]:
-        containers, _ = where.every(args)
+        containers, _ = find.every(args)
         return sorted(watcher.see(look(containers)), key=_SORT[args.sort])
 
     see()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime.cgroup_root import CgroupRoot
+from runtime.cgroups.hierarchy import CgroupRoot
 
 V1_FILES = {
     "cpu": {

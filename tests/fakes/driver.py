@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.driver import Credentials, DirectDriver
-from runtime.settings import Settings
-from runtime.spec import Spec
+from runtime.bundle.spec import Spec
+from runtime.runsc.driver import Credentials, DirectDriver
+from runtime.runsc.flags import Settings
 
 
 class Unprivileged(DirectDriver):

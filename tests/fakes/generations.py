@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.generation import Generation, parse_help
+from runtime.runsc.release import Generation, parse_help
 
 _BOOT = (
     "apply-caps attached bundle controller-fd cpu-num device-fd io-fds mounts-fd "

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from runtime.container import Container
-from runtime.creation import Context
-from runtime.errors import NotFound
-from runtime.events import Event, TaskCreated
-from runtime.lifecycle import Op
-from runtime.pod_memory import PodMemory, Usage
-from runtime.process import IORequest
-from runtime.process_spec import ProcessSpec, parse_process
-from runtime.sandbox import ExitInfo, SignalMode
-from runtime.stats import SentryStats
-from runtime.workers import Workers
+from runtime.base.errors import NotFound
+from runtime.bundle.process_spec import ProcessSpec, parse_process
+from runtime.cgroups.metrics import SentryStats
+from runtime.host.workers import Workers
+from runtime.sandbox.sandbox import ExitInfo, SignalMode
+from runtime.task.container import Container
+from runtime.task.create import Context
+from runtime.task.events import Event, TaskCreated
+from runtime.task.lifecycle import Op
+from runtime.task.pod_memory import PodMemory, Usage
+from runtime.task.process import IORequest
 
 TRUE = parse_process(b'{"args":["/bin/true"],"cwd":"/","user":{"uid":0,"gid":0}}', "spec")
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runtime.dbus import Message, Protocol
+from runtime.host.dbus import Message, Protocol
 
 MANAGER = "org.freedesktop.systemd1.Manager"
 

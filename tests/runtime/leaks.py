@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.spawn import Child
+from runtime.host.spawn import Child
 
 WAIT = 10.0
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import bootstrap_pb2
-from runtime.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from shim import bootstrap, sockets, wire
 from tests.shim.process import CRASHING_DAEMON, Shim, ask, quit_daemon, what_daemon_saw
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from protos import task_pb2
-from runtime import hooks, pids, state
-from runtime.holdings import Holdings
-from runtime.state import ContainerRecord, Pinned
-from runtime.state_lock import StateLock
+from runtime.bundle import hooks
+from runtime.host import pids
+from runtime.state import shim_record
+from runtime.state.lock import StateLock
+from runtime.state.shim_record import ContainerRecord, Pinned
+from runtime.task.acquired import Holdings
 from shim import sockets
 from tests.shim.process import Shim, ask
 
@@ -38,11 +40,11 @@ class Node(Shim):
         bundle = self.bundle(name)
         values = {"id": name, "sandbox_id": "c1", "is_root": name == "c1", "bundle": str(bundle)}
         record = ContainerRecord(**{**values, **fields})  # type: ignore[arg-type]
-        state.save(str(self.root / "ns"), record)
+        shim_record.save(str(self.root / "ns"), record)
         return bundle
 
     def records(self) -> list[str]:
-        return [r.id for r in state.list_all(str(self.root / "ns"))[0]]
+        return [r.id for r in shim_record.list_all(str(self.root / "ns"))[0]]
 
     def close(self) -> None:
         super().close()
@@ -224,7 +226,7 @@ def test_corrupt_record_is_a_warning(node: Node) -> None:
 
 def test_failure_is_one_line_and_no_reply(node: Node) -> None:
     node.extra = (
-        "from runtime import mounts\n"
+        "from runtime.bundle import rootfs as mounts\n"
         "def busy(path): raise OSError(16, 'Device busy', path)\n"
         "mounts.unmount_all = busy"
     )

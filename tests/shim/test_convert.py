@@ -6,9 +6,9 @@ import pytest
 
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime.errors import InvalidRequest
-from runtime.lifecycle import State
-from runtime.process import Exit, IORequest, Snapshot
+from runtime.base.errors import InvalidRequest
+from runtime.task.lifecycle import State
+from runtime.task.process import Exit, IORequest, Snapshot
 from shim import convert
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from protos import events_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime import events
+from runtime.task import events
 from shim.events import ForwardTransport, Item, Publisher, Undelivered, encode, transport_for
 from shim.ttrpc.errors import StatusError
 from shim.ttrpc.server import Call, Server

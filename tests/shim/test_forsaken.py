@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runtime.pod import Pod
-from runtime.process import IORequest
+from runtime.task.pod import Pod
+from runtime.task.process import IORequest
 from shim import forsaken
 from shim.forsaken import PATIENCE, QUIET, Forsaken
 from tests.fakes.sandbox import Bench, FakeHoldings
@@ -29,7 +29,7 @@ class Shim:
         self.pod = Pod(self.bench.context)
         self.clients, self.told, self.ended = 0, True, threading.Event()
         self.ended_as_told = threading.Event()
-        monkeypatch.setattr("runtime.pod.create", self._create)
+        monkeypatch.setattr("runtime.task.pod.create", self._create)
         self.bundle = folder / "guest"
         self.bundle.mkdir()
         self.pod._containers["root"] = self.bench.container
@@ -52,8 +52,8 @@ class Shim:
         self.bench.run()
 
     def _create(self, container: Any, *_: Any) -> int:
-        from runtime.events import TaskCreated
-        from runtime.lifecycle import Op
+        from runtime.task.events import TaskCreated
+        from runtime.task.lifecycle import Op
 
         container.is_root = False
         container.holdings = self.guest_holdings
@@ -61,7 +61,7 @@ class Shim:
         return 1
 
     def delete_root(self) -> None:
-        from runtime.exits import ExitInfo
+        from runtime.sandbox.exits import ExitInfo
 
         self.guest.init_exited(ExitInfo(status=137, sentry_died=True))
         self.bench.sandbox.end(137)

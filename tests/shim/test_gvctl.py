@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from protos import task_pb2 as pb
-from runtime.errors import Failed, Unsupported
-from runtime.state import ContainerRecord
+from runtime.base.errors import Failed, Unsupported
+from runtime.state.shim_record import ContainerRecord
 from shim import convert, status
 from shim.gvctl import ask_for_update
 from shim.ttrpc.call import Call

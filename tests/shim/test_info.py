@@ -3,7 +3,7 @@ import json
 import pytest
 
 from protos import introspection_pb2
-from runtime import features as claims
+from runtime.bundle import features as claims
 from shim import options, wire
 from shim.version import VERSION
 from tests.shim.process import Shim

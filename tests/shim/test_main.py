@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InvalidRequest
-from shim import cli
+from runtime.base.errors import InvalidRequest
+from shim import arguments as cli
 from shim.version import VERSION
 from tests.shim.process import REPOSITORY, Shim
 

@@ -6,7 +6,7 @@ import pytest
 
 # The last is what the pool of messages tries itself out with; the daemon has it loaded anyway.
 from protos import cgroups_v1_pb2, cgroups_v2_pb2, wkt_pb2  # noqa: F401
-from runtime.stats import (
+from runtime.cgroups.metrics import (
     Amount,
     DeviceIO,
     HugePages,

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import runc_pb2, runtimeoptions_pb2
-from runtime import options_file, toml_subset
-from runtime.errors import InvalidRequest
+from runtime.base import toml_subset
+from runtime.base.errors import InvalidRequest
+from runtime.runsc import options_file
 from shim import options
 
 CRI = "runtimeoptions.v1.Options"

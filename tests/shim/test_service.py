@@ -12,9 +12,9 @@ import pytest
 
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any as AnyMessage
-from runtime.errors import Failed
-from runtime.pod import Pod
-from runtime.workers import Workers
+from runtime.base.errors import Failed
+from runtime.host.workers import Workers
+from runtime.task.pod import Pod
 from shim.bundles import Bundles
 from shim.service import READER_PATIENCE, SERVICES, TaskService
 from shim.ttrpc.client import Client
@@ -35,7 +35,7 @@ class Shim:
         self.make: Callable[[Any], int] = lambda container: 4711
         self.stopped = threading.Event()
         self.pod = Pod(self.bench.context)
-        monkeypatch.setattr("runtime.pod.create", lambda container, *_: self.make(container))
+        monkeypatch.setattr("runtime.task.pod.create", lambda container, *_: self.make(container))
         service = TaskService(
             self.pod,
             options=lambda *_: None,  # type: ignore[arg-type, return-value]  # nobody looks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import DeadlineExceeded, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, InvalidRequest
 from shim import sockets
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime import errors
+from runtime.base import errors
 from shim import status
 
 EXAMPLES = [

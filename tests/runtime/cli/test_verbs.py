@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from runtime import state
-from runtime.cli import act, logs, output, session, snippets, top
+from runtime.base.errors import InvalidRequest
+from runtime.cgroups.metrics import Metrics
+from runtime.cli import attached, config_snippets, logs, manage, output, top
 from runtime.cli.main import main
-from runtime.errors import InvalidRequest
-from runtime.state import ContainerRecord
-from runtime.stats import Metrics
+from runtime.state import shim_record
+from runtime.state.shim_record import ContainerRecord
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -44,7 +44,7 @@ class Host:
         record = ContainerRecord(
             id=name, sandbox_id=sandbox, is_root=sandbox == name, bundle=str(bundle)
         )
-        state.save(str(self.root), record)
+        shim_record.save(str(self.root), record)
         return bundle
 
     def call(self, *words: str) -> tuple[int, str, str]:
@@ -138,7 +138,7 @@ def test_namespaces_have_roots_of_their_own(
         bundle = tmp_path / name
         bundle.mkdir()
         record = ContainerRecord(id="box", sandbox_id="box", is_root=True, bundle=str(bundle))
-        state.save(f"{tmp_path}/roots/{name}", record)
+        shim_record.save(f"{tmp_path}/roots/{name}", record)
     assert main(["--config", str(options), "state", "box"]) == 1
     assert "is in several roots" in capsys.readouterr().err
     assert main(["--config", str(options), "-n", "two", "list", "-f", "json"]) == 0
@@ -194,13 +194,13 @@ def test_features(host: Host) -> None:
     ],
 )
 def test_signals(text: str, number: int) -> None:
-    assert act.signal_number(text) == number
+    assert manage.signal_number(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "65", "-1", "SIGNOPE", "RTMIN+x", "9x", "SIG_DFL"])
 def test_what_is_no_signal(text: str) -> None:
     with pytest.raises(InvalidRequest, match="unknown signal"):
-        act.signal_number(text)
+        manage.signal_number(text)
 
 
 def test_tables_show_what_would_move_the_cursor() -> None:
@@ -217,7 +217,7 @@ def test_sizes(number: int | None, text: str) -> None:
 
 
 def test_figures_have_runcs_form() -> None:
-    from runtime.cli.look import stats_json
+    from runtime.cli.show import stats_json
 
     found = stats_json(Metrics(cpu_usage_ns=5, pids=3))
     assert found["cpu"]["usage"]["total"] == 5
@@ -293,21 +293,26 @@ def test_logs_of_a_sandbox_that_is_gone_match_the_patterns(tmp_path: Path) -> No
 
 
 def test_snippets() -> None:
-    assert [snippets.config_version(v) for v in ("1.6.20", "v1.7", "2.0.0", "2")] == [2, 2, 3, 3]
+    assert [config_snippets.config_version(v) for v in ("1.6.20", "v1.7", "2.0.0", "2")] == [
+        2,
+        2,
+        3,
+        3,
+    ]
     with pytest.raises(InvalidRequest):
-        snippets.config_version("new")
+        config_snippets.config_version("new")
     import tomllib
 
     for version, plugin in ((2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.runtime")):
-        document = tomllib.loads(snippets.containerd_snippet(version, "g.v"))
+        document = tomllib.loads(config_snippets.containerd_snippet(version, "g.v"))
         assert document["version"] == version
         runtime = document["plugins"][plugin]["containerd"]["runtimes"]["g.v"]
         assert runtime["runtime_type"] == "io.containerd.gvisor.v2"
-        assert runtime["options"]["ConfigPath"] == snippets.OPTIONS_FILE
-    assert "handler: gvisor\n" in snippets.runtime_class("gvisor")
-    from runtime import options_file
+        assert runtime["options"]["ConfigPath"] == config_snippets.OPTIONS_FILE
+    assert "handler: gvisor\n" in config_snippets.runtime_class("gvisor")
+    from runtime.runsc import options_file
 
-    data = snippets.options_snippet("/opt/runsc").encode()
+    data = config_snippets.options_snippet("/opt/runsc").encode()
     assert options_file.check("x", options_file.parse("x", data))[0]["binary_name"] == "/opt/runsc"
 
 
@@ -340,8 +345,8 @@ def test_a_session_copies_both_ways_and_gives_the_status() -> None:
         return 7
 
     streams = (
-        session.Stream(source, our_in, close_target=True, is_input=True),
-        session.Stream(our_out, sink),
+        attached.Stream(source, our_in, close_target=True, is_input=True),
+        attached.Stream(our_out, sink),
     )
     import threading
 
@@ -355,7 +360,7 @@ def test_a_session_copies_both_ways_and_gives_the_status() -> None:
 
     reader = threading.Thread(target=drain)
     reader.start()
-    assert session.run(process, lambda _: None, streams) == 7
+    assert attached.run(process, lambda _: None, streams) == 7
     reader.join(10)
     assert read == [250_000]
     for fd in (their_in, our_out, source, result, sink):
@@ -365,7 +370,7 @@ def test_a_session_copies_both_ways_and_gives_the_status() -> None:
 def test_a_session_ends_though_the_output_is_held() -> None:
     reader, writer = os.pipe()
     null = os.open(os.devnull, os.O_WRONLY)
-    assert session.run(lambda: 3, lambda _: None, (session.Stream(reader, null),)) == 3
+    assert attached.run(lambda: 3, lambda _: None, (attached.Stream(reader, null),)) == 3
     for fd in (reader, writer, null):
         os.close(fd)
 
@@ -387,7 +392,7 @@ def test_a_sessions_signals_and_failure() -> None:
         raise InvalidRequest("x", "failed")
 
     with pytest.raises(InvalidRequest):
-        session.run(process, note)
+        attached.run(process, note)
     assert numbers == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -396,11 +401,11 @@ def test_keys_that_are_signals() -> None:
     import termios
 
     master, slave = os.openpty()
-    assert session.key_signals(master, b"a\x03b\x1a\x1c") == [2, 20, 3]
+    assert attached.key_signals(master, b"a\x03b\x1a\x1c") == [2, 20, 3]
     attributes = termios.tcgetattr(slave)
     attributes[3] &= ~termios.ISIG
     termios.tcsetattr(slave, termios.TCSANOW, attributes)
-    assert session.key_signals(master, b"\x03") == []
+    assert attached.key_signals(master, b"\x03") == []
     os.close(master)
     os.close(slave)
 

@@ -1,0 +1,79 @@
+"""Small files of our own: bounded reading and replacing in one step.
+
+Owns how such a file is opened safely.  Knows nothing of what is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from runtime.base.errors import InvalidRequest
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def read_bounded(path: str, limit: int, *, follow: bool = False) -> bytes | None:
+    """The bytes of the regular file ``path``; None if there is no such file.
+
+    A symbolic link at the end of the path is refused unless ``follow`` is set.  Never blocks on
+    a FIFO or a device.  Raises InvalidRequest if it isn't a regular file or is longer than
+    ``limit`` bytes, OSError where it can't be read.
+    """
+    try:
+        fd = os.open(path, _READ if follow else _READ | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidRequest(path, "is not a regular file")
+        chunks: list[bytes] = []
+        room = limit + 1
+        while room and (chunk := os.read(fd, min(room, 1 << 20))):
+            chunks.append(chunk)
+            room -= len(chunk)
+    finally:
+        os.close(fd)
+    if not room:
+        raise InvalidRequest(path, f"is larger than {limit} bytes")
+    return b"".join(chunks)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` to a blocking descriptor."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def replace_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Make ``path`` a regular file of ``data``: readers see the old bytes or all of the new.
+
+    Not synced to disk: what we keep describes processes, which a power cut ends as well.
+    Raises OSError; then the old file is untouched.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(temporary, flags, mode)
+    except FileExistsError:  # left by a dead process that had our pid
+        os.unlink(temporary)
+        fd = os.open(temporary, flags, mode)
+    try:
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def remove_file(path: str) -> None:
+    """Unlink ``path``; no error if it isn't there."""
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass

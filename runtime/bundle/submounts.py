@@ -1,0 +1,114 @@
+"""Read-only bind mounts that are not recursive: what is mounted inside of them stays writable.
+
+To the sentry a bind mount is one file system with all that the host has mounted below, so its
+``ro`` holds for all of it.  Linux makes the top read-only alone unless it is told ``rro``.  Owns
+giving what is below a mount of its own.  Reads the host's mount table; changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from runtime.bundle.spec import with_mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.bundle.spec import Mount, Spec
+
+_TABLE = "/proc/self/mountinfo"
+_MAX_TABLE = 16 << 20
+#: Each costs a connection to the gofer; more of them (all of a host's /) stay read-only.
+MAX_SUBMOUNTS = 16
+
+
+def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
+    """The spec with a mount for each of the host's below a read-only one; what was left out.
+
+    To be called while recursive options can still be told from plain ones.  A mount stays
+    read-only where others than root could make its path lead elsewhere.
+    """
+    wanted = [m for m in spec.mounts if m.read_only and m.is_bind and "rbind" in m.options]
+    wanted = [m for m in wanted if "rro" not in m.options and os.path.isdir(m.source)]
+    chosen = set(map(id, wanted))
+    if not wanted:
+        return spec, ()
+    points = _mount_points(table)
+    raws: list[dict[str, Any]] = []
+    notes: list[str] = []
+    left = MAX_SUBMOUNTS
+    for mount, raw in zip(spec.mounts, spec.raw["mounts"], strict=True):
+        raws.append(raw)
+        if id(mount) not in chosen:
+            continue
+        found = _below(mount, points)
+        kept = [path for path in found if _is_steady(mount.source, path)]
+        if len(kept) > left:
+            kept = []
+        left -= len(kept)
+        if len(kept) < len(found):
+            notes.append(f"what is mounted inside of {mount.destination} is read-only, too")
+        options = ["rw" if option == "ro" else option for option in mount.options]
+        raws += [
+            {
+                "destination": destination,
+                "type": "bind",
+                "source": mount.source.rstrip("/") + path,
+                "options": options,
+            }
+            for path in kept
+            if not _is_covered(destination := mount.destination.rstrip("/") + path, mount, spec)
+        ]
+    return with_mounts(spec, raws), tuple(notes)
+
+
+def _mount_points(table: str) -> list[str]:
+    with open(table, "rb") as file:
+        lines = file.read(_MAX_TABLE).splitlines()
+    # Blanks and backslashes are written as octal numbers (proc_pid_mountinfo(5)).
+    fields = [line.split(b" ", 5)[4] for line in lines if line.count(b" ") >= 5]
+    return [os.fsdecode(_unescape(field)) for field in fields]
+
+
+def _unescape(field: bytes) -> bytes:
+    first, *others = field.split(b"\\")
+    return first + b"".join(bytes((int(part[:3], 8) & 0xFF,)) + part[3:] for part in others)
+
+
+def _below(mount: Mount, points: list[str]) -> list[str]:
+    """The topmost mount points inside the source, relative to it with a slash in front."""
+    source = os.path.realpath(mount.source).rstrip("/")
+    inside = sorted({p[len(source) :] for p in points if p.startswith(source + "/") and p != "/"})
+    top: list[str] = []
+    for path in inside:
+        if not any(path.startswith(other + "/") for other in top):
+            top.append(path)
+    return top
+
+
+def _is_steady(source: str, path: str) -> bool:
+    """Whether none but root, or who runs the shim, can change what the path names."""
+    place = source
+    for part in path.split("/")[1:]:
+        try:
+            info = os.lstat(place) if place != source else os.stat(place)
+        except OSError:
+            return False
+        if not stat.S_ISDIR(info.st_mode):
+            return False
+        if info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
+            return False
+        place = os.path.join(place, part)
+    return True
+
+
+def _is_covered(destination: str, mount: Mount, spec: Spec) -> bool:
+    """Whether the spec has another mount in its place, or between it and ``mount``."""
+    return any(
+        each is not mount
+        and each.destination.startswith(mount.destination.rstrip("/") + "/")
+        and (destination + "/").startswith(each.destination.rstrip("/") + "/")
+        for each in spec.mounts
+    )

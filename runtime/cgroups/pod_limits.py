@@ -1,0 +1,179 @@
+"""Limits that change while containers run: one container's own, and a pod's that are their sums.
+
+Owns which of them go where, and that an update is done as a whole or not at all.  How limits are
+written is the cgroup's part, how a container's own memory limit binds ``pod_memory.py``'s.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from runtime.base.errors import RuntimeFault
+from runtime.base.log import get_logger
+from runtime.cgroups.resources import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Final
+
+    from runtime.cgroups.cgroup import Cgroup
+    from runtime.task.acquired import Holdings
+
+_PERIOD: Final = 100000
+
+_log = get_logger("limits")
+
+
+class Limits:
+    """What one container may use (``linux.resources``).  Thread-safe."""
+
+    def __init__(self) -> None:
+        self._updating = threading.Lock()  # held while cgroup files are written
+        self._lock = threading.Lock()
+        self._resources: Mapping[str, Any] = {}  # guarded by _lock
+        self._memory: int | None = None  # guarded by _lock
+
+    def set(self, resources: Mapping[str, Any]) -> None:
+        """They are these from now on.  Raises InvalidRequest."""
+        limit = parse(resources).memory_limit
+        with self._lock:
+            self._resources = resources
+            self._memory = limit if limit is not None and limit > 0 else None
+
+    @property
+    def memory(self) -> int | None:
+        """The memory limit in bytes."""
+        with self._lock:
+            return self._memory
+
+    def update(self, resources: Mapping[str, Any], holdings: Holdings) -> None:
+        """Change those that ``resources`` names, all or none of them.
+
+        The first container of a sandbox has that one's cgroup.  Another's go to its own, empty
+        cgroup, where they can be seen; what the sandbox's limits are the sums of follows.  Raises
+        what :meth:`Cgroup.update` does.
+        """
+        own, pod = holdings.own_cgroup, holdings.pod_limits
+        with self._updating:
+            with self._lock:
+                old = self._resources
+            new = merged(old, resources)
+            parse(new)
+            if holdings.cgroup is not None:
+                holdings.cgroup.update(resources)
+                if pod is not None:
+                    pod.replaced(resources)
+            elif own is not None and pod is not None:
+                pod.update(lambda sums: shifted(sums, old, new), own, resources)
+            elif own is not None:
+                own.update(resources)
+            self.set(new)
+
+
+class PodLimits:
+    """The limits of a sandbox that are the sums of its containers'.  Thread-safe."""
+
+    def __init__(self, cgroup: Cgroup, sums: Mapping[str, Any]) -> None:
+        self._cgroup = cgroup
+        self._lock = threading.Lock()
+        self._sums = sums  # guarded by _lock
+
+    def update(
+        self,
+        change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        own: Cgroup,
+        resources: Mapping[str, Any],
+    ) -> None:
+        """Set the limits of a container's own cgroup, and those of the sandbox as they follow.
+
+        All or none.  ``change`` says which of the sums are to have which value.  Raises what
+        :meth:`Cgroup.update` does.
+        """
+        with self._lock:
+            changed = change(self._sums)
+            before = {
+                name: {key: self._sums[name][key] for key in section}
+                for name, section in changed.items()
+            }
+            if changed:
+                self._cgroup.update(changed)
+            try:
+                own.update(resources)
+            except BaseException:
+                if changed:
+                    self._restore(before)
+                raise
+            self._sums = merged(self._sums, changed)
+
+    def replaced(self, resources: Mapping[str, Any]) -> None:
+        """Somebody has set the sandbox's limits themselves."""
+        with self._lock:
+            self._sums = merged(self._sums, resources)
+
+    def _restore(self, before: Mapping[str, Any]) -> None:
+        try:
+            self._cgroup.update(before)
+        except RuntimeFault as fault:
+            _log.warning("limit.not_restored", cgroup=self._cgroup.path, error=str(fault))
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``linux.resources`` after an update: what it doesn't name stays.  Pure."""
+    result = dict(old)
+    for name, value in new.items():
+        if isinstance(value, dict) and isinstance(result.get(name), dict):
+            result[name] = {**result[name], **{k: v for k, v in value.items() if v is not None}}
+        elif value is not None:
+            result[name] = value
+    return result
+
+
+def shifted(
+    sums: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The sections of a pod's limits that change when one container's go from old to new.  Pure.
+
+    A limit that the pod doesn't have stays absent: some container of it is not limited.  One
+    that the container loses is lifted from the pod.
+    """
+    changed: dict[str, Any] = {}
+    memory, cpu = _section(sums, "memory"), _section(sums, "cpu")
+    limit = _number(memory, "limit")
+    if limit > 0:
+        before = _number(_section(old, "memory"), "limit")
+        after = _number(_section(new, "memory"), "limit")
+        if before != after:
+            total = limit - max(before, 0) + after if after > 0 else -1
+            changed["memory"] = {"limit": max(total, after)}
+    values: dict[str, int] = {}
+    quota, period = _number(cpu, "quota"), _number(cpu, "period") or _PERIOD
+    if quota > 0:
+        a, b = _cpu_time(old, period), _cpu_time(new, period)
+        if a != b:
+            values["quota"] = max(quota - max(a, 0) + b, b) if b > 0 else -1
+    shares = _number(cpu, "shares")
+    if shares > 0:
+        a, b = (_number(_section(each, "cpu"), "shares") for each in (old, new))
+        if a != b:
+            values["shares"] = max(shares - a + b, 2)
+    if values:
+        changed["cpu"] = values
+    return changed
+
+
+def _section(resources: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = resources.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(section: Mapping[str, Any], key: str) -> int:
+    found = section.get(key)
+    return found if isinstance(found, int) else 0
+
+
+def _cpu_time(resources: Mapping[str, Any], period: int) -> int:
+    """A container's quota for a period of that length; 0 if it has none."""
+    cpu = _section(resources, "cpu")
+    quota = _number(cpu, "quota")
+    return quota * period // (_number(cpu, "period") or _PERIOD) if quota > 0 else 0

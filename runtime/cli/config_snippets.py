@@ -1,0 +1,106 @@
+"""``config``: what to write into containerd's configuration and into Kubernetes'."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.base.errors import InvalidRequest
+from runtime.cli import output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+_RUNTIME = "io.containerd.gvisor.v2"
+_PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
+#: The file that the snippets name.
+OPTIONS_FILE = "/etc/containerd/gvisor.toml"
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+
+def config_version(release: str) -> int:
+    """The version of the configuration that a containerd release writes.
+
+    Raises InvalidRequest for what is no release.
+    """
+    words = release.removeprefix("v").split(".")
+    if not words[0].isdigit() or int(words[0]) < 1:
+        raise InvalidRequest("--containerd", f"{release!r} is no version, such as 1.7 or 2.1")
+    return 3 if int(words[0]) >= 2 else 2
+
+
+def containerd_snippet(version: int, handler: str) -> str:
+    """The table of one runtime handler."""
+    table = f'[plugins."{_PLUGINS[version]}".containerd.runtimes.{_key(handler)}]'
+    inner = table.removesuffix("]") + ".options]"
+    return (
+        f"version = {version}\n"
+        f"{table}\n"
+        f'  runtime_type = "{_RUNTIME}"\n'
+        f'  pod_annotations = ["dev.gvisor.*"]\n'
+        f"  {inner}\n"
+        f'    TypeUrl = "io.containerd.gvisor.v2.options"\n'
+        f'    ConfigPath = "{OPTIONS_FILE}"\n'
+    )
+
+
+def _key(name: str) -> str:
+    return f'"{name}"' if "." in name else name
+
+
+def runtime_class(handler: str) -> str:
+    """Kubernetes' object for the handler."""
+    return (
+        "apiVersion: node.k8s.io/v1\n"
+        "kind: RuntimeClass\n"
+        "metadata:\n"
+        f"  name: {handler}\n"
+        f"handler: {handler}\n"
+    )
+
+
+def options_snippet(binary: str) -> str:
+    """A file of options to start from."""
+    return (
+        f'binary_name = "{binary}"\n'
+        '#log_path = "/var/log/gvisor/%ID%/shim.log"\n'
+        "[runsc_config]\n"
+        '#platform = "systrap"\n'
+        '#debug-log = "/var/log/gvisor/%ID%/"\n'
+    )
+
+
+def _check_handler(name: str) -> str:
+    if not name or not _NAME.issuperset(name) or len(name) > 63 or not name[0].isalnum():
+        raise InvalidRequest("--handler", f"{name!r} is no name of a RuntimeClass")
+    return name
+
+
+def found_release() -> str:
+    """The release of the containerd on PATH; empty if there is none that says."""
+    from runtime.cli import doctor
+
+    path = doctor.which("containerd")
+    return doctor.containerd_version(doctor.ask(path, "--version")) if path else ""
+
+
+def config_verb(args: argparse.Namespace) -> None:
+    """``config``: for both kinds of containerd where none is found and none is named."""
+    from runtime.cli import doctor
+
+    handler = _check_handler(args.handler)
+    release = args.containerd or found_release()
+    versions = [config_version(release)] if release else [2, 3]
+    runsc = doctor.which("runsc") or "/usr/local/bin/runsc"
+    parts: list[str] = []
+    if args.what in ("all", "containerd"):
+        for version in versions:
+            whose = f"containerd {release}" if release else f"containerd {version - 1}.x"
+            parts.append(
+                f"# /etc/containerd/config.toml, {whose}\n" + containerd_snippet(version, handler)
+            )
+    if args.what in ("all", "options"):
+        parts.append(f"# {OPTIONS_FILE}\n" + options_snippet(os.path.realpath(runsc)))
+    if args.what in ("all", "runtimeclass"):
+        parts.append("# kubectl apply -f\n" + runtime_class(handler))
+    output.write("\n".join(parts))

@@ -1,0 +1,266 @@
+"""Scopes of systemd: asking its manager over D-Bus to start, change and stop them.
+
+Owns names of methods and properties, and the waiting for a job's end.  What a cgroup is, is
+``cgroup_systemd.py``'s part.  Loaded only where systemd is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime.base.errors import Failed
+from runtime.host.dbus import Bus, RemoteFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final, Self
+
+    from runtime.cgroups.settings import Setting
+    from runtime.host.dbus import Message
+
+    #: A property's name, its type, its value.
+    Property = tuple[str, tuple[str, Any]]
+
+_SYSTEM_BUS = "/run/dbus/system_bus_socket"
+_PRIVATE = "/run/systemd/private"
+_NAME: Final = "org.freedesktop.systemd1"
+_PATH: Final = "/org/freedesktop/systemd1"
+_MANAGER: Final = "org.freedesktop.systemd1.Manager"
+_BUS: Final = "org.freedesktop.DBus"
+_MATCH: Final = f"type='signal',sender='{_NAME}',interface='{_MANAGER}',member='JobRemoved'"
+_UNIT_EXISTS: Final = f"{_NAME}.UnitExists"
+_GONE: Final = (f"{_NAME}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject")
+_INFINITY: Final = (1 << 64) - 1
+
+
+class UnitExists(Failed):
+    """There is a unit of that name."""
+
+
+class Manager:
+    """A connection to systemd.  For one thread; close it."""
+
+    def __init__(self, bus: Bus, deadline: float, *, private: bool = False) -> None:
+        """``private``: systemd itself is the peer, and sends every signal."""
+        self._bus = bus
+        self._name = "" if private else _NAME
+        self._deadline = deadline
+        if not private:
+            self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
+            self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", (_MATCH,))
+            self._ask(_NAME, _PATH, _MANAGER, "Subscribe")
+
+    @classmethod
+    def connect(cls, timeout: float, *, private: str = _PRIVATE) -> Manager:
+        """By way of the system's bus, or else of systemd's own socket.
+
+        All that follows has to end within ``timeout`` seconds.  Raises Failed, DeadlineExceeded.
+        """
+        deadline = time.monotonic() + timeout
+        faults = []
+        for path, direct in ((_bus_path(), False), (private, True)):
+            try:
+                bus = Bus.connect(path, deadline)
+            except OSError as error:
+                faults.append(f"{path}: {error.strerror or error}")
+                continue
+            try:
+                return cls(bus, deadline, private=direct)
+            except BaseException:
+                bus.close()
+                raise
+        raise Failed(f"systemd can't be reached: {'; '.join(faults)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._bus.close()
+
+    def start_scope(self, unit: str, properties: Sequence[Property]) -> None:
+        """Start a transient scope and wait until it runs.
+
+        Raises UnitExists, Failed with systemd's words, DeadlineExceeded.
+        """
+        try:
+            job = self._manager(
+                "StartTransientUnit", "ssa(sv)a(sa(sv))", (unit, "fail", list(properties), [])
+            )
+        except RemoteFault as fault:
+            if fault.name == _UNIT_EXISTS:
+                raise UnitExists(str(fault)) from None
+            raise Failed(f"systemd: start {unit}: {fault}") from None
+        result = self._finished(job)
+        if result != "done":
+            self.reset_failed(unit)
+            raise Failed(f"systemd: start {unit}: the job's result is {result!r}")
+
+    def set_properties(self, unit: str, properties: Sequence[Property]) -> None:
+        """Change a unit until it ends.  Raises Failed."""
+        try:
+            self._manager("SetUnitProperties", "sba(sv)", (unit, True, list(properties)))
+        except RemoteFault as fault:
+            raise Failed(f"systemd: set properties of {unit}: {fault}") from None
+
+    def stop(self, unit: str) -> None:
+        """End a unit and all its processes, and wait for that.  No error if it is gone."""
+        try:
+            job = self._manager("StopUnit", "ss", (unit, "replace"))
+        except RemoteFault as fault:
+            if fault.name in _GONE:
+                return
+            raise Failed(f"systemd: stop {unit}: {fault}") from None
+        self._finished(job)
+        self.reset_failed(unit)
+
+    def kill(self, unit: str, signo: int) -> None:
+        """Signal all processes of a unit.  No error if it is gone."""
+        try:
+            self._manager("KillUnit", "ssi", (unit, "all", signo))
+        except RemoteFault as fault:
+            if fault.name not in _GONE:
+                raise Failed(f"systemd: kill {unit}: {fault}") from None
+
+    def reset_failed(self, unit: str) -> None:
+        """Have systemd forget that a unit failed, which keeps its name taken."""
+        try:
+            self._manager("ResetFailedUnit", "s", (unit,))
+        except RemoteFault:
+            return  # it isn't failed, or gone
+
+    def _finished(self, job: tuple[Any, ...]) -> str:
+        """Wait for a job's end: ``done``, ``failed``, ``canceled``, ``timeout``, ..."""
+        path = job[0] if job else ""
+
+        def ours(signal: Message) -> bool:
+            return (
+                signal.member == "JobRemoved"
+                and signal.signature == "uoss"
+                and signal.body[1] == path
+            )
+
+        return str(self._bus.wait_signal(ours, self._deadline).body[3])
+
+    def _manager(self, member: str, signature: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self._ask(self._name, _PATH, _MANAGER, member, signature, values)
+
+    def _ask(
+        self,
+        name: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        values: tuple[Any, ...] = (),
+    ) -> tuple[Any, ...]:
+        return self._bus.call(name, path, interface, member, signature, values, self._deadline)
+
+
+def _bus_path() -> str:
+    """Where the system's bus listens (DBUS_SYSTEM_BUS_ADDRESS, of its forms ``unix:path=``)."""
+    for address in os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "").split(";"):
+        if address.startswith("unix:path="):
+            return address.removeprefix("unix:path=").partition(",")[0]
+    return _SYSTEM_BUS
+
+
+def scope_properties(unit: str, slice_name: str, pid: int) -> list[Property]:
+    """What every scope of ours has: a first process, its slice, and its inside left to us."""
+    return [
+        ("Description", ("s", f"gVisor container {unit.removesuffix('.scope')}")),
+        ("Slice", ("s", slice_name)),
+        ("PIDs", ("au", [pid])),
+        ("Delegate", ("b", True)),
+        ("DefaultDependencies", ("b", False)),
+        ("CollectMode", ("s", "inactive-or-failed")),
+        *((f"{kind}Accounting", ("b", True)) for kind in ("CPU", "Memory", "IO", "Tasks")),
+    ]
+
+
+_AMOUNTS: Final = {
+    "memory.max": "MemoryMax",
+    "memory.high": "MemoryHigh",
+    "memory.low": "MemoryLow",
+    "memory.min": "MemoryMin",
+    "memory.swap.max": "MemorySwapMax",
+    "pids.max": "TasksMax",
+    "cpu.weight": "CPUWeight",
+}
+_IO: Final = {
+    "rbps": "IOReadBandwidthMax",
+    "wbps": "IOWriteBandwidthMax",
+    "riops": "IOReadIOPSMax",
+    "wiops": "IOWriteIOPSMax",
+}
+
+
+def limit_properties(settings: Sequence[Setting]) -> list[Property]:
+    """The limits of v2 that systemd knows, in its terms.  Pure.
+
+    Told to systemd, they survive its going over the unit.  Others (huge pages, bursts) are files
+    that it leaves alone.
+    """
+    found: list[Property] = []
+    throttles: dict[str, list[tuple[str, int]]] = {}
+    for setting in settings:
+        file, value = setting.file, setting.value
+        if file in _AMOUNTS and _is_amount(value):
+            found.append((_AMOUNTS[file], ("t", _amount(value))))
+        elif file == "cpu.max":
+            found += _quota(value)
+        elif file in ("cpuset.cpus", "cpuset.mems"):
+            name = "AllowedCPUs" if file == "cpuset.cpus" else "AllowedMemoryNodes"
+            found.append((name, ("ay", _bits(value))))
+        elif file == "io.weight" and value.isdigit():
+            found.append(("IOWeight", ("t", int(value))))
+        elif file == "io.max" and setting.key:
+            kind, _, rate = value.rpartition(" ")[2].partition("=")
+            if kind in _IO and _is_amount(rate):
+                entry = (f"/dev/block/{setting.key}", _amount(rate))
+                throttles.setdefault(_IO[kind], []).append(entry)
+    found += [(name, ("a(st)", entries)) for name, entries in throttles.items()]
+    return found
+
+
+def _is_amount(text: str) -> bool:
+    return text == "max" or text.isdigit()
+
+
+def _amount(text: str) -> int:
+    return _INFINITY if text == "max" else int(text)
+
+
+def _quota(value: str) -> list[Property]:
+    quota, _, period = value.partition(" ")
+    if not _is_amount(quota) or not period.isdigit() or not int(period):
+        return []
+    per_second = _INFINITY
+    if quota != "max":
+        # systemd keeps whole percents; more is better than less, as runc has it.
+        percents = -(-int(quota) * 100 // int(period))
+        per_second = percents * 10000
+    return [
+        ("CPUQuotaPerSecUSec", ("t", per_second)),
+        ("CPUQuotaPeriodUSec", ("t", int(period))),
+    ]
+
+
+def _bits(text: str) -> list[int]:
+    """A list of CPUs or nodes as bits, the lowest first.  Raises Failed."""
+    mask = 0
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            low, high = int(first), int(last or first)
+            if not 0 <= low <= high < 1 << 16:
+                raise ValueError
+            mask |= ((1 << (high - low + 1)) - 1) << low
+    except ValueError:
+        raise Failed(f"{text!r} is not a list of cpus or memory nodes") from None
+    return list(mask.to_bytes((mask.bit_length() + 7) // 8, "little"))

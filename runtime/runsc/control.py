@@ -1,0 +1,550 @@
+"""The sentry's control server in the domain's terms.
+
+Owns the names of its methods, how much each may answer, and the one table from the
+sentry's error texts to the domain's exceptions: on the wire an error is nothing but text.  What
+comes back is checked by ``control_results.py``.
+"""
+
+from __future__ import annotations
+
+import time
+
+from runtime.base.constant import Constant, member
+from runtime.base.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Failed,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    RuntimeFault,
+    SandboxGone,
+    Unreachable,
+    Unsupported,
+)
+from runtime.runsc import control_results, urpc
+from runtime.runsc.control_results import SandboxProcess, counter, integer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, ClassVar
+
+    from runtime.bundle.process_spec import ProcessSpec
+    from runtime.cgroups.metrics import SentryStats
+    from runtime.runsc.driver import Driver
+    from runtime.runsc.urpc import Connection, Reply
+
+__all__ = ["ContainerState", "Control", "SandboxProcess", "SignalMode"]
+
+#: Seconds without statistics after a sentry was late with them.
+_MUTE_TIME = 5.0
+_PREFIX = "containerManager."
+_MAX_WORDS = 800
+#: Bytes of the replies that may be longer than others (``urpc.MAX_REPLY``), in which a process or
+#: a goroutine may take some hundreds.  What can't be saved is told with a stack.
+_LIMITS = {
+    _PREFIX + "Processes": 8 << 20,
+    _PREFIX + "Event": 2 << 20,
+    _PREFIX + "Checkpoint": 2 << 20,
+    _PREFIX + "Restore": 2 << 20,
+    _PREFIX + "RestoreSubcontainer": 2 << 20,
+    "debug.Stacks": 16 << 20,
+}
+
+
+class SignalMode(Constant):
+    """Whom a signal is for; the numbers are the sentry's (runsc/boot/loader.go)."""
+
+    PROCESS: ClassVar[SignalMode] = member(0)
+    ALL: ClassVar[SignalMode] = member(1)
+    FOREGROUND: ClassVar[SignalMode] = member(2)
+    GROUP: ClassVar[SignalMode] = member(3)
+
+
+class ContainerState(Constant):
+    """What the sentry says of a container; the numbers are its own."""
+
+    UNKNOWN: ClassVar[ContainerState] = member(0)
+    CREATING: ClassVar[ContainerState] = member(1)
+    RUNNING: ClassVar[ContainerState] = member(2)
+    STOPPED: ClassVar[ContainerState] = member(3)
+
+
+class Control:
+    """Typed calls.  Thread-safe: each call has a connection of its own, and nothing is shared.
+
+    Every call raises SandboxGone if there is no sentry (any more), Unreachable if there is one and
+    the connection broke nevertheless, DeadlineExceeded, ResourceExhausted, or what
+    :func:`translate` makes of the sentry's error.  Which of the first two it is, ``gone`` finds
+    out, from the process: a call that fails says nothing of whether anything has ended.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        driver: Driver,
+        gone: Callable[[], SandboxGone | Unreachable],
+        pid: int = 0,
+    ) -> None:
+        self.address = address
+        #: The sentry, if it is known.
+        self.pid = pid
+        self._driver = driver
+        self._gone = gone
+        # Hints, so without a guard.
+        self._mute_until = 0.0
+        self._tells_state = True
+
+    def call(
+        self,
+        method: str,
+        argument: object = None,
+        fds: Sequence[int] = (),
+        timeout: float = urpc.DEFAULT_TIMEOUT,
+        *,
+        operation: str = "",
+        container_id: str = "",
+        pid: int = 0,
+        args: Sequence[str] = (),
+    ) -> Any:
+        """Any method of the sentry; ``operation`` and the rest are for the wording of errors."""
+        try:
+            return self._call(method, argument, fds, timeout)
+        except urpc.RemoteError as error:
+            raise translate(str(error), operation or method, container_id, pid, args) from None
+        except urpc.Disconnected:
+            raise self._gone() from None
+        except urpc.ProtocolError as error:
+            raise Failed(f"{method}: {error}") from None
+
+    def _call(self, method: str, argument: object, fds: Sequence[int], timeout: float) -> Any:
+        limit = _LIMITS.get(method, urpc.MAX_REPLY)
+        return urpc.call(self.address, method, argument, fds, timeout, pid=self.pid, limit=limit)
+
+    def call_for_files(
+        self, method: str, argument: object, count: int, timeout: float = urpc.DEFAULT_TIMEOUT
+    ) -> tuple[Any, list[int]]:
+        """A method that answers with descriptors; they are the caller's to close."""
+        try:
+            return urpc.call_for_files(self.address, method, argument, count, timeout, pid=self.pid)
+        except urpc.RemoteError as error:
+            raise translate(str(error), method, "") from None
+        except urpc.Disconnected:
+            raise self._gone() from None
+        except urpc.ProtocolError as error:
+            raise Failed(f"{method}: {error}") from None
+
+    def _first_known(
+        self, methods: Sequence[str], argument: object, fds: Sequence[int], timeout: float
+    ) -> str:
+        """Call the first of several names that the sentry knows; returns it."""
+        for method in methods:
+            try:
+                self.call(method, argument, fds, timeout)
+            except Unsupported:
+                if method == methods[-1]:
+                    raise
+            else:
+                return method
+        raise AssertionError("no method")
+
+    # -- the sandbox -----------------------------------------------------------------------
+
+    def set_network(self, argument: Mapping[str, Any], fds: Sequence[int], timeout: float) -> None:
+        """Tell the sentry of its interfaces; once, before the start."""
+        self._first_known(self._driver.network_methods, dict(argument), fds, timeout)
+
+    def pause(self, timeout: float) -> None:
+        """Freeze everything in the sandbox."""
+        self._first_known(self._driver.pause_methods, None, (), timeout)
+
+    def resume(self, timeout: float) -> None:
+        """Let the sandbox run again."""
+        self._first_known(self._driver.resume_methods, None, (), timeout)
+
+    # -- containers ------------------------------------------------------------------------
+
+    def start_root(self, sandbox_id: str, timeout: float, args: Sequence[str] = ()) -> None:
+        """Start the root container's init; ``args`` are for the wording of errors."""
+        self.call(
+            _PREFIX + "StartRoot",
+            sandbox_id,
+            (),
+            timeout,
+            operation="start",
+            container_id=sandbox_id,
+            args=args,
+        )
+
+    def create_subcontainer(self, container_id: str, terminal: Sequence[int]) -> None:
+        """Register a container; ``terminal`` is empty or its pty's slave."""
+        self.call(
+            _PREFIX + "CreateSubcontainer",
+            {"CID": container_id},
+            terminal,
+            operation="create",
+            container_id=container_id,
+        )
+
+    def start_subcontainer(
+        self, argument: Mapping[str, Any], fds: Sequence[int], timeout: float
+    ) -> None:
+        """Start a container that is registered."""
+        self.call(
+            _PREFIX + "StartSubcontainer",
+            argument,
+            fds,
+            timeout,
+            operation="start",
+            container_id=argument["CID"],
+            args=argument["Spec"]["process"]["args"],
+        )
+
+    def destroy_subcontainer(self, container_id: str, timeout: float) -> None:
+        """Kill everything in a container and forget it."""
+        self.call(
+            _PREFIX + "DestroySubcontainer",
+            container_id,
+            (),
+            timeout,
+            operation="destroy",
+            container_id=container_id,
+        )
+
+    def state(self, container_id: str, timeout: float = urpc.DEFAULT_TIMEOUT) -> ContainerState:
+        """What the sentry thinks of a container.
+
+        Releases before 20240501 don't say: then a container whose init can be signalled runs.
+        """
+        try:
+            number = self.call(
+                _PREFIX + "ContainerRuntimeState", container_id, (), timeout, operation="query"
+            )
+        except Unsupported:
+            return self._state_by_signal(container_id, timeout)
+        found = ContainerState.of(number) if type(number) is int else None
+        if found is None:
+            raise Failed(f"query container {container_id!r}: malformed result")
+        return found
+
+    def _state_by_signal(self, container_id: str, timeout: float) -> ContainerState:
+        try:
+            self.signal(container_id, 0, 0, SignalMode.PROCESS, timeout)
+        except NotFound as fault:
+            return ContainerState.STOPPED if fault.kind == "process" else ContainerState.UNKNOWN
+        except InvalidState:
+            return ContainerState.CREATING
+        return ContainerState.RUNNING
+
+    def signal(
+        self, container_id: str, signo: int, pid: int, mode: SignalMode, timeout: float
+    ) -> None:
+        """Signal init (``pid`` 0), an exec by the pid that it was given, or several."""
+        self.call(
+            _PREFIX + "Signal",
+            {"CID": container_id, "Signo": signo, "PID": pid, "Mode": mode.value},
+            (),
+            timeout,
+            operation="signal",
+            container_id=container_id,
+            pid=pid,
+        )
+
+    def execute(
+        self,
+        container_id: str,
+        process: ProcessSpec,
+        fds: Sequence[int],
+        terminal: bool,
+        timeout: float,
+    ) -> int:
+        """Run another process in a container; returns its pid in the container's namespace."""
+        pid = self.call(
+            _PREFIX + "ExecuteAsync",
+            self._driver.execute_argument(container_id, process, terminal),
+            fds,
+            timeout,
+            operation="exec in",
+            container_id=container_id,
+            args=process.args,
+        )
+        return integer(pid, "ExecuteAsync")
+
+    def processes(self, container_id: str, timeout: float) -> list[SandboxProcess]:
+        """The processes of a container, or of all if the id is empty."""
+        found = self.call(
+            _PREFIX + "Processes",
+            container_id,
+            (),
+            timeout,
+            operation="list processes of",
+            container_id=container_id,
+        )
+        return control_results.processes(found)
+
+    def event(self, container_id: str, timeout: float, others: Sequence[str] = ()) -> SentryStats:
+        """Usage of a container, as the sentry counts it; ``others`` share its sandbox.
+
+        Where a container has cgroups mounted, as CRI's have, the sentry tells no CPU time but
+        that of the one it is asked for (runsc/boot/events.go): then the others are asked as well.
+
+        All of it takes ``timeout`` at most, and next to nothing for a while after it took that
+        long: who lists a node's containers asks for one after the other.  Raises DeadlineExceeded.
+        """
+        began = time.monotonic()
+        if began < self._mute_until:
+            raise DeadlineExceeded("sentry's statistics, which were late before,", 0.0)
+        try:
+            return self._shares(container_id, began + timeout, others)
+        except DeadlineExceeded:
+            self._mute_until = time.monotonic() + _MUTE_TIME
+            raise
+
+    def _shares(self, container_id: str, deadline: float, others: Sequence[str]) -> SentryStats:
+        found = self._event(container_id, deadline - time.monotonic())
+        if found.own_cpu_ns is None:
+            return found
+        cpu_ns = {container_id: found.own_cpu_ns}
+        for other in others:
+            try:
+                left = max(deadline - time.monotonic(), 0.001)
+                cpu_ns[other] = self._event(other, left).own_cpu_ns or 0
+            except DeadlineExceeded:
+                raise
+            except RuntimeFault:
+                continue  # not started yet, or gone
+        return found.replace(cpu_ns=cpu_ns)
+
+    def usage(self, container_id: str, timeout: float) -> SentryStats:
+        """The same in one exchange, with no CPU time of containers that share the sandbox."""
+        return self._event(container_id, timeout)
+
+    def file_memory(self, timeout: float) -> int:
+        """Bytes of the sandbox's memory that are files, mapped or cached."""
+        found = self.call("Usage.Collect", {"Full": True}, (), timeout)
+        return counter(found, "Mapped") + counter(found, "PageCache")
+
+    def _event(self, container_id: str, timeout: float) -> SentryStats:
+        result = self.call(
+            _PREFIX + "Event",
+            self._driver.event_argument(container_id),
+            (),
+            timeout,
+            operation="query",
+            container_id=container_id,
+        )
+        return control_results.stats(result)
+
+    # -- checkpoint and restore ------------------------------------------------------------
+
+    def restores_pods(self) -> bool:
+        """Whether the sentry can go on after a checkpoint, and save several containers.
+
+        Both came with release-20240501, as did the call by which it is found out.
+        """
+        try:
+            self.call(_PREFIX + "ContainerRuntimeState", "")
+        except Unsupported:
+            return False
+        return True
+
+    def checkpoint(
+        self,
+        sandbox_id: str,
+        files: Sequence[int],
+        *,
+        compression: str,
+        paged: bool,
+        leave_running: bool,
+        timeout: float,
+    ) -> None:
+        """Save the sandbox to ``files``: the state, and with ``paged`` the pages' two files."""
+        argument = self._driver.checkpoint_argument(
+            sandbox_id, compression, paged=paged, leave_running=leave_running
+        )
+        self._plain_call("Checkpoint", argument, files, timeout, f"checkpoint {sandbox_id!r}")
+
+    def restore(
+        self, sandbox_id: str, files: Sequence[int], *, paged: bool, device: bool, timeout: float
+    ) -> None:
+        """Load what was saved, in the place of StartRoot; ``device``: the platform's comes last.
+
+        With several containers in the image this returns at once, and the restore of the last
+        one does the work.
+        """
+        argument = self._driver.restore_argument(sandbox_id, paged=paged, device=device)
+        self._plain_call("Restore", argument, files, timeout, f"restore {sandbox_id!r}")
+
+    def restore_subcontainer(
+        self, argument: Mapping[str, Any], fds: Sequence[int], timeout: float
+    ) -> None:
+        """Restore a container that is registered, in the place of StartSubcontainer."""
+        what = f"restore {argument['CID']!r}"
+        self._plain_call("RestoreSubcontainer", argument, fds, timeout, what)
+
+    def _plain_call(
+        self, method: str, argument: object, fds: Sequence[int], timeout: float, what: str
+    ) -> None:
+        """A call whose error is passed on in the sentry's words, as is what it says when it dies.
+
+        The table of :func:`translate` is about starts; here the same words mean other things.
+        """
+        try:
+            self._call(_PREFIX + method, argument, fds, timeout)
+        except urpc.RemoteError as error:
+            text = _without_dump(str(error))
+            if "unknown method" in text:
+                raise Unsupported(f"{what}: {text}") from None
+            if "using hostinet" in text:
+                raise Unsupported(f"{what}: the network is the host's: {text}") from None
+            raise Failed(f"{what}: {text}") from None
+        except urpc.Disconnected:
+            gone = self._gone()
+            if isinstance(gone, Unreachable):
+                raise Unreachable(f"{what}: {gone}") from None
+            raise SandboxGone(gone.pid, gone.status, f"{what}: {gone}") from None
+        except urpc.ProtocolError as error:
+            raise Failed(f"{what}: {error}") from None
+
+    # -- waiting ---------------------------------------------------------------------------
+
+    def connect(self, timeout: float) -> Connection:
+        """A connection on which a wait is to be sent."""
+        try:
+            return urpc.connect(self.address, time.monotonic() + timeout, self.pid)
+        except urpc.Disconnected:
+            raise self._gone() from None
+
+    def send_wait(self, connection: Connection, container_id: str, timeout: float) -> None:
+        """Ask for the exit of a container's init."""
+        self._send(connection, _PREFIX + "Wait", container_id, timeout)
+
+    def send_wait_pid(
+        self, connection: Connection, container_id: str, pid: int, timeout: float
+    ) -> None:
+        """Ask for the exit of an exec.  The sentry tells it to one asker, once."""
+        argument = {"PID": pid, "CID": container_id}
+        self._send(connection, _PREFIX + "WaitPID", argument, timeout)
+
+    def post_wait(self, container_id: str, pid: int) -> Connection:
+        """Ask for the exit of an exec, or with ``pid`` 0 of init, without waiting for anything.
+
+        For the reactor.  Raises what :func:`runtime.runsc.urpc.post` does.
+        """
+        if not pid:
+            return self._post("Wait", container_id)
+        return self._post("WaitPID", {"PID": pid, "CID": container_id})
+
+    def post_look(self, container_id: str, pid: int) -> Connection:
+        """Ask whether an exec, or init, is there still, likewise; see ``is_over``."""
+        if not pid and self._tells_state:
+            return self._post("ContainerRuntimeState", container_id)
+        argument = {"CID": container_id, "Signo": 0, "PID": pid, "Mode": SignalMode.PROCESS.value}
+        return self._post("Signal", argument)
+
+    def _post(self, method: str, argument: object) -> Connection:
+        return urpc.post(self.address, _PREFIX + method, argument, self.pid)
+
+    def is_over(self, reply: Reply, pid: int) -> bool:
+        """Whether the reply to ``post_look`` says that there is no such process any more.
+
+        Any other error, and a container that was not started yet, are no end.
+        """
+        if reply.success:
+            ended = (ContainerState.STOPPED.value, ContainerState.UNKNOWN.value)
+            # Of a signal the result is an object.
+            return not pid and type(reply.result) is int and reply.result in ended
+        fault = translate(reply.error, "look at", "")
+        if isinstance(fault, Unsupported):
+            self._tells_state = False  # before release-20240501
+            return False
+        if isinstance(fault, InvalidState):
+            return fault.state == "stopped"
+        return isinstance(fault, NotFound)
+
+    def _send(self, connection: Connection, method: str, argument: object, timeout: float) -> None:
+        try:
+            connection.send(method, argument, (), time.monotonic() + timeout)
+        except urpc.Disconnected:
+            raise self._gone() from None
+
+
+def wait_status(reply: Reply) -> int:
+    """The raw wait status in the reply to a wait.  Raises RuntimeFault."""
+    try:
+        status = integer(reply.value(), "Wait")
+    except urpc.RemoteError as error:
+        raise translate(str(error), "wait for", "") from None
+    if status > 0xFFFF:
+        raise Failed("Wait: malformed result")
+    return status
+
+
+def shell_status(raw: int) -> int:
+    """A wait status the way a shell has it: the exit code, or 128 + the signal's number."""
+    signo = raw & 0x7F
+    return 128 + signo if signo else (raw >> 8) & 0xFF
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+def translate(
+    text: str, operation: str, container_id: str, pid: int = 0, args: Sequence[str] = ()
+) -> RuntimeFault:
+    """The exception that the sentry's error text stands for.
+
+    The texts are those of gVisor's ``runsc/boot/{loader,controller}.go`` and ``pkg/urpc``, which
+    differ in prefixes between releases.  Where none is known, the text is passed on as it is.
+    """
+    container = _quoted(text) or container_id
+    subject = f"container {container!r}"
+    if "unknown method" in text:
+        return Unsupported(f"{operation}: {text}")
+    if "initial working directory" in text:
+        return InvalidRequest("process.cwd", text)
+    if _speaks_of_program(text):
+        return InvalidRequest("process.args", _program_text(text, args))
+    if "no such process" in text:
+        return NotFound("process", str(pid) if pid else container_id, text)
+    if "different container" in text:
+        return NotFound("process", str(pid), text)
+    if "not started" in text or "isn't started" in text:
+        return InvalidState(operation, subject, "created")
+    if "has stopped" in text or "deleted container" in text or "is deleted" in text:
+        return InvalidState(operation, subject, "stopped")
+    if "already exists" in text:
+        return AlreadyExists("container", container)
+    if text.startswith("container") and ("not found" in text or "does not exist" in text):
+        return NotFound("container", container, text)
+    if "no TTY attached" in text:
+        return InvalidState(operation, subject, "running without a terminal")
+    return Failed(f"{operation} {subject}: {text}" if container else f"{operation}: {text}")
+
+
+def _without_dump(text: str) -> str:
+    """The sentry's words on what can't be saved or loaded: without the stack of the one who tried,
+    and with the ends only of the object that old releases print whole."""
+    text = text.partition("\ngoroutine ")[0].strip().rstrip(":")
+    return text if len(text) <= _MAX_WORDS else f"{text[:200]} ... {text[-300:]}"
+
+
+def _quoted(text: str) -> str:
+    """The id in ``container "id" ...``."""
+    _, found, rest = text.partition('container "')
+    return rest.partition('"')[0] if found else ""
+
+
+def _speaks_of_program(text: str) -> bool:
+    return "failed to load " in text or "error finding executable" in text
+
+
+def _program_text(text: str, args: Sequence[str]) -> str:
+    """The text with the words that users, and programs like kubectl, know from other runtimes."""
+    name = args[0] if args else ""
+    if "error finding executable" in text or (
+        name and "/" not in name and "no such file or directory" in text
+    ):
+        return f'exec: "{name}": executable file not found in $PATH: {text}'
+    return f'exec: "{name}": {text}' if name else text

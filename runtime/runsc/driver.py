@@ -1,0 +1,542 @@
+"""How a gofer and a sentry of a given generation are started and spoken to.
+
+All that differs between versions of runsc and concerns their starting is behind :class:`Driver`:
+command lines, namespaces, credentials, and the names and arguments of calls.  Everything here is
+a pure decision; ``gofer.py``, ``sentry.py`` and ``control.py`` act on it.  The rules are those of
+gVisor's ``runsc/sandbox/sandbox.go`` and ``runsc/container/container.go`` at each release.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.base.errors import Failed, Unsupported
+from runtime.base.log import get_logger
+from runtime.base.record import Record
+from runtime.bundle.capabilities import SETPCAP, SYS_ADMIN, SYS_CHROOT, SYS_PTRACE
+from runtime.runsc import sidecars
+from runtime.runsc.config import find_binary
+from runtime.runsc.flags import check_flags, read_settings
+from runtime.runsc.release import probe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Protocol
+
+    from runtime.bundle.process_spec import ProcessSpec
+    from runtime.bundle.spec import Spec
+    from runtime.runsc.config import RunscConfig
+    from runtime.runsc.flags import Settings
+    from runtime.runsc.release import Generation
+
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
+
+_log = get_logger("driver")
+
+_NOBODY = 65534
+_ALL_IDS = 0xFFFF_FFFF
+_FIRST_FD = 3
+_EXEC_TIMEOUT_NS = 600_000_000_000
+
+#: What a mount or root file system is served by, and what is laid over it, in Go's numbers.
+_LOWER = {"none": 0, "lisafs": 1, "erofs": 2}
+_UPPER = {"none": 0, "memory": 1, "self": 2, "anon": 3}
+
+
+class MountConf(Record):
+    """How one gofer mount is made up: ``lower`` serves it, ``upper`` takes its changes."""
+
+    lower: str = "lisafs"
+    upper: str = "none"
+
+    def __str__(self) -> str:
+        return f"{self.lower}:{self.upper}"
+
+    @property
+    def lower_number(self) -> int:
+        """Go's number of ``lower``."""
+        return _LOWER[self.lower]
+
+    @property
+    def upper_number(self) -> int:
+        """Go's number of ``upper``."""
+        return _UPPER[self.upper]
+
+
+class Credentials(Record):
+    """As whom a gofer or a sentry runs, and in which user namespace."""
+
+    #: ``""`` for the shim's own, ``spec`` for the spec's, or a new one: ``identity``, ``nobody``.
+    user_namespace: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    ambient: int = 0
+    #: Whether the sentry narrows its capabilities by the spec, as it does unless it is nobody.
+    apply_caps: bool = False
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """The user and group that stdio must belong to."""
+        return self.uid or 0, self.gid or 0
+
+
+class Command(Record):
+    """A command line, and the descriptors that it names: the child's number to ours."""
+
+    argv: tuple[str, ...]
+    fds: Mapping[int, int]
+
+
+class GoferCommand(Record):
+    """What a gofer's command line is made of; descriptors are the shim's."""
+
+    container_id: str
+    bundle: str
+    spec_fd: int
+    mounts_fd: int
+    io_fds: tuple[int, ...]
+    confs: tuple[MountConf, ...]
+    rpc_fd: int = -1
+    #: Log files by the name of their flag.
+    logs: Mapping[str, int] = {}
+
+
+class BootCommand(Record):
+    """What a sentry's command line is made of; descriptors are the shim's."""
+
+    sandbox_id: str
+    bundle: str
+    credentials: Credentials
+    spec_fd: int
+    mounts_fd: int
+    controller_fd: int
+    start_sync_fd: int
+    io_fds: tuple[int, ...]
+    filestore_fds: tuple[int, ...]
+    stdio: tuple[int, int, int]
+    confs: tuple[MountConf, ...]
+    total_memory: int
+    host_memory: int
+    device_fd: int = -1
+    cpu_count: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    attached: bool = False
+    user_log_fd: int = -1
+    #: Files for the container's init: its number to ours.
+    pass_fds: Mapping[int, int] = {}
+    logs: Mapping[str, int] = {}
+
+
+if TYPE_CHECKING:
+
+    class Driver(Protocol):
+        """What depends on runsc's generation.  All methods are pure and thread-safe."""
+
+        generation: Generation
+
+        def credentials(self, spec: Spec, config: RunscConfig) -> tuple[int, int]:
+            """The user and group of the sandbox, to whom stdio is to belong."""
+
+        def settings(self, config: RunscConfig, spec: Spec | None) -> Settings:
+            """The flags by which the shim acts."""
+
+        def sandbox_credentials(self, settings: Settings, spec: Spec) -> Credentials: ...
+        def gofer_credentials(self, settings: Settings, spec: Spec) -> Credentials: ...
+        def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
+            """CLONE_NEW* of the namespaces that are always new, without the user namespace."""
+
+        def gofer_namespaces(self) -> int: ...
+        @property
+        def gofer_session(self) -> bool:
+            """Whether the gofer leads a session of its own."""
+
+        def boot_environment(self, flags: Mapping[str, str]) -> dict[str, str]:
+            """The sentry's environment; ``flags`` are the operator's."""
+
+        def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command: ...
+        def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command: ...
+        @property
+        def abstract_sockets(self) -> bool:
+            """Whether runsc's commands look for control sockets under abstract names."""
+
+        @property
+        def network_methods(self) -> Sequence[str]:
+            """The network call's names, to be tried in this order."""
+
+        @property
+        def pause_methods(self) -> Sequence[str]: ...
+        @property
+        def resume_methods(self) -> Sequence[str]: ...
+        def event_argument(self, container_id: str) -> object: ...
+        def execute_argument(
+            self, container_id: str, process: ProcessSpec, terminal: bool
+        ) -> dict[str, Any]: ...
+        def start_subcontainer_argument(
+            self,
+            container_id: str,
+            spec: Mapping[str, Any],
+            settings: Settings,
+            confs: Sequence[MountConf],
+            filestores: int,
+        ) -> dict[str, Any]: ...
+        def checkpoint_argument(
+            self, sandbox_id: str, compression: str, *, paged: bool, leave_running: bool
+        ) -> dict[str, Any]: ...
+        def restore_argument(
+            self, sandbox_id: str, *, paged: bool, device: bool
+        ) -> dict[str, Any]: ...
+
+
+def find_driver(config: RunscConfig, cache_dir: str) -> Driver:
+    """The driver for the configured binary; asks an unknown binary what it can.
+
+    Raises Failed (no such binary, or a sentry of another release), Unsupported (not a runsc that
+    can be driven), InvalidRequest (a configured flag that it doesn't know).
+    """
+    generation = probe(find_binary(config.binary), cache_dir)
+    check_flags(config, generation)
+    driver = DirectDriver(generation, os.environ.get(sidecars.RELEASE_VARIABLE, ""))
+    _check_sentry(config, driver)
+    return driver
+
+
+def _check_sentry(config: RunscConfig, driver: DirectDriver) -> None:
+    """Refuse a sentry that wouldn't run, and log one that is less than what a release holds."""
+    found = driver.generation
+    if found.boot_binary != found.binary:
+        matches = sidecars.require_match(
+            found.binary,
+            found.version,
+            found.boot_binary,
+            found.boot_version,
+            driver.boot_environment(config.flags)[sidecars.RELEASE_VARIABLE],
+        )
+        if not matches:
+            _log.warning(
+                "sidecar.mismatched",
+                path=found.boot_binary,
+                version=found.boot_version,
+                runsc=found.version,
+            )
+        return
+    sentry = sidecars.find_sentry(found.binary)
+    if sidecars.is_required(config.flags, found.global_flags):
+        raise Failed(f"{sentry.path}, which is to boot sandboxes, is of no use: {sentry.fault}")
+    if os.path.lexists(sentry.path):
+        _log.warning("sidecar.passed_over", path=sentry.path, why=sentry.fault)
+
+
+class DirectDriver:
+    """Starts ``runsc gofer`` and ``runsc boot`` itself and speaks with the sentry itself."""
+
+    def __init__(self, generation: Generation, release_override: str = "") -> None:
+        """``release_override`` is the operator's own word on the check of the sentry's release."""
+        self.generation = generation
+        self._release_override = release_override
+
+    def settings(self, config: RunscConfig, spec: Spec | None) -> Settings:
+        return read_settings(config, self.generation, spec)
+
+    # -- credentials and namespaces --------------------------------------------------------
+
+    def credentials(self, spec: Spec, config: RunscConfig) -> tuple[int, int]:
+        return self.sandbox_credentials(self.settings(config, spec), spec).owner
+
+    def sandbox_credentials(self, settings: Settings, spec: Spec) -> Credentials:
+        if settings.network == "host" or settings.directfs:
+            # It opens files, or sockets, itself: root, in a user namespace where possible.
+            kind = _own_user_namespace(settings, spec)
+            root = 0 if kind else None
+            return Credentials(user_namespace=kind, uid=root, gid=root, apply_caps=True)
+        ambient = SYS_ADMIN | SYS_CHROOT
+        if self.generation.directfs:
+            ambient |= SETPCAP
+        if self.generation.gofer_rpc and (
+            settings.platform or self.generation.default_platform
+        ) in ("ptrace", "systrap"):
+            ambient |= SYS_PTRACE
+        return Credentials(user_namespace="nobody", uid=_NOBODY, gid=_NOBODY, ambient=ambient)
+
+    def gofer_credentials(self, settings: Settings, spec: Spec) -> Credentials:
+        kind = _own_user_namespace(settings, spec)
+        root = 0 if kind else None
+        return Credentials(user_namespace=kind, uid=root, gid=root)
+
+    def sandbox_namespaces(self, settings: Settings, spec: Spec) -> int:
+        # Always a PID namespace, although old releases make one for KVM only: when the sentry
+        # is gone, so is every process that it made.
+        flags = CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWPID
+        if settings.network == "none":
+            return flags | CLONE_NEWNET
+        if settings.network == "sandbox" and not spec.netns_path:
+            return flags | CLONE_NEWNET
+        if "network" in spec.namespaces and not spec.netns_path:
+            return flags | CLONE_NEWNET
+        return flags
+
+    def gofer_namespaces(self) -> int:
+        return CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS
+
+    @property
+    def gofer_session(self) -> bool:
+        return self.generation.directfs
+
+    # -- command lines ---------------------------------------------------------------------
+
+    def boot_environment(self, flags: Mapping[str, str]) -> dict[str, str]:
+        # Old releases inherit the environment; nothing of the shim's is the sandbox's business.
+        found = self.generation
+        env = {}
+        if flags.get("platform") == "kvm":
+            env["GODEBUG"] = "asyncpreemptoff=1"
+        if found.boot_binary != found.binary:
+            env[sidecars.RELEASE_VARIABLE] = sidecars.release_value(
+                found.version, flags, found.global_flags, self._release_override
+            )
+        return env
+
+    def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command:
+        line = _CommandLine("runsc-gofer", root, settings)
+        for flag, fd in wanted.logs.items():
+            line.give(flag, fd)
+        line.add("gofer", f"--bundle={wanted.bundle}")
+        if self.generation.mount_confs:
+            line.add("--gofer-mount-confs=" + ",".join(map(str, wanted.confs)))
+        line.give("spec-fd", wanted.spec_fd)
+        line.give("mounts-fd", wanted.mounts_fd)
+        if self.generation.gofer_rpc:
+            line.give("rpc-fd", wanted.rpc_fd)
+        for fd in wanted.io_fds:
+            line.give("io-fds", fd)
+        if self.generation.gofer_takes_id:
+            # Never to older ones: flags that they add behind it for themselves aren't parsed.
+            line.add(wanted.container_id)
+        return line.command()
+
+    def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command:
+        line = _CommandLine("runsc-sandbox", root, settings)
+        for flag, fd in wanted.logs.items():
+            line.give(flag, fd)
+        line.add("boot", f"--bundle={wanted.bundle}")
+        for fd in wanted.io_fds:
+            line.give("io-fds", fd)
+        for fd in wanted.filestore_fds:
+            name = "gofer-filestore-fds" if self.generation.mount_confs else "overlay-filestore-fd"
+            line.give(name, fd)
+        line.give("mounts-fd", wanted.mounts_fd)
+        line.give("start-sync-fd", wanted.start_sync_fd)
+        if self.generation.mount_confs:
+            line.add("--gofer-mount-confs=" + ",".join(map(str, wanted.confs)))
+        line.give("controller-fd", wanted.controller_fd)
+        line.give("spec-fd", wanted.spec_fd)
+        if wanted.device_fd >= 0:
+            line.give("device-fd", wanted.device_fd)
+        if self.generation.pid_namespace_flag:
+            line.add("--pidns=true")
+        if wanted.credentials.apply_caps:
+            line.add("--apply-caps=true")
+        line.add("--setup-root")
+        for fd in wanted.stdio:
+            line.give("stdio-fds", fd)
+        if "total-host-memory" in self.generation.boot_flags:
+            line.add(f"--total-host-memory={wanted.host_memory}")
+        if wanted.cpu_count:
+            line.add(f"--cpu-num={wanted.cpu_count}")
+        if "cpu-quota" in self.generation.boot_flags and wanted.cpu_quota and wanted.cpu_period:
+            line.add(f"--cpu-quota={wanted.cpu_quota}", f"--cpu-period={wanted.cpu_period}")
+        line.add(f"--total-memory={wanted.total_memory}")
+        if wanted.attached:
+            line.add("--attached")
+        if wanted.user_log_fd >= 0:
+            line.give("user-log-fd", wanted.user_log_fd)
+        if wanted.pass_fds and "pass-fd" not in self.generation.boot_flags:
+            raise Unsupported(f"runsc {self.generation.version} can't pass files on to a container")
+        for guest, fd in sorted(wanted.pass_fds.items()):
+            line.give_as("pass-fd", fd, str(guest))
+        line.add(wanted.sandbox_id)
+        return line.command()
+
+    # -- calls -----------------------------------------------------------------------------
+
+    @property
+    def abstract_sockets(self) -> bool:
+        return not self.generation.path_sockets
+
+    @property
+    def network_methods(self) -> Sequence[str]:
+        # A call that isn't registered costs one exchange and changes nothing.
+        new, old = "containerManager.SetNetworkArgs", "Network.CreateLinksAndRoutes"
+        return (new, old) if self.generation.gofer_takes_id else (old, new)
+
+    @property
+    def pause_methods(self) -> Sequence[str]:
+        new, old = "containerManager.Pause", "Lifecycle.Pause"
+        return (new, old) if self.generation.mount_confs else (old, new)
+
+    @property
+    def resume_methods(self) -> Sequence[str]:
+        new, old = "containerManager.Resume", "Lifecycle.Resume"
+        return (new, old) if self.generation.mount_confs else (old, new)
+
+    def event_argument(self, container_id: str) -> object:
+        return container_id if self.generation.mount_confs else None
+
+    def execute_argument(
+        self, container_id: str, process: ProcessSpec, terminal: bool
+    ) -> dict[str, Any]:
+        # Fields that a release doesn't know are ignored by it.
+        caps = process.capabilities
+        return {
+            "filename": process.executable,
+            "argv": list(process.args),
+            "envv": list(process.env),
+            "wd": process.cwd,
+            "KUID": process.uid,
+            "KGID": process.gid,
+            "ExtraKGIDs": list(process.additional_gids),
+            "Capabilities": None
+            if caps is None
+            else {
+                "PermittedCaps": caps.permitted,
+                "InheritableCaps": caps.inheritable,
+                "EffectiveCaps": caps.effective,
+                "BoundingCaps": caps.bounding,
+                "AmbientCaps": caps.ambient,
+            },
+            "NoNewPrivileges": process.no_new_privileges,
+            "StdioIsPty": terminal,
+            "SupportTTYs": True,
+            "GuestFDs": [0, 1, 2],
+            "ContainerID": container_id,
+        }
+
+    def start_subcontainer_argument(
+        self,
+        container_id: str,
+        spec: Mapping[str, Any],
+        settings: Settings,
+        confs: Sequence[MountConf],
+        filestores: int,
+    ) -> dict[str, Any]:
+        argument: dict[str, Any] = {
+            "Spec": spec,
+            "Conf": _subcontainer_conf(settings),
+            "CID": container_id,
+        }
+        if self.generation.mount_confs:
+            argument["NumGoferFilestoreFDs"] = filestores
+            argument["IsDevIoFilePresent"] = False
+            argument["IsRootfsUpperTarFilePresent"] = False
+            argument["GoferMountConfs"] = [
+                {"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs
+            ]
+        return argument
+
+    def checkpoint_argument(
+        self, sandbox_id: str, compression: str, *, paged: bool, leave_running: bool
+    ) -> dict[str, Any]:
+        if not self.generation.mount_confs:
+            return {"key": None, "metadata": None}
+        return {
+            "key": None,
+            "metadata": {"compression": compression},
+            "have_pages_file": paged,
+            "Resume": leave_running,
+            # The time that a program of the container's would get, which none is asked for.
+            "ExecOpts": {"Argv": "", "Timeout": _EXEC_TIMEOUT_NS, "ContainerID": sandbox_id},
+            # From release-20260817's generation on; the sentry puts it in the image.
+            "runsc_version": self.generation.version,
+        }
+
+    def restore_argument(self, sandbox_id: str, *, paged: bool, device: bool) -> dict[str, Any]:
+        if not self.generation.mount_confs:
+            return {"SandboxID": sandbox_id}
+        return {
+            "SandboxID": sandbox_id,
+            "HavePagesFile": paged,
+            "HaveDeviceFile": device,
+            "Background": False,
+        }
+
+
+def _own_user_namespace(settings: Settings, spec: Spec) -> str:
+    if "user" in spec.namespaces:
+        return "spec"
+    return "identity" if settings.directfs and settings.network != "host" else ""
+
+
+def _subcontainer_conf(settings: Settings) -> dict[str, Any]:
+    """The part of runsc's configuration that the sentry reads for a subcontainer.
+
+    ``WatchdogAction`` changed its type between releases and must stay out.
+    """
+    flags = settings.effective
+    return {
+        "FileAccess": int(flags.get("file-access") == "shared"),
+        "FileAccessMounts": int(flags.get("file-access-mounts", "shared") == "shared"),
+        "DirectFS": settings.directfs,
+        "HostUDS": {"open": 1, "create": 2, "all": 3}.get(flags.get("host-uds", ""), 0),
+        "HostFifo": int(flags.get("host-fifo") == "open"),
+        "DCache": _integer(flags.get("dcache"), -1),
+        "FDLimit": _integer(flags.get("fdlimit"), -1),
+        "EnableRaw": settings.net_raw,
+        "OCISeccomp": settings.boolean("oci-seccomp"),
+        "Network": {"sandbox": 0, "host": 1, "none": 2}[settings.network],
+        "Platform": settings.platform,
+    }
+
+
+def _integer(text: str | None, default: int) -> int:
+    try:
+        return default if text is None else int(text)
+    except ValueError:
+        return default
+
+
+class _CommandLine:
+    """Arguments that number the descriptors given with them."""
+
+    def __init__(self, name: str, root: str, settings: Settings) -> None:
+        self._argv = [name, f"--root={root}"]
+        self._fds: dict[int, int] = {}
+        flags = settings.flags
+        self._argv += [f"--{k}={flags[k]}" for k in sorted(flags) if k != "root"]
+
+    def add(self, *arguments: str) -> None:
+        self._argv += arguments
+
+    def give(self, flag: str, fd: int) -> None:
+        self._argv.append(f"--{flag}={self._number(fd)}")
+
+    def give_as(self, flag: str, fd: int, name: str) -> None:
+        """For a flag that says what the descriptor is to be called."""
+        self._argv.append(f"--{flag}={self._number(fd)}:{name}")
+
+    def _number(self, fd: int) -> int:
+        number = _FIRST_FD + len(self._fds)
+        self._fds[number] = fd
+        return number
+
+    def command(self) -> Command:
+        return Command(argv=tuple(self._argv), fds=dict(self._fds))
+
+
+def user_maps(kind: str, spec: Spec) -> tuple[Sequence[tuple[int, int, int]], ...]:
+    """The uid and gid maps of a new user namespace, as (inside, outside, count)."""
+    if kind == "nobody":
+        one = ((_NOBODY, _NOBODY, 1),)
+        return one, one
+    if kind == "identity":
+        everyone = ((0, 0, _ALL_IDS),)
+        return everyone, everyone
+    return tuple(
+        tuple((m.container_id, m.host_id, m.size) for m in maps)
+        for maps in (spec.uid_mappings, spec.gid_mappings)
+    )

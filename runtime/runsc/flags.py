@@ -1,0 +1,190 @@
+"""runsc's flags as its processes will understand them, with types.
+
+Joins what the operator configured, what a container's annotations override and what the binary
+takes as default.  runsc's own processes read the same annotations from the spec; where the shim
+decides by a flag (namespaces, credentials, overlays) it must come to the same answer.  Pure.
+"""
+
+from __future__ import annotations
+
+from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.record import Record
+from runtime.runsc.config import parse_bool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runtime.bundle.spec import Spec
+    from runtime.runsc.config import RunscConfig
+    from runtime.runsc.release import Generation
+
+_OVERRIDE = "dev.gvisor.flag."
+_BUNDLE = "dev.gvisor.bundle."
+# Flags that a container may set for itself (gVisor runsc/config/flags.go, overrideAllowlist), and
+# those that it may since gofers have mount configurations, and since they take an id.
+_OVERRIDABLE = frozenset(("debug", "oci-seccomp", "strace", "strace-log-size", "strace-syscalls"))
+_OVERRIDABLE_2024 = frozenset(("debug-to-user-log", "host-uds", "net-disconnect-ok"))
+_OVERRIDABLE_2026 = frozenset(
+    (
+        "allow-connected-on-save",
+        "debug-command",
+        "mount-cgroup-v2",
+        "overlay2",
+        "pause-external-networking",
+        "qdisc",
+        "qdisc-tbf-burst",
+        "qdisc-tbf-rate",
+        "reproduce-nftables",
+    )
+)
+_NETWORKS = ("sandbox", "host", "none")
+# What needs more than a gofer and a sentry, or another caller than root.
+_UNSUPPORTED = ("rootless", "nvproxy", "nvproxy-docker", "tpuproxy", "TESTONLY-unsafe-nonroot")
+# Descriptors are ours to number.
+_RESERVED = frozenset(("log-fd", "debug-log-fd", "panic-log-fd", "coverage-fd", "version"))
+
+
+class Settings(Record):
+    """The flags that the shim itself acts by, and all of them for the command lines."""
+
+    #: As configured; the command line of every runsc process.
+    flags: Mapping[str, str]
+    #: With the container's overrides.
+    effective: Mapping[str, str]
+    network: str
+    directfs: bool
+    #: Empty for the binary's own default.
+    platform: str
+    platform_device: str
+    #: ``none``, ``memory``, ``self``, or a directory's absolute path.
+    root_overlay: str
+    mount_overlay: str
+    net_raw: bool
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        """A boolean flag, overrides included."""
+        value = parse_bool(self.effective.get(name, ""))
+        return default if value is None else value
+
+
+def check_flags(config: RunscConfig, generation: Generation) -> None:
+    """Raise InvalidRequest for a flag that the binary doesn't know, Unsupported for one that
+    the shim can't serve."""
+    for name in config.flags:
+        if name.startswith("-") or name not in generation.global_flags:
+            raise InvalidRequest(
+                "runsc_config",
+                f"unknown runsc flag {name!r} ({generation.binary}, {generation.version})",
+            )
+        if name in _RESERVED:
+            raise InvalidRequest("runsc_config", f"flag {name!r} is set by the shim")
+        if "\0" in config.flags[name]:
+            raise InvalidRequest("runsc_config", f"flag {name!r} contains a NUL character")
+    for name in _UNSUPPORTED:
+        if parse_bool(config.flags.get(name, "")):
+            raise Unsupported(f"runsc flag {name!r} is not supported by the shim")
+
+
+def read_settings(config: RunscConfig, generation: Generation, spec: Spec | None) -> Settings:
+    """Join configuration, overrides and defaults.  ``spec`` may be None for the former alone.
+
+    Raises InvalidRequest naming the flag or the annotation.
+    """
+    check_flags(config, generation)
+    effective = dict(config.flags)
+    if spec is not None:
+        _override(effective, spec.annotations, generation)
+    network = effective.get("network", "sandbox")
+    if network not in _NETWORKS:
+        raise InvalidRequest("runsc_config", f"network {network!r} is none of sandbox, host, none")
+    root, mounts = _overlay(effective, generation)
+    return Settings(
+        flags=config.flags,
+        effective=effective,
+        network=network,
+        directfs=generation.directfs and _boolean(effective, "directfs", True),
+        platform=effective.get("platform", ""),
+        platform_device=effective.get("platform_device_path", ""),
+        root_overlay=root,
+        mount_overlay=mounts,
+        net_raw=_boolean(effective, "net-raw", False),
+    )
+
+
+def _boolean(flags: Mapping[str, str], name: str, default: bool) -> bool:
+    if name not in flags:
+        return default
+    value = parse_bool(flags[name])
+    if value is None:
+        raise InvalidRequest("runsc_config", f"flag {name!r} is not a boolean: {flags[name]!r}")
+    return value
+
+
+def _override(
+    flags: dict[str, str], annotations: Mapping[str, str], generation: Generation
+) -> None:
+    anything, configured = _boolean(flags, "allow-flag-override", False), dict(flags)
+    for key, value in annotations.items():
+        if key.startswith(_BUNDLE):
+            raise Unsupported(f"annotation {key} is not supported by the shim")
+        if not key.startswith(_OVERRIDE):
+            continue
+        name = key[len(_OVERRIDE) :]
+        field = f"annotation {key[:100]}"
+        if name not in generation.global_flags:
+            raise InvalidRequest(field, "names no runsc flag")
+        if not anything and not _is_listed(name, value, configured, generation):
+            raise InvalidRequest(field, "flag override disabled, allow-flag-override is not set")
+        if name in _RESERVED or (name in _UNSUPPORTED and parse_bool(value)):
+            raise Unsupported(f"{field} is not supported by the shim")
+        flags[name] = value
+
+
+def _is_listed(
+    name: str, value: str, configured: Mapping[str, str], generation: Generation
+) -> bool:
+    """Whether runsc lets any container override the flag, with that value."""
+    if not (
+        name in _OVERRIDABLE
+        or (generation.mount_confs and name in _OVERRIDABLE_2024)
+        or (generation.gofer_takes_id and name in _OVERRIDABLE_2026)
+    ):
+        return False
+    if name == "oci-seccomp":
+        return bool(parse_bool(value))
+    if name == "overlay2":
+        return value == "none" or value.partition(":")[2] in ("memory", "self")
+    if name == "qdisc":
+        return value == "tbf"
+    if name.startswith("qdisc-tbf-"):
+        # A container may narrow its network, but not widen it.
+        limit = configured.get(name, "0")
+        return not (limit.isdecimal() and int(limit)) or (
+            value.isdecimal() and len(value) <= 20 and int(value) <= int(limit)
+        )
+    return True
+
+
+def _overlay(flags: Mapping[str, str], generation: Generation) -> tuple[str, str]:
+    """The media of the root's and of the mounts' overlays.
+
+    The syntax is ``none`` or ``{root|all}:{memory|self|dir=/path}``; old ones take the plain path
+    of a directory (gVisor runsc/config/config.go, Overlay2).
+    """
+    if _boolean(flags, "overlay", False):
+        return "memory", "memory"
+    value = flags.get("overlay2") or generation.global_flags.get("overlay2") or "none"
+    if value == "none":
+        return "none", "none"
+    scope, colon, medium = value.partition(":")
+    if medium.startswith("dir="):
+        medium = medium[4:]
+        known = medium.startswith("/")
+    else:
+        known = medium in ("memory", "self") or (
+            medium.startswith("/") and not generation.mount_confs
+        )
+    if not colon or scope not in ("root", "all") or not known:
+        raise InvalidRequest("runsc_config", f"overlay2 {value!r} is malformed")
+    return medium, medium if scope == "all" else "none"

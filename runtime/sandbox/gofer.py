@@ -1,0 +1,320 @@
+"""A gofer: the process that serves one container's files to the sentry.
+
+Owns its start, the connections to it until they are handed on, and its end.  A gofer ends by
+itself once the sentry has closed all connections, and still has to be reaped.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import time
+
+from runtime.base import fastjson
+from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.host.child_log import ChildLog
+from runtime.host.fds import FdSet
+from runtime.host.spawn import IdMap, SpawnSpec, spawn
+from runtime.runsc.driver import CLONE_NEWUSER, GoferCommand, user_maps
+from runtime.runsc.log_files import open_logs
+from runtime.sandbox.gofer_mounts import (
+    MountPlan,
+    is_gofer_mount,
+    plan_mounts,
+    remove_filestores,
+    require_sources,
+    shared_sources,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.bundle.spec import Spec
+    from runtime.host.spawn import Child
+    from runtime.runsc.config import RunscConfig
+    from runtime.runsc.driver import Driver
+    from runtime.runsc.flags import Settings
+
+_SIGKILL = 9
+_MAX_MOUNTS = 16 << 20
+
+
+class Gofer:
+    """A running gofer.  One thread at a time."""
+
+    def __init__(self, log: ChildLog, plan: MountPlan, fds: FdSet) -> None:
+        self.plan = plan
+        self._child: Child | None = None
+        self._log = log
+        self._fds = fds
+        # What is still to be started, and what only that needs; None once it is.
+        self._wanted: SpawnSpec | None = None
+        self._own = FdSet()
+        #: The sentry's ends of the connections, root first.  Valid until ``release``.
+        self.io_fds: tuple[int, ...] = ()
+        #: Where the gofer writes the mounts with their links resolved.  Valid until ``release``.
+        self.mounts_fd = -1
+
+    @classmethod
+    def prepare(
+        cls,
+        container_id: str,
+        sandbox_id: str,
+        spec: Spec,
+        config: RunscConfig,
+        settings: Settings,
+        driver: Driver,
+        *,
+        terminal: bool,
+        hints: Mapping[str, str],
+        cgroup_procs: tuple[str, ...] = (),
+        cgroup_fd: int | None = None,
+        attached: bool = False,
+    ) -> Gofer:
+        """A gofer for a container, all but started: the sentry may be given its ends already.
+
+        ``hints`` are the annotations of the sandbox's root container.  Raises Failed; then
+        nothing is left.  Otherwise ``stop`` is to be called in the end, started or not.
+        """
+        with FdSet() as ours:
+            sentrys = FdSet()
+            plan = MountPlan(confs=())
+            log = None
+            try:
+                plan = plan_mounts(spec, settings, driver.generation, sandbox_id, hints, sentrys)
+                log = ChildLog("gofer-log")
+                if driver.generation.gofer_rpc:
+                    require_sources(spec, plan.confs)
+                spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
+                pairs = [_pair(sentrys, ours) for _ in range(plan.sockets)]
+                mounts_read, mounts_write = os.pipe2(os.O_CLOEXEC)
+                sentrys.add(mounts_read)
+                ours.add(mounts_write)
+                rpc_fd = -1
+                if driver.generation.gofer_rpc:
+                    # Insisted on, but only for sources that it can't reach: nobody serves it.
+                    rpc_fd, _ = ours.socketpair()
+                command = driver.gofer_command(
+                    config.state_dir,
+                    settings,
+                    GoferCommand(
+                        container_id=container_id,
+                        bundle=spec.bundle,
+                        spec_fd=spec_file(spec, terminal, ours),
+                        mounts_fd=mounts_write,
+                        io_fds=tuple(theirs for _, theirs in pairs),
+                        confs=plan.confs,
+                        rpc_fd=rpc_fd,
+                        logs=open_logs(settings, "gofer", sandbox_id, ours),
+                    ),
+                )
+                credentials = driver.gofer_credentials(settings, spec)
+                namespaces, join = driver.gofer_namespaces(), []
+                kind = credentials.user_namespace
+                path = spec.namespaces.get("user", "")
+                maps: tuple[tuple[IdMap, ...], ...] = ((), ())
+                if kind == "spec" and path:
+                    join.append((open_namespace(path, ours), CLONE_NEWUSER))
+                elif kind:
+                    namespaces |= CLONE_NEWUSER
+                    maps = id_maps(kind, spec)
+                wanted = SpawnSpec(
+                    path=driver.generation.binary,
+                    argv=command.argv,
+                    fds={1: log.fd, 2: log.fd, **command.fds},
+                    namespaces=namespaces,
+                    join=tuple(join),
+                    uid_maps=maps[0],
+                    gid_maps=maps[1],
+                    uid=credentials.uid,
+                    gid=credentials.gid,
+                    cgroup_procs=cgroup_procs,
+                    cgroup_fd=cgroup_fd,
+                    setsid=driver.gofer_session,
+                    oom_score_adj=spec.process.oom_score_adj,
+                    pdeathsig=_SIGKILL if attached else 0,
+                    # It shares no memory that would need one.
+                    no_membarrier=True,
+                    prepare=attach,
+                )
+            except BaseException:
+                sentrys.close()
+                if log is not None:
+                    log.close()
+                remove_filestores(plan.filestores)
+                raise
+            gofer = cls(log, plan, sentrys)
+            gofer.io_fds = tuple(end for end, _ in pairs)
+            gofer.mounts_fd = mounts_read
+            gofer._wanted = wanted
+            gofer._own.take(ours)
+        return gofer
+
+    def launch(self) -> None:
+        """Start it; doesn't wait for it to be ready.  Raises Failed; then nothing is left."""
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None
+        try:
+            self._child = spawn(wanted)
+        except BaseException:
+            self.stop(0)
+            remove_filestores(self.plan.shared_filestores)
+            raise
+        finally:
+            self._own.close()
+
+    @property
+    def child(self) -> Child:
+        """Its process, once it is started."""
+        assert self._child is not None
+        return self._child
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was ended by a SIGKILL; with its sentry it ends by itself."""
+        raw = self.child.poll()
+        return raw is not None and raw & 0x7F == _SIGKILL
+
+    def release(self) -> None:
+        """Close what was for the sentry, once it has its own.  Idempotent."""
+        self._fds.close()
+        self.io_fds, self.mounts_fd = (), -1
+
+    def read_mounts(self, deadline: float) -> list[Any]:
+        """The mounts as the gofer has resolved them, once it is ready.
+
+        Raises Failed with the gofer's own words if it dies first, DeadlineExceeded.
+        """
+        data = bytearray()
+        poll = select.poll()
+        poll.register(self.mounts_fd, select.POLLIN)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise DeadlineExceeded("gofer: list of mounts", max(left, 0.0))
+            chunk = os.read(self.mounts_fd, 65536)
+            if not chunk:
+                break
+            data += chunk
+            if len(data) > _MAX_MOUNTS:
+                raise Failed(f"gofer: list of mounts is larger than {_MAX_MOUNTS} bytes")
+        try:
+            mounts = fastjson.loads(data)
+        except ValueError:
+            mounts = None
+        if not isinstance(mounts, list):
+            raise Failed(f"gofer: {self.message(deadline) or 'no list of mounts'}")
+        return mounts
+
+    def message(self, deadline: float) -> str:
+        """The gofer's last words if it has ended, or ends by ``deadline``."""
+        if self._child is None:
+            return ""
+        try:
+            raw = self._child.wait(max(deadline - time.monotonic(), 0.0))
+        except DeadlineExceeded:
+            return ""
+        if not raw:
+            return ""
+        return self._log.message() or f"gofer ended: {describe_status(raw)}"
+
+    def log_text(self) -> str:
+        """All that the gofer printed."""
+        return self._log.text()
+
+    def stop(self, timeout: float) -> None:
+        """Kill and reap it and remove its filestores.  Idempotent, does every step.
+
+        Raises Failed naming what did not work, DeadlineExceeded if it can't be reaped in time.
+        """
+        self.release()
+        self._own.close()
+        child = self._child
+        try:
+            if child is not None:
+                if child.poll() is None:
+                    child.kill(_SIGKILL)
+                    child.wait(timeout)
+                child.close()
+        finally:
+            self._log.close()
+            remove_filestores(self.plan.filestores)
+
+
+def _reachable(
+    spec: Spec, plan: MountPlan, hints: Mapping[str, str], directory: str, fds: FdSet
+) -> tuple[Spec, Callable[[int], None] | None]:
+    """The spec with sources that the gofer can reach, and what has to be done for it."""
+    if "user" not in spec.namespaces and not any(mount.id_mapped for mount in spec.mounts):
+        return spec, None
+    bound = [mount for mount in spec.mounts if is_gofer_mount(mount)]
+    # The sentry finds those that containers share by their sources.
+    kept = shared_sources(hints)
+    served = [
+        mount
+        for mount, conf in zip(bound, plan.confs[1:], strict=True)
+        if conf.lower == "lisafs" and mount.source not in kept
+    ]
+    if not served:
+        return spec, None
+    from runtime.sandbox.idmapped_mounts import lend
+
+    return lend(spec, served, directory, fds)
+
+
+def _pair(sentrys: FdSet, gofers: FdSet) -> tuple[int, int]:
+    one, other = _socket.socketpair()
+    return sentrys.add(one.detach()), gofers.add(other.detach())
+
+
+def raw_spec(spec: Spec, terminal: bool) -> dict[str, Any]:
+    """The spec as runsc gets it: as it was checked, and with a terminal if the caller gives one."""
+    process = {**spec.raw["process"], "terminal": terminal}
+    raw = {**spec.raw, "process": process}
+    # Ours to run (hooks.py); a gofer would run some of them again (since release-20260520).
+    raw.pop("hooks", None)
+    return raw
+
+
+def spec_file(spec: Spec, terminal: bool, fds: FdSet) -> int:
+    """A file with the spec.  Each reader needs one of its own: runsc reads it twice.
+
+    What was validated is what runs, whatever happens to config.json meanwhile.
+    """
+    fd = fds.add(os.memfd_create("config.json", os.MFD_CLOEXEC))
+    text = fastjson.dumps(raw_spec(spec, terminal))
+    data = memoryview(text.encode("ascii"))
+    while data:
+        data = data[os.write(fd, data) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def open_namespace(path: str, fds: FdSet) -> int:
+    """A namespace's file, to be joined.  Raises Failed naming it."""
+    try:
+        return fds.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"open namespace {path}: {why}") from None
+
+
+def id_maps(kind: str, spec: Spec) -> tuple[tuple[IdMap, ...], ...]:
+    """The maps of a new user namespace, for spawn."""
+    return tuple(
+        tuple(IdMap(container_id=a, host_id=b, size=n) for a, b, n in maps)
+        for maps in user_maps(kind, spec)
+    )
+
+
+def describe_status(raw: int) -> str:
+    """A wait status in words."""
+    status = os.waitstatus_to_exitcode(raw)
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

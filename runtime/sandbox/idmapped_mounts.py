@@ -1,0 +1,171 @@
+"""Sources of bind mounts that are put into a gofer's own mount namespace, ids mapped if so asked.
+
+A gofer in a user namespace of its container is nobody special on the host: it can't walk the
+private directories that a pod's volumes and files are in.  And id-mapped mounts (``uidMappings``
+of a mount, ``idmap``) are unknown to releases of runsc before 2024-11-18.  Both is solved alike:
+the shim takes copies of the mounts while it still may, and attaches them in the gofer's mount
+namespace between its birth and its first instruction, over a directory that the gofer has no use
+for.  Nothing of it is ever mounted on the host, so nothing can be left there, and a bundle that is
+deleted too early takes no volume's files with it.
+
+Owns which mounts that concerns, the copies, and their attachment.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+
+from runtime.base.errors import Failed, InvalidRequest, Unsupported
+from runtime.bundle.spec import with_mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from runtime.bundle.spec import IdMapping, Mount, Spec
+    from runtime.host.fds import FdSet
+
+_CLONE_FS = 0x200
+_MAX_SOURCES = 1000
+
+
+def lend(
+    spec: Spec, served: Sequence[Mount], place: str, fds: FdSet
+) -> tuple[Spec, Callable[[int], None] | None]:
+    """The spec with sources below ``place``, and what attaches them for a process given by pid.
+
+    ``served`` are the bind mounts that the gofer serves.  ``place`` is a directory of the shim's,
+    which the gofer doesn't need.  The copies are in ``fds``, to be closed once they are attached.
+    None where the gofer needs no help.
+
+    Raises InvalidRequest for maps that make no sense, Unsupported where the kernel or the file
+    system can't map ids, Failed naming the mount.
+    """
+    in_user_namespace = "user" in spec.namespaces
+    wanted = [mount for mount in served if in_user_namespace or mount.id_mapped]
+    if not wanted:
+        return spec, None
+    if len(wanted) > _MAX_SOURCES:
+        raise InvalidRequest("config.json: mounts", f"more than {_MAX_SOURCES} bind mounts")
+    copies: list[tuple[int, bool]] = []
+    raws: list[dict[str, Any]] = []
+    for mount, raw in zip(spec.mounts, spec.raw["mounts"], strict=True):
+        if any(mount is each for each in wanted):
+            copies.append(_copy(mount, spec, fds))
+            raw = {
+                **{k: v for k, v in raw.items() if k not in ("uidMappings", "gidMappings")},
+                "source": f"{place}/{len(copies) - 1}",
+                "options": [o for o in mount.options if o not in ("idmap", "ridmap")],
+            }
+        raws.append(raw)
+
+    def attach(pid: int) -> None:
+        _attach(pid, place, copies)
+
+    return with_mounts(spec, raws), attach
+
+
+def _copy(mount: Mount, spec: Spec, fds: FdSet) -> tuple[int, bool]:
+    """A detached copy of a mount's source, and whether it is a directory."""
+    from runtime.host import linux
+
+    deep = linux.AT_RECURSIVE if "rbind" in mount.options or mount.type != "bind" else 0
+    what = f"mount {mount.source} on {mount.destination}"
+    maps = mount.uid_mappings, mount.gid_mappings
+    if any(maps) and not all(maps):
+        raise InvalidRequest("config.json: mounts", f"{what[:200]}: maps users or groups alone")
+    try:
+        fd = fds.add(linux.open_tree(mount.source, linux.OPEN_TREE_CLONE | deep))
+        if mount.id_mapped:
+            linux.mount_setattr(
+                fd,
+                flags=linux.AT_EMPTY_PATH
+                | (linux.AT_RECURSIVE if "ridmap" in mount.options else 0),
+                attr_set=linux.MOUNT_ATTR_IDMAP,
+                userns_fd=_user_namespace(mount, spec, fds),
+            )
+        return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
+    except OSError as error:
+        import errno
+
+        why = linux.reason(error.errno)
+        if mount.id_mapped and error.errno in (
+            errno.EINVAL,
+            errno.ENOSYS,
+            errno.EOPNOTSUPP,
+        ):
+            raise Unsupported(f"{what} with id maps: {why}") from None
+        raise Failed(f"{what}: {why}") from None
+    except ValueError as error:
+        raise InvalidRequest("config.json: mounts", f"{what[:200]}: {error}") from None
+
+
+def _user_namespace(mount: Mount, spec: Spec, fds: FdSet) -> int:
+    """The one whose maps the mount takes: by itself, or the container's."""
+    maps = mount.uid_mappings, mount.gid_mappings
+    if not all(maps):
+        path = spec.namespaces.get("user", "")
+        if path:
+            from runtime.sandbox.gofer import open_namespace
+
+            return open_namespace(path, fds)
+        maps = spec.uid_mappings, spec.gid_mappings
+    if not all(maps):
+        raise InvalidRequest(
+            "config.json: mounts",
+            f"{mount.destination}: is to have the container's id maps, and it has none",
+        )
+    from runtime.host.spawn import userns
+
+    return fds.add(userns(*(_id_maps(each) for each in maps)))
+
+
+def _id_maps(mappings: Sequence[IdMapping]) -> tuple[Any, ...]:
+    from runtime.host.spawn import IdMap
+
+    return tuple(
+        IdMap(container_id=m.container_id, host_id=m.host_id, size=m.size) for m in mappings
+    )
+
+
+def _attach(pid: int, place: str, copies: Sequence[tuple[int, bool]]) -> None:
+    """Make the copies the numbered entries of a directory that covers ``place``, for ``pid``."""
+    from runtime.host import linux
+
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # A thread that shares its root with others can't change the namespace.
+                linux.unshare(_CLONE_FS)
+                linux.setns(namespace, linux.CLONE_NEWNS)
+            finally:
+                os.close(namespace)
+            # Nothing of this may get back to the host.
+            linux.mount("", "/", "", linux.MS_REC | linux.MS_SLAVE)
+            linux.mount(
+                "sources", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=711,size=4k"
+            )
+            for number, (fd, is_directory) in enumerate(copies):
+                entry = f"{place}/{number}"
+                if is_directory:
+                    os.mkdir(entry, 0o700)
+                else:
+                    os.close(os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+                linux.move_mount(fd, entry)
+        except BaseException as fault:
+            faults.append(fault)
+
+    thread = threading.Thread(target=work, name="sources")
+    thread.start()
+    thread.join()
+    for fault in faults:
+        if isinstance(fault, OSError):
+            at = f" ({fault.filename})" if fault.filename else ""
+            raise Failed(f"attach bind mounts' sources: {linux.reason(fault.errno)}{at}") from None
+        raise fault

@@ -1,0 +1,444 @@
+"""A sentry: the process that is a sandbox.
+
+Owns its start up to the moment when it answers calls, its control socket, and what it leaves
+behind.  What is said to it is ``control.py``'s matter, when it dies ``sandbox.py``'s.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import select
+import stat
+import time
+from binascii import crc32
+
+from runtime.base.cleanup_steps import Steps
+from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
+from runtime.base.log import get_logger
+from runtime.host.child_log import ChildLog
+from runtime.host.fds import FdSet
+from runtime.host.spawn import IdMap, SpawnSpec, spawn
+from runtime.runsc.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
+from runtime.runsc.log_files import open_logs
+from runtime.runsc.sidecars import closed_folder
+from runtime.runsc.urpc import SocketPath
+from runtime.sandbox.gofer import describe_status, id_maps, open_namespace, spec_file
+from runtime.sandbox.gofer_mounts import remove_filestores
+from runtime.state.runsc_state import abstract_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from runtime.bundle.spec import Spec
+    from runtime.host.spawn import Child
+    from runtime.runsc.config import RunscConfig
+    from runtime.runsc.driver import Credentials, Driver
+    from runtime.runsc.flags import Settings
+    from runtime.sandbox.gofer import Gofer
+
+_log = get_logger("sentry")
+_SIGKILL = 9
+_RLIMIT_MEMLOCK = 8
+_NAME_LIMIT = 80
+#: Bytes of sun_path.
+_MAX_ABSTRACT = 108
+#: Seconds for a process that failed to be gone, so that its last words are complete.
+_DYING_TIMEOUT = 1.0
+#: Seconds to reap each of those that were killed.
+_UNDO_TIMEOUT = 10.0
+#: The standard input's number, which is the terminal's if there is one.
+_TERMINAL_FLAGS_FD = "stdio-fds"
+
+
+class Sentry:
+    """A sentry process.  One thread at a time, but for ``kill``."""
+
+    def __init__(self, child: Child, address: str, credentials: Credentials, log: ChildLog) -> None:
+        self.child = child
+        self.address = address
+        self.credentials = credentials
+        self.log = log
+
+    @classmethod
+    def start(
+        cls,
+        sandbox_id: str,
+        spec: Spec,
+        config: RunscConfig,
+        settings: Settings,
+        driver: Driver,
+        gofer: Gofer,
+        *,
+        stdio: tuple[int, int, int],
+        terminal: bool,
+        started: Callable[[Child], None] | None = None,
+        deadline: float,
+        cgroup_procs: tuple[str, ...] = (),
+        cgroup_fd: int | None = None,
+        cpu_count: int | None = None,
+        cpu_quota: int | None = None,
+        cpu_period: int | None = None,
+        memory_limit: int | None = None,
+        attached: bool = False,
+        user_log: str = "",
+        pass_fds: Mapping[int, int] | None = None,
+    ) -> Sentry:
+        """Start a sentry, then its gofer, and wait until the sentry answers.
+
+        The gofer second, as the sentry takes longest.  ``started`` is called when both run.
+
+        Raises Failed with the gofer's words, else the sentry's, if either dies; DeadlineExceeded;
+        AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
+        """
+        credentials = driver.sandbox_credentials(settings, spec)
+        abstract = driver.abstract_sockets and config.abstract_control_socket
+        addresses = control_addresses(config.state_dir, sandbox_id, abstract)
+        platform = settings.platform or driver.generation.default_platform
+        log = ChildLog("sentry-log")
+        child = None
+        try:
+            with FdSet() as ours:
+                listener, address = _bind_first(addresses, sandbox_id, ours)
+                try:
+                    ready, ready_write = ours.pipe()
+                    own_stdio(stdio, *credentials.owner)
+                    host_memory = _host_memory()
+                    command = driver.boot_command(
+                        config.state_dir,
+                        settings,
+                        BootCommand(
+                            sandbox_id=sandbox_id,
+                            bundle=spec.bundle,
+                            credentials=credentials,
+                            spec_fd=spec_file(spec, terminal, ours),
+                            mounts_fd=gofer.mounts_fd,
+                            controller_fd=listener,
+                            start_sync_fd=ready_write,
+                            io_fds=gofer.io_fds,
+                            filestore_fds=gofer.plan.filestore_fds,
+                            stdio=stdio,
+                            confs=gofer.plan.confs,
+                            total_memory=min(memory_limit or host_memory, host_memory),
+                            host_memory=host_memory,
+                            device_fd=open_device(settings, ours),
+                            cpu_count=cpu_count,
+                            cpu_quota=cpu_quota,
+                            cpu_period=cpu_period,
+                            attached=attached,
+                            user_log_fd=_open_user_log(user_log, ours),
+                            pass_fds=pass_fds or {},
+                            logs=open_logs(settings, "boot", sandbox_id, ours),
+                        ),
+                    )
+                    child = _spawn(
+                        _spawn_spec(
+                            driver,
+                            settings,
+                            platform,
+                            spec,
+                            credentials,
+                            command.argv,
+                            {1: log.fd, 2: log.fd, **command.fds},
+                            ours,
+                        ).replace(
+                            cgroup_procs=cgroup_procs,
+                            cgroup_fd=cgroup_fd,
+                            controlling_tty=_terminal_number(command.argv) if terminal else None,
+                            pdeathsig=_SIGKILL if attached else 0,
+                        )
+                    )
+                    ours.close_one(ready_write)
+                    gofer.release()
+                    gofer.launch()
+                    sentry = cls(child, address, credentials, log)
+                    if started is not None:
+                        started(child)
+                    sentry._await_ready(ready, gofer, platform, deadline)
+                except BaseException:
+                    _unlink(address)
+                    raise
+        except BaseException:
+            if child is not None:
+                child.kill(_SIGKILL)
+                child.wait(_DYING_TIMEOUT)
+                child.close()
+            log.close()
+            raise
+        return sentry
+
+    def _await_ready(self, ready: int, gofer: Gofer, platform: str, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(ready, select.POLLIN)
+        started = time.monotonic()
+        if not poll.poll(max(deadline - started, 0.0) * 1000):
+            what = f"start of the sentry on platform {platform}"
+            raise DeadlineExceeded(what, round(time.monotonic() - started, 1))
+        if os.read(ready, 1):
+            return
+        limit = time.monotonic() + _DYING_TIMEOUT
+        # A gofer that fails takes the sentry with it, and knows why.
+        said = []
+        try:
+            raw = self.child.wait(_DYING_TIMEOUT)
+        except DeadlineExceeded:
+            raw = None
+        words = gofer.message(limit if raw is None else time.monotonic() + 0.2)
+        if words:
+            said.append(f"gofer: {words}")
+        ended = describe_status(raw) if raw is not None else "no readiness"
+        said.append(f"sentry: {self.log.message() or ended}")
+        raise Failed("start sandbox: " + "; ".join(said))
+
+    def kill(self) -> None:
+        """SIGKILL.  Thread-safe, no error if it is dead."""
+        self.child.kill(_SIGKILL)
+
+    def remove_socket(self) -> None:
+        """Remove the control socket.  Idempotent."""
+        _unlink(self.address)
+
+
+def undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
+    """Kill and reap what a boot that failed has started, and remove what it made."""
+    steps = Steps()
+    if sentry is not None:
+        steps.run("kill sentry", sentry.kill)
+        steps.run("reap sentry", lambda: sentry.child.wait(_UNDO_TIMEOUT))
+        steps.run("close sentry", sentry.child.close)
+        steps.run("remove control socket", sentry.remove_socket)
+        steps.run("close log", sentry.log.close)
+    steps.run("stop gofer", lambda: gofer.stop(_UNDO_TIMEOUT))
+    steps.run("remove filestores", lambda: remove_filestores(gofer.plan.shared_filestores))
+    try:
+        steps.finish()
+    except Failed as fault:
+        # What is told is why the boot failed.
+        _log.error("boot.not_undone", error=str(fault))
+
+
+def _spawn_spec(
+    driver: Driver,
+    settings: Settings,
+    platform: str,
+    spec: Spec,
+    credentials: Credentials,
+    argv: tuple[str, ...],
+    fds: dict[int, int],
+    ours: FdSet,
+) -> SpawnSpec:
+    namespaces, join = driver.sandbox_namespaces(settings, spec), []
+    # Joined before the user namespace: entering the pod's network takes the shim's rights.
+    if spec.netns_path and settings.network != "none":
+        join.append((open_namespace(spec.netns_path, ours), CLONE_NEWNET))
+    kind = credentials.user_namespace
+    path = spec.namespaces.get("user", "")
+    maps: tuple[tuple[IdMap, ...], ...] = ((), ())
+    if kind == "spec" and path:
+        join.append((open_namespace(path, ours), CLONE_NEWUSER))
+    elif kind:
+        namespaces |= CLONE_NEWUSER
+        maps = id_maps(kind, spec)
+    return SpawnSpec(
+        path=driver.generation.boot_binary,
+        argv=argv,
+        env=driver.boot_environment(settings.effective),
+        fds=fds,
+        namespaces=namespaces,
+        join=tuple(join),
+        uid_maps=maps[0],
+        gid_maps=maps[1],
+        uid=credentials.uid,
+        gid=credentials.gid,
+        ambient_caps=credentials.ambient,
+        setsid=True,
+        # These two ask for the global barrier only (pkg/sentry/platform); releases since 2025
+        # don't even register.
+        no_membarrier=platform in ("ptrace", "systrap"),
+        # From birth, so that the processes which run the container's code have it as well.
+        oom_score_adj=spec.process.oom_score_adj,
+        # The sentry locks memory for moments; it gets as much of this as we may give.
+        rlimits={_RLIMIT_MEMLOCK: (-1, -1)},
+    )
+
+
+def _spawn(wanted: SpawnSpec) -> Child:
+    """Raises Failed; says so if it is for a folder that the sentry may not enter."""
+    try:
+        return spawn(wanted)
+    except Failed as fault:
+        folder = closed_folder(wanted.path) if wanted.uid else ""
+        if not folder:
+            raise
+        raise Failed(f"{fault}: {folder} is closed to the user that the sentry runs as") from None
+
+
+def _terminal_number(argv: tuple[str, ...]) -> int:
+    """The child's number of the standard input."""
+    prefix = f"--{_TERMINAL_FLAGS_FD}="
+    return next(int(word[len(prefix) :]) for word in argv if word.startswith(prefix))
+
+
+# -- the control socket --------------------------------------------------------------------------
+
+
+def control_address(directory: str, sandbox_id: str) -> str:
+    """The path of a sandbox's control socket: ``runsc-<id>.sock``, as runsc itself names it.
+
+    Of an overlong id the end is a checksum.
+    """
+    name = sandbox_id
+    if len(name) > _NAME_LIMIT - 12:
+        name = f"{name[: _NAME_LIMIT - 21]}-{crc32(name.encode()):08x}"
+    return os.path.join(directory, f"runsc-{name}.sock")
+
+
+def control_addresses(directory: str, sandbox_id: str, abstract: bool) -> tuple[str, ...]:
+    """Where a sandbox's control socket may be, to be tried in this order.
+
+    ``abstract`` is an operator's wish for the one name under which runsc's own commands look for
+    sandboxes of before release-20230920; the sentry itself doesn't mind.  Every user of the
+    network namespace can reach it, and the sentry takes all of them for its own: in its user
+    namespace they have the overflow id, which is its own, too.  It is one for all root
+    directories: where it is taken, or too long, there is the path.
+    """
+    path = control_address(directory, sandbox_id)
+    name = abstract_address(sandbox_id)
+    if not abstract or len(os.fsencode(name)) > _MAX_ABSTRACT:
+        return (path,)
+    return name, path
+
+
+def _bind_first(addresses: tuple[str, ...], sandbox_id: str, fds: FdSet) -> tuple[int, str]:
+    """A socket bound to the first of the addresses that is free, and that address."""
+    for address in addresses[:-1]:
+        try:
+            return _bind_abstract(address, fds), address
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Failed(f"bind control socket: {os.strerror(error.errno or 0)}") from None
+    return _bind(addresses[-1], sandbox_id, fds), addresses[-1]
+
+
+def _bind_abstract(name: str, fds: FdSet) -> int:
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return fds.add(sock.detach())
+
+
+def _bind(address: str, sandbox_id: str, fds: FdSet) -> int:
+    """A bound socket, not listening: that is the sentry's part."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        os.makedirs(os.path.dirname(address), mode=0o711, exist_ok=True)
+        os.fchmod(sock.fileno(), 0o600)  # the mode that bind gives the file
+        with SocketPath(address) as path:
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if _lives(path):
+                    raise AlreadyExists("sandbox", sandbox_id) from None
+                _unlink(address)
+                sock.bind(path)
+    except OSError as error:
+        sock.close()
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"bind control socket {address}: {why}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return fds.add(sock.detach())
+
+
+def _lives(path: str) -> bool:
+    """Whether anything but a leftover socket is at ``path``."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return True
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
+    finally:
+        sock.close()
+    return True
+
+
+def _unlink(path: str) -> None:
+    if path.startswith("\0"):
+        return  # an abstract name ends with its socket
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"remove control socket {path}: {why}") from None
+
+
+# -- what a sentry is given ------------------------------------------------------------------------
+
+
+def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:
+    """Give stdio to the sandbox's user, so that the container can change modes and owners.
+
+    As runsc's configureStdios, but devices that everybody shares, such as /dev/null, are left
+    alone.  File systems that can't are ignored.
+    """
+    for fd in set(fds):
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISCHR(mode) and not os.isatty(fd):
+            continue
+        try:
+            os.fchown(fd, uid, gid)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
+                raise
+
+
+def open_device(settings: Settings, fds: FdSet) -> int:
+    """The device of the KVM platform, or -1.  Raises Unsupported if the host has none that works.
+
+    A sentry that is given one that doesn't would not say so, but never be ready.
+    """
+    if settings.platform != "kvm":
+        return -1
+    path = settings.platform_device or "/dev/kvm"
+    what = "open"
+    try:
+        fd = fds.add(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        from runtime.host import kvm
+
+        what = "make a virtual machine with"
+        kvm.check(fd)
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Unsupported(f"platform kvm: {what} {path}: {why}") from None
+    return fd
+
+
+def _open_user_log(path: str, fds: FdSet) -> int:
+    """The file for messages to the container's user, or -1.  Raises Failed."""
+    if not path:
+        return -1
+    flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        return fds.add(os.open(path, flags, 0o644))
+    except OSError as error:
+        raise Failed(f"user log {path}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def _host_memory() -> int:
+    """Bytes of memory that the host has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

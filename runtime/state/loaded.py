@@ -1,0 +1,418 @@
+"""A container known from its state on disk alone, and all that can be done with it.
+
+Owns the operations, for a process that did not start the container: synchronous, without a
+reactor, and without containerd.  What the container is, is ``stored_state.py``'s part.
+
+The states in which each is legal are those of gVisor's ``runsc/container/container.go``, but for
+signals to a created container, which the OCI asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from runtime.base.errors import (
+    DeadlineExceeded,
+    Failed,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    SandboxGone,
+    Unreachable,
+    Unsupported,
+)
+from runtime.cgroups.metrics import combine
+from runtime.runsc.control import SignalMode, shell_status, wait_status
+from runtime.runsc.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
+from runtime.runsc.usage import UsageFiles, parse_usage
+from runtime.sandbox.sentry import own_stdio
+from runtime.state import runsc_state, shim_record
+from runtime.state.loaded_state import CREATED, PAUSED, RUNNING, STOPPED, StoredState
+from runtime.state.lock import StateLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from builtins import list as Listed
+    from collections.abc import Callable
+
+    from runtime.bundle.process_spec import ProcessSpec
+    from runtime.cgroups.metrics import Metrics
+    from runtime.runsc.control import SandboxProcess
+    from runtime.runsc.urpc import Connection
+    from runtime.runsc.usage import Usage
+
+_SIGKILL = 9
+#: Seconds in which a sentry must be gone once the wait for its init has ended.
+_EXIT_TIMEOUT = 20.0
+#: Seconds before a sentry is asked again for an exit, at first and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+#: The first release whose sentry signals process groups.
+_GROUP_RELEASE = 20260413
+#: Signals whose default action is to do nothing: a container that never ran ignores them.
+_HARMLESS = frozenset({0, 17, 18, 23, 28})
+
+
+class PendingExit:
+    """The end of a container's init, which the sentry has been asked for.  A context manager."""
+
+    def __init__(self, container: StoredContainer, connection: Connection) -> None:
+        self._container = container
+        self._connection = connection
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait for it; see :meth:`StoredContainer.wait`.  To be asked once: this is closed then."""
+        return self._container._ended(self._connection, timeout)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._connection.close()
+
+    def __enter__(self) -> PendingExit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class StoredContainer(StoredState):
+    """A container and what can be done with it.
+
+    Methods that talk to the sentry block for ``timeout`` seconds at most and raise what
+    :class:`runtime.runsc.control.Control` raises, SandboxGone above all.  An operation that the
+    status forbids raises InvalidState: ``cannot X container "id" in state S``.
+    """
+
+    # -- the sentry --------------------------------------------------------------------------
+
+    def processes(self, timeout: float = DEFAULT_TIMEOUT) -> Listed[SandboxProcess]:
+        """What runs in it.  While running or paused."""
+        self.require("get processes of", RUNNING, PAUSED)
+        return self.control().processes(self.id, timeout)
+
+    def event(self, timeout: float = DEFAULT_TIMEOUT) -> Metrics:
+        """Usage: the host's cgroup, its CPU time split by the sentry's figures for each container.
+
+        While created, running or paused.
+        """
+        self.require("get events for", CREATED, RUNNING, PAUSED)
+        from runtime.cgroups import factory
+
+        siblings, _ = self.load_sandbox(self.root, self.sandbox_id)
+        others = [each.id for each in siblings if each.id != self.id]
+        try:
+            sentry = self.control().event(self.id, timeout, others)
+        except InvalidState:
+            sentry = None  # a release that tells nothing of what isn't started
+        pid = self._live_pid(self.sandbox_process)
+        host = factory.of_process(pid).stats() if pid > 0 else None
+        alone = None if not self.spec.container_type and not others else False
+        return combine(host, sentry, self.id, is_root_only=alone)
+
+    def execute(
+        self,
+        process: ProcessSpec,
+        fds: tuple[int, int, int],
+        tty: bool,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> int:
+        """Run another process; returns its pid in the container.  While created or running.
+
+        ``fds`` stay the caller's; for a terminal all three are the pty's slave.
+        """
+        self.require("execute in", CREATED, RUNNING)
+        own_stdio(fds, *self.sandbox_owner())
+        if process.capabilities is None:
+            process = process.replace(capabilities=self.spec.process.capabilities)
+        return self.control().execute(self.id, process, fds, tty, timeout)
+
+    def sandbox_owner(self) -> tuple[int, int]:
+        """The user and group to whom stdio must belong.  Raises SandboxGone."""
+        if self.stored is not None:
+            return self.stored.uid, self.stored.gid
+        process = self.sandbox_process()
+        if process is None:
+            raise self._gone()
+        with process:
+            # Its owner in our user namespace.
+            info = os.stat(f"/proc/{process.pid}")
+            return info.st_uid, info.st_gid
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of its init; the status as a shell has it: 0 to 255.
+
+        Raises SandboxGone where it ended before anybody could ask and left no word of it,
+        DeadlineExceeded.
+        """
+        return self._ended(None, timeout)
+
+    def open_wait(self) -> PendingExit:
+        """Ask for the end of its init now, to have the answer later.
+
+        One that is made to end after it is known to have ended, however quickly.  Raises
+        SandboxGone.
+        """
+        return PendingExit(self, self._ask_init())
+
+    def _ask_init(self) -> Connection:
+        control = self.control()
+        connection = control.connect(DEFAULT_TIMEOUT)
+        try:
+            control.send_wait(connection, self.id, DEFAULT_TIMEOUT)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _recorded_exit(self) -> int:
+        """How init ended, from what the shim wrote down.  Raises SandboxGone."""
+        record = shim_record.load_exact(self.root, self.id, self.sandbox_id) or self.record
+        if record is None or record.exit_status is None:
+            raise self._gone()
+        return record.exit_status
+
+    def wait_pid(self, pid: int, timeout: float | None = None) -> int:
+        """Wait for a process that ``execute`` started; its status as a shell has it.
+
+        The sentry tells it once.  Raises NotFound, SandboxGone, DeadlineExceeded.
+        """
+        return self._wait_pid(self.id, pid, timeout)
+
+    def wait_root_pid(self, pid: int, timeout: float | None = None) -> int:
+        """Like ``wait_pid``, for a pid of the sandbox's own namespace."""
+        return self._wait_pid(self.sandbox_id, pid, timeout)
+
+    def _wait_pid(self, container_id: str, pid: int, timeout: float | None) -> int:
+        if self._live_pid(self.sandbox_process) < 0:
+            raise self._gone()
+        control = self.control()
+
+        def ask() -> Connection:
+            connection = control.connect(DEFAULT_TIMEOUT)
+            try:
+                control.send_wait_pid(connection, container_id, pid, DEFAULT_TIMEOUT)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        return shell_status(self._outwait(None, ask, timeout))
+
+    def _outwait(
+        self, connection: Connection | None, ask: Callable[[], Connection], timeout: float | None
+    ) -> int:
+        """The wait status, from ``connection`` or as often as it has to be asked for.
+
+        A sentry that lives may close connections: one that restores does.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                with connection or ask() as asked:
+                    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                    return self._await(asked, left)
+            except Unreachable:
+                if deadline is not None and time.monotonic() + pause > deadline:
+                    raise DeadlineExceeded(f"wait for {self.subject}", timeout or 0.0) from None
+            connection = None
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _await(self, connection: Connection, timeout: float | None) -> int:
+        """The wait status that the sentry answers with, however long that takes."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not poll.poll(None if left is None else left * 1000):
+                raise DeadlineExceeded(f"wait for {self.subject}", timeout or 0.0)
+            try:
+                reply = connection.feed()
+            except Disconnected:
+                raise self._autopsy() from None
+            except ProtocolError as error:
+                raise Failed(f"wait for {self.subject}: {error}") from None
+            if reply is not None:
+                return wait_status(reply)
+
+    def _ended(self, connection: Connection | None, timeout: float | None) -> int:
+        try:
+            # Closed at once: an idle connection holds up a sentry that wants to exit.
+            raw = self._outwait(connection, self._ask_init, timeout)
+        except (SandboxGone, NotFound):
+            return self._recorded_exit()
+        if self.is_root:
+            process = self.sandbox_process()
+            if process is not None:
+                with process:
+                    process.wait_gone(_EXIT_TIMEOUT)
+        return shell_status(raw)
+
+    # -- signals -------------------------------------------------------------------------------
+
+    def signal(self, signo: int, everyone: bool = False, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Signal its init, or all its processes; SIGKILL to all waits for their end.
+
+        While created (a signal that would end it, does), running or paused; all of a stopped one
+        may be signalled as well, for what its init left.  Raises NotFound if nobody is there.
+        """
+        allowed = (CREATED, RUNNING, PAUSED, STOPPED) if everyone else (CREATED, RUNNING, PAUSED)
+        status = self.require("signal", *allowed)
+        if status == CREATED:
+            self._signal_created(signo)
+            return
+        if status == PAUSED and signo == _SIGKILL and self.is_root:
+            # The sentry would deliver it once it is resumed.
+            self._kill_sandbox(signo)
+            return
+        mode = SignalMode.ALL if everyone else SignalMode.PROCESS
+        self.control().signal(self.id, signo, 0, mode, timeout)
+
+    def _signal_created(self, signo: int) -> None:
+        """There is no init yet that could take it: the container ends in its place."""
+        if signo in _HARMLESS:
+            return
+        if self.is_root:
+            self._kill_sandbox(_SIGKILL)
+        else:
+            self.control().destroy_subcontainer(self.id, DEFAULT_TIMEOUT)
+
+    def _kill_sandbox(self, signo: int) -> None:
+        process = self.sandbox_process()
+        if process is None:
+            raise self._gone()
+        with process:
+            process.kill(signo)
+            process.wait_gone(DEFAULT_TIMEOUT)
+
+    def signal_process(self, pid: int, signo: int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Signal one process: a pid that ``execute`` gave, or one of the sandbox's namespace."""
+        self.require("signal a process inside", RUNNING, PAUSED)
+        self.control().signal(self.id, signo, pid, SignalMode.PROCESS, timeout)
+
+    def signal_foreground(self, pid: int, signo: int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Signal the foreground group of the terminal of process ``pid``, 0 for init's."""
+        self.require("signal a process inside", RUNNING, PAUSED)
+        self.control().signal(self.id, signo, pid, SignalMode.FOREGROUND, timeout)
+
+    def signal_process_group(self, pid: int, signo: int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Signal the process group ``pid``.  Raises Unsupported where the sentry lacks it."""
+        self.require("signal a process group inside", RUNNING, PAUSED)
+        # Not to be found out by trying: a sentry dies of a mode that it doesn't know.
+        if self.stored is None or self.stored.release < _GROUP_RELEASE:
+            raise Unsupported(f"{self.subject}: this runsc can't signal process groups")
+        self.control().signal(self.id, signo, pid, SignalMode.GROUP, timeout)
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    def pause(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Freeze the sandbox, with all its containers.  While created or running."""
+        with self._locked():
+            self.require("pause", CREATED, RUNNING)
+            self.control().pause(timeout)
+            self._write_status(PAUSED)
+
+    def resume(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Let the sandbox run again.  While paused."""
+        with self._locked():
+            if self.stored is None and self.record is not None:
+                # Nothing says whether it is paused; to resume what runs does nothing.
+                self.require("resume", RUNNING, PAUSED)
+            else:
+                self.require("resume", PAUSED)
+            self.control().resume(timeout)
+            self._write_status(RUNNING)
+
+    def _locked(self) -> StateLock:
+        """The lock, with what is written read again under it."""
+        lock = StateLock(self.root, self.id, self.sandbox_id).acquire()
+        try:
+            self.stored, self._lock = self.reload().stored, lock
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+    def _write_status(self, status: str) -> None:
+        if self.stored is not None:
+            self.stored = self.stored.with_status(status)
+            runsc_state.save(self.root, self.stored)
+
+    def usage(self, full: bool = False, timeout: float = DEFAULT_TIMEOUT) -> Usage:
+        """The sandbox's memory, as the sentry collects it; ``full`` with what it is used for."""
+        self.require("get usage of", CREATED, RUNNING, PAUSED)
+        found = self.control().call("Usage.Collect", {"Full": full}, (), timeout)
+        return parse_usage(found)
+
+    def usage_fd(self, timeout: float = DEFAULT_TIMEOUT) -> UsageFiles:
+        """The files from which the sandbox's memory can be read at any time; to be closed."""
+        self.require("get usage of", CREATED, RUNNING, PAUSED)
+        _, fds = self.control().call_for_files("Usage.UsageFD", {"Version": 1}, 2, timeout)
+        if len(fds) != 2:
+            for fd in fds:
+                os.close(fd)
+            raise Failed(f"Usage.UsageFD: {len(fds)} descriptors instead of 2")
+        return UsageFiles(*fds)
+
+    def reduce(self, wait: bool = False, timeout: float = 60.0) -> None:
+        """Have the sentry give back memory that it can do without."""
+        self.require("reduce memory of", CREATED, RUNNING, PAUSED)
+        self.control().call("Usage.Reduce", {"wait": wait}, (), timeout)
+
+    def stacks(self, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """The stacks of the sentry's goroutines.  In whatever state, while the sentry lives."""
+        found = self.control().call("debug.Stacks", None, (), timeout)
+        if not isinstance(found, str):
+            raise Failed("debug.Stacks: malformed result")
+        return found
+
+    def port_forward(self, port: int, fd: int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Connect ``fd`` to a port in the sandbox.  While running.
+
+        It is an end of a Unix stream socket, the only kind that the sentry takes from the host.
+
+        Raises Unsupported where the sentry lacks it (before release-20230206).
+        """
+        self.require("port forward", RUNNING)
+        if not 0 < port < 65536:
+            raise InvalidRequest("port", f"{port} is not between 1 and 65535")
+        argument = {"ContainerID": self.id, "Port": port}
+        self.control().call(
+            "containerManager.PortForward",
+            argument,
+            (fd,),
+            timeout,
+            operation="forward a port of",
+            container_id=self.id,
+        )
+
+    def tar_root(self, fd: int, timeout: float = 60.0) -> None:
+        """Write what was changed in the root file system to ``fd``, as a tar archive.
+
+        While running or paused.  Raises Unsupported where the sentry lacks it (before
+        release-20251020), Failed if the root file system has no overlay.
+        """
+        self.require("archive the root file system of", RUNNING, PAUSED)
+        self.control().call(
+            "Fs.TarRootfsUpperLayer",
+            {"ContainerID": self.id},
+            (fd,),
+            timeout,
+            operation="archive the root file system of",
+            container_id=self.id,
+        )
+
+    def destroy(self, force: bool = False, timeout: float = 15.0) -> None:
+        """End it and free all that it holds; idempotent.
+
+        While created or stopped, in whatever state with ``force``.  Does every step whatever
+        fails; raises Failed naming all that did.
+        """
+        from runtime.state.destroy import destroy
+
+        destroy(self, force, timeout)

@@ -1,0 +1,106 @@
+"""New limits for a container that another process made, all of them or none.
+
+Owns whose business that is: of a container that a shim looks after the shim is asked, as it
+knows what the limits were and acts by them itself; any other's cgroups are in its record, and so
+are the limits of an earlier update, as nobody lives to remember them.  How limits are written is
+``limits.py``'s and the cgroup's part.
+"""
+
+from __future__ import annotations
+
+from runtime.base.errors import InvalidState, NotFound, Unsupported
+from runtime.cgroups import factory, placement
+from runtime.cgroups.pod_limits import PodLimits, merged, shifted
+from runtime.cgroups.resources import parse
+from runtime.state import shim_record
+from runtime.state.loaded_state import CREATED, PAUSED, RUNNING
+from runtime.state.lock import StateLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.cgroups.factory import Cgroup
+    from runtime.state.loaded import StoredContainer
+
+    #: Asks a container's shim for an update.
+    AskShim = Callable[[shim_record.ContainerRecord, Mapping[str, Any]], None]
+
+
+def update(
+    container: StoredContainer, resources: Mapping[str, Any], ask_shim: AskShim | None = None
+) -> None:
+    """Change the limits that ``resources`` (``linux.resources``) names.
+
+    The first container of a sandbox has that one's cgroup.  Another's go to its own, empty
+    cgroup, where they can be seen, and the limits of a pod that are its containers' sums follow.
+    Raises InvalidState unless it is created, running or paused, or if it has no cgroup;
+    Unsupported for a container of runsc's or where there is no way to its shim; and what
+    :meth:`runtime.cgroups.factory.Cgroup.update` and ``ask_shim`` do.
+    """
+    parse(resources)
+    container.require("update", CREATED, RUNNING, PAUSED)
+    record = container.record
+    if record is None:
+        raise Unsupported(f"{container.subject} was made by runsc, which changes no limits")
+    if record.shim_address:
+        if ask_shim is None:
+            raise Unsupported(f"the limits of {container.subject} are its shim's to change")
+        ask_shim(record, resources)
+        return
+    # What follows from the sandbox's limits is told by them, so that lock comes first.
+    with StateLock(container.root, container.sandbox_id, container.sandbox_id).acquire():
+        if container.is_root:
+            _update_root(container.reload(), resources)
+            return
+        with StateLock(container.root, container.id, container.sandbox_id).acquire():
+            _update_member(container.reload(), resources)
+
+
+def _update_root(root: StoredContainer, resources: Mapping[str, Any]) -> None:
+    old = _sums(root)
+    new = merged(old, resources)
+    parse(new)
+    _cgroup(root).update(resources)
+    _note(root, new)
+
+
+def _update_member(member: StoredContainer, resources: Mapping[str, Any]) -> None:
+    record = member.record
+    old = record.resources if record is not None else None
+    old = member.spec.resources if old is None else old
+    new = merged(old, resources)
+    parse(new)
+    own = _cgroup(member)
+    root = member.load_exact(member.root, member.sandbox_id, member.sandbox_id)
+    if root.spec.container_type != "sandbox":
+        own.update(resources)
+    else:
+        sums = _sums(root)
+        PodLimits(_cgroup(root), sums).update(lambda now: shifted(now, old, new), own, resources)
+        _note(root, merged(sums, shifted(sums, old, new)))
+    _note(member, new)
+
+
+def _sums(root: StoredContainer) -> Mapping[str, Any]:
+    """The limits of a sandbox as they are."""
+    if root.record is not None and root.record.resources is not None:
+        return root.record.resources
+    return placement.place(root.spec, root.id, factory.host_mode()).resources
+
+
+def _cgroup(container: StoredContainer) -> Cgroup:
+    """The one with its limits: a root container's own, empty one is before the sandbox's."""
+    record = container.record
+    if record is None:
+        raise NotFound("container", container.id)
+    if not record.cgroups:
+        raise InvalidState("update", container.subject, "running without a cgroup")
+    return factory.from_json(record.cgroups[-1])
+
+
+def _note(container: StoredContainer, resources: Mapping[str, Any]) -> None:
+    if container.record is not None:
+        record = container.record.replace(resources=resources)
+        shim_record.save(container.root, record, locator=False)

@@ -1,0 +1,178 @@
+"""Taking a sandbox apart from its records alone, when the shim that ran it is dead.
+
+Owns the order: processes end first, then what they held is freed.  Every step is taken even if
+others fail.  Imports no native code unless there is something to unmount.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime.base import files
+from runtime.base.errors import InvalidRequest, RuntimeFault
+from runtime.base.record import Record
+from runtime.bundle import rootfs
+from runtime.cgroups import remove
+from runtime.host.pids import Foreign, start_time
+from runtime.state import shim_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from runtime.state.lock import StateLock
+    from runtime.state.shim_record import ContainerRecord, Pinned
+
+_SIGKILL = 9
+#: Of the time there is, the part that processes may take to die; the rest is for cgroups.
+_KILL_SHARE = 0.7
+#: Seconds for those that are found by a second look.
+_LAST_KILL = 0.3
+_OUR_NAMES = (b"runsc-sandbox", b"runsc-gofer")
+_MAX_COMMAND = 1 << 17
+#: The only files that are unlinked by a recorded path outside our own directories.
+_FILESTORE_PREFIX = ".gvisor.filestore."
+
+
+class Outcome(Record):
+    """How it went.  Both empty: nothing is left."""
+
+    #: What still runs or is still mounted: the bundle must stay, and a retry makes sense.
+    failures: tuple[str, ...] = ()
+    #: What could not be tidied up, and hurts nobody.
+    leftovers: tuple[str, ...] = ()
+
+
+def is_running(process: Pinned | None) -> bool:
+    """Whether that very process runs still; a zombie doesn't."""
+    if process is None:
+        return False
+    handle = Foreign.open(process.pid, process.start_time)
+    if handle is None:
+        return False
+    with handle:
+        return not handle.wait_gone(0)
+
+
+def kill(processes: Iterable[Pinned], timeout: float, signo: int = _SIGKILL) -> list[Pinned]:
+    """Signal all of them, then wait for their end; those that remain after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    handles: list[tuple[Pinned, Foreign]] = []
+    remaining: list[Pinned] = []
+    for process in dict.fromkeys(processes):
+        handle = Foreign.open(process.pid, process.start_time)
+        if handle is None:
+            continue
+        handles.append((process, handle))
+        try:
+            handle.kill(signo)
+        except PermissionError:
+            pass  # then it won't end either, and is reported
+    for process, handle in handles:
+        with handle:
+            if not handle.wait_gone(max(0.0, deadline - time.monotonic())):
+                remaining.append(process)
+    return remaining
+
+
+def stop_shim(record: ContainerRecord, timeout: float) -> None:
+    """End the shim of a sandbox that is to go: no one will ever ask it to shut down.
+
+    At once and for good.  It would hold on to its containers if it were asked to end.
+    """
+    if not record.shim_pid or record.boot_id != shim_record.boot_id():
+        return
+    kill((shim_record.Pinned(pid=record.shim_pid, start_time=record.shim_start_time),), timeout)
+
+
+def destroy(
+    root: str,
+    records: Sequence[ContainerRecord],
+    timeout: float,
+    also: Sequence[Pinned] = (),
+    *,
+    lock: StateLock | None = None,
+    strays: bool = True,
+) -> Outcome:
+    """End the recorded containers' processes and free what they held, within ``timeout`` seconds.
+
+    ``also`` are further processes to end, such as the sentry of a member whose shim is dead.
+    ``lock`` is that of the only record's container, where the caller holds it.  Without
+    ``strays`` only recorded processes are ended.
+    A record stays only where there are failures.  Raises nothing on account of what it finds.
+    """
+    deadline = time.monotonic() + timeout
+    failures: list[str] = []
+    leftovers: list[str] = []
+    this_boot = shim_record.boot_id()
+    processes = list(also)
+    for record in records:
+        # After a reboot the numbers are other processes'.
+        if record.boot_id == this_boot:
+            processes += [p for p in (record.boot, *record.gofers) if p is not None]
+    bundles = {record.bundle for record in records if strays and record.boot_id == this_boot}
+    processes += _strays(bundles)
+    for process in kill(processes, timeout * _KILL_SHARE):
+        failures.append(f"process {process.pid} survived SIGKILL")
+    # Once more: the command line of a process that is just being started can't be read.
+    for process in kill(_strays(bundles), _LAST_KILL):
+        failures.append(f"process {process.pid} survived SIGKILL")
+    # Members first: the root's cgroup may be the parent of theirs.
+    for record in sorted(records, key=lambda r: r.is_root):
+        _release(record, deadline, failures, leftovers)
+    if not failures:
+        for record in records:
+            what = f"record of {record.id}"
+            _attempt(leftovers, what, shim_record.remove, root, record.id, lock)
+    return Outcome(failures=tuple(failures), leftovers=tuple(leftovers))
+
+
+def _strays(bundles: set[str]) -> list[Pinned]:
+    """Sentries and gofers of these bundles that no record names.
+
+    A shim that dies between a start and its record leaves such.  The names and the argument are
+    those that the shim gives them; no container can start a process on the host.
+    """
+    if not bundles:
+        return []
+    wanted = {b"--bundle=" + os.fsencode(bundle) for bundle in bundles if bundle}
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            arguments = (files.read_bounded(f"/proc/{name}/cmdline", _MAX_COMMAND) or b"").split(
+                b"\0"
+            )
+            if arguments[0] in _OUR_NAMES and not wanted.isdisjoint(arguments):
+                found.append(shim_record.Pinned(pid=int(name), start_time=start_time(int(name))))
+        except (OSError, InvalidRequest):
+            continue  # it has ended, or its command line is longer than any of ours
+    return found
+
+
+def _attempt(faults: list[str], what: str, step: Callable[..., object], *args: object) -> None:
+    try:
+        step(*args)
+    except (OSError, RuntimeFault) as error:
+        faults.append(f"{what}: {error}")
+
+
+def _release(
+    record: ContainerRecord, deadline: float, failures: list[str], leftovers: list[str]
+) -> None:
+    """Free what one container held besides its processes."""
+    for path in record.filestores:
+        if os.path.basename(path).startswith(_FILESTORE_PREFIX):
+            _attempt(leftovers, path, files.remove_file, path)
+    # Not only the recorded path: the shim may have died between a mount and its record.
+    for target in dict.fromkeys((record.rootfs, os.path.join(record.bundle, "rootfs"))):
+        if target and record.owns_rootfs:
+            _attempt(failures, target, rootfs.unmount_all, target)
+    for cgroup in record.cgroups:
+        patience = max(0.2, deadline - time.monotonic())
+        what = f"cgroup of {record.id}"
+        _attempt(leftovers, what, remove.remove_from_json, cgroup, patience)
+    if record.is_root and record.control_socket.startswith("/"):
+        _attempt(leftovers, record.control_socket, files.remove_file, record.control_socket)

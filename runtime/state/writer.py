@@ -1,0 +1,189 @@
+"""The state file of a container that this process made, from its reservation to its end.
+
+Owns when it is locked and written.  The format is ``runsc_state.py``'s, what goes into it
+``describe``'s below.  It is written once when the container is created, and again when it is
+started, paused and resumed; everything else, runsc finds out by asking the sentry.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime.base.errors import RuntimeFault
+from runtime.base.log import get_logger
+from runtime.cgroups import oom_score
+from runtime.sandbox.gofer_mounts import mount_hints
+from runtime.state import runsc_state
+from runtime.state.lock import StateLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from runtime.bundle.spec import Spec
+    from runtime.cgroups.factory import Cgroup
+    from runtime.runsc.driver import MountConf
+    from runtime.runsc.release import Generation
+
+#: Seconds that a change of status waits for somebody else's lock: a start must not hang on it.
+_PATIENCE = 0.5
+#: What runsc takes from CRI's annotations to name the pod in its metrics.
+_POD_NAME = "io.kubernetes.cri.sandbox-name"
+_POD_NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
+
+_log = get_logger("state")
+
+
+class StateKeeper:
+    """One container's state file.  One thread at a time."""
+
+    def __init__(self, root: str, container_id: str, sandbox_id: str) -> None:
+        self._root = root
+        self._id = container_id
+        self.lock = StateLock(root, container_id, sandbox_id)
+        self._raw: Mapping[str, Any] | None = None
+
+    def reserve(self) -> None:
+        """Take the id: no other process can create a container of it.
+
+        Raises AlreadyExists, DeadlineExceeded, OSError.
+        """
+        self.lock.acquire_for_new()
+
+    def created(self, raw: Mapping[str, Any]) -> None:
+        """Write the container down as created, and let go of the lock.  Raises OSError."""
+        self._raw = raw
+        runsc_state.save_raw(self.lock, raw)
+        self.lock.release()
+
+    def resume(self, raw: Mapping[str, Any]) -> None:
+        """Go on with a file that another process wrote."""
+        self._raw = raw
+
+    def changed(self, status: str, **members: Any) -> None:
+        """Write another status down, and what else has changed.
+
+        Never raises: a container runs without its file, too.
+        """
+        if self._raw is None or (self._raw["status"] == status and not members):
+            return
+        self._raw = {**self._raw, "status": status, **members}
+        try:
+            if self.lock.held:
+                runsc_state.save_raw(self.lock, self._raw)
+                return
+            with self.lock.acquire(_PATIENCE):
+                runsc_state.save_raw(self.lock, self._raw)
+        except (RuntimeFault, OSError) as fault:
+            _log.warning("state.not_written", container=self._id, status=status, error=str(fault))
+
+    @property
+    def sandbox(self) -> Mapping[str, Any]:
+        """The part about the sandbox, of which each of its containers has a copy."""
+        assert self._raw is not None
+        found: Mapping[str, Any] = self._raw["sandbox"]
+        return found
+
+
+def timestamp(nanoseconds: int) -> str:
+    """A point in time, in nanoseconds since the epoch, as Go's encoding/json has it."""
+    t = time.gmtime(nanoseconds // 1_000_000_000)
+    return (
+        f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+        f".{nanoseconds % 1_000_000_000:09}Z"
+    )
+
+
+def absolute(spec: Spec) -> dict[str, Any]:
+    """The spec with its paths on the host absolute, as runsc writes it down."""
+    raw = {**spec.raw, "root": {**spec.raw["root"], "path": spec.root_path}}
+    if any(mount.is_bind for mount in spec.mounts):
+        raw["mounts"] = [
+            {**each, "source": mount.source} if mount.is_bind else each
+            for each, mount in zip(spec.raw["mounts"], spec.mounts, strict=True)
+        ]
+    return raw
+
+
+def describe_sandbox(
+    spec: Spec,
+    sandbox_id: str,
+    *,
+    pid: int,
+    owner: tuple[int, int],
+    control_socket: str,
+    cgroup: Cgroup | None,
+    generation: Generation,
+    network: str,
+    platform: str,
+    started: int,
+) -> dict[str, Any]:
+    """The part of a root container's state about its sandbox.
+
+    Fields that a release doesn't know, its decoder leaves out.  ``started`` is in nanoseconds.
+    """
+    body: dict[str, Any] = {
+        "id": sandbox_id,
+        "podName": spec.annotations.get(_POD_NAME, ""),
+        "namespace": spec.annotations.get(_POD_NAMESPACE, ""),
+        "pid": pid,
+        "uid": owner[0],
+        "gid": owner[1],
+        "cgroup": runsc_state.cgroup_json(cgroup.to_json() if cgroup is not None else None),
+        "originalOomScoreAdj": oom_score.get_score(os.getpid()),
+        "registeredMetrics": None,
+        "metricMetadata": {
+            "version": generation.version,
+            "network": network,
+            "platform": platform or generation.default_platform,
+        },
+        "metricServerAddress": "",
+        "mountHints": {"mounts": mount_hints(spec.annotations)},
+        "startTime": timestamp(started),
+    }
+    if not control_socket.startswith("\0"):
+        body["controlSocketPath"] = control_socket
+    return body
+
+
+def describe(
+    spec: Spec,
+    container_id: str,
+    root: str,
+    *,
+    sandbox: Mapping[str, Any],
+    gofer_pid: int,
+    own_cgroup: Cgroup | None,
+    confs: Sequence[MountConf],
+    generation: Generation,
+    created: int,
+) -> dict[str, Any]:
+    """The state of a created container as runsc has it.  ``created`` is in nanoseconds."""
+    body: dict[str, Any] = {
+        "id": container_id,
+        "spec": absolute(spec),
+        "bundleDir": spec.bundle,
+        "createdAt": timestamp(created),
+        "owner": os.environ.get("USER", ""),
+        "consoleSocket": "",
+        "status": "created",
+        "goferPid": gofer_pid,
+        "sandbox": sandbox,
+        "compatCgroup": runsc_state.cgroup_json(
+            own_cgroup.to_json() if own_cgroup is not None else None
+        ),
+        "saver": {
+            "rootDir": root,
+            "id": {"sandboxId": sandbox["id"], "containerId": container_id},
+        },
+    }
+    if generation.mount_confs:
+        body["goferMountConfs"] = confs_json(confs)
+    return body
+
+
+def confs_json(confs: Sequence[MountConf]) -> list[dict[str, int]]:
+    """How gofer mounts are made up, in runsc's form."""
+    return [{"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs]

@@ -1,0 +1,379 @@
+"""Taking over a container that another process created, to go on with it where that one ended.
+
+Owns rebuilding a Container and its Sandbox from what is on disk, so that creating in a sandbox,
+starting and restoring go by the same steps whoever takes them.  The sentry and its gofers are not
+our children then: how they end can be seen, but their status not be learnt.
+"""
+
+from __future__ import annotations
+
+from runtime.base.errors import DeadlineExceeded, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.base.log import get_logger
+from runtime.cgroups import factory
+from runtime.runsc.control import ContainerState
+from runtime.runsc.driver import Credentials, find_driver
+from runtime.sandbox import subcontainer
+from runtime.sandbox.gofer_mounts import MountPlan
+from runtime.sandbox.sandbox import BootParams, Sandbox
+from runtime.state import shim_record
+from runtime.state.loaded_state import CREATED, CREATING, STOPPED
+from runtime.state.writer import StateKeeper, confs_json
+from runtime.task.acquired import Holdings, taken_over
+from runtime.task.container import Container
+from runtime.task.create import attach_network
+from runtime.task.lifecycle import Op
+from runtime.task.process import IORequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.host.pids import Foreign
+    from runtime.network.setup import NetworkSetup
+    from runtime.runsc.config import RunscConfig
+    from runtime.sandbox.gofer import Gofer
+    from runtime.state.loaded import StoredContainer
+    from runtime.state.lock import StateLock
+    from runtime.task.create import Context
+
+_SIGKILL = 9
+
+_log = get_logger("adoption")
+
+
+class _Child:
+    """A process of another one's making, with the part of Child's interface that is used."""
+
+    def __init__(self, process: Foreign | None) -> None:
+        self._process = process
+        self.pid = process.pid if process is not None else 0
+        self.pidfd = process.pidfd if process is not None else -1
+        self.start_time = process.started if process is not None else 0
+
+    def poll(self) -> int | None:
+        """How it ended is not for us to know: as if by SIGKILL."""
+        gone = self._process is None or self._process.wait_gone(0)
+        return _SIGKILL if gone else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._process is not None and not self._process.wait_gone(timeout or 0.0):
+            raise DeadlineExceeded(f"process {self.pid}", timeout or 0.0)
+        return _SIGKILL
+
+    def kill(self, signo: int) -> None:
+        if self._process is not None:
+            self._process.kill(signo)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+
+
+class _Silence:
+    """The log of a process whose output goes elsewhere."""
+
+    def text(self) -> str:
+        return ""
+
+    def message(self) -> str:
+        return ""
+
+    def panic(self) -> str:
+        return ""
+
+    def close(self) -> None: ...
+
+
+class _Sentry:
+    """A sentry of another process's making."""
+
+    def __init__(self, container: StoredContainer, child: _Child) -> None:
+        self.child = child
+        self.address = container.control_socket
+        uid, gid = container.sandbox_owner()
+        self.credentials = Credentials(uid=uid, gid=gid)
+        self.log = _Silence()
+
+    def kill(self) -> None:
+        self.child.kill(_SIGKILL)
+
+    def remove_socket(self) -> None: ...
+
+
+class _Gofer:
+    """A gofer of another process's making, or one that is yet to be started."""
+
+    def __init__(self, process: Foreign | None) -> None:
+        self.child = _Child(process)
+        self.pid = self.child.pid
+        self.plan = MountPlan(confs=())
+        self.io_fds: tuple[int, ...] = ()
+        self.mounts_fd = -1
+
+    def release(self) -> None: ...
+
+    def log_text(self) -> str:
+        return ""
+
+    def stop(self, timeout: float) -> None:
+        self.child.kill(_SIGKILL)
+        self.child.wait(timeout)
+        self.child.close()
+
+
+class AdoptedSandbox(Sandbox):
+    """A sandbox that another process booted.
+
+    A container's gofer is started with its init, and not when it is created: its connections
+    would end with the process that creates.
+    """
+
+    @classmethod
+    def adopt(cls, root: StoredContainer, params: BootParams, context: Context) -> AdoptedSandbox:
+        """The sandbox whose root container is ``root``.  Raises SandboxGone."""
+        process = root.sandbox_process()
+        if process is None or process.wait_gone(0):
+            if process is not None:
+                process.close()
+            raise SandboxGone(0, None, f'sandbox "{root.id}" is not running')
+        sentry: Any = _Sentry(root, _Child(process))
+        gofer: Any = _Gofer(root.gofer_process())
+        settings = params.driver.settings(params.config, root.spec)
+        sandbox = cls(params, settings, sentry, gofer, context.reactor)
+        sandbox._made = {}
+        return sandbox
+
+    _made: dict[str, BootParams]
+
+    @property
+    def has_mount_confs(self) -> bool:
+        """Whether its release's state files say how gofer mounts are made up."""
+        return self._driver.generation.mount_confs
+
+    def attach_network(self, network: Callable[[int], NetworkSetup | None]) -> None:
+        """Whom to ask for the interfaces when init is started."""
+        self._network = network
+
+    @property
+    def kept_network(self) -> Mapping[str, Any] | None:
+        """What the sandbox was told of its network that is to be restored in this one."""
+        about = self.restore.image.about if self.restore is not None else None
+        return about.network if about is not None else None
+
+    def restore_from(self, path: str) -> None:
+        """Have the root container's start be a restore.  Raises NotFound, InvalidRequest."""
+        from runtime.sandbox import checkpoint
+        from runtime.sandbox.restore import Restore
+
+        self.restore = Restore(checkpoint.load(path, self._driver.generation))
+
+    def go_on_restoring(self, path: str) -> None:
+        """Another process has restored the root container from that image; others are missing.
+
+        Raises InvalidState if the sandbox isn't being restored: it would die of the attempt.
+        """
+        if self._control.state(self.id) is ContainerState.RUNNING:
+            raise InvalidState("restore a container in", f'sandbox "{self.id}"', "running")
+        self.restore_from(path)
+        assert self.restore is not None
+        self.restore.go_on()
+
+    def create_subcontainer(self, params: BootParams) -> None:
+        """Register another container; its stdio is that of its start unless it is a terminal."""
+        self._register(params)
+        self._made[params.id] = params
+
+    def expect(self, params: BootParams) -> None:
+        """A container that another process has registered is to be started."""
+        self._made[params.id] = params
+
+    def start_subcontainer(
+        self, cid: str, deadline: float, before: Callable[[], None] | None = None
+    ) -> None:
+        """See :class:`Sandbox`."""
+        params = self._made.get(cid)
+        if params is None:
+            raise NotFound("container", cid)
+        sub = self._prepare(params)
+        try:
+            super().start_subcontainer(cid, deadline, before)
+        except BaseException:
+            self._drop(sub)
+            raise
+
+    def destroy_subcontainer(self, cid: str, deadline: float) -> None:
+        """See :class:`Sandbox`; also for one that has no gofer yet."""
+        if self._made.pop(cid, None) is not None:
+            subcontainer.destroy(self._control, cid, deadline, lambda: None)
+        super().destroy_subcontainer(cid, deadline)
+
+    def gofer_of(self, cid: str) -> Gofer:
+        """See :class:`Sandbox`; one that is yet to be started has pid 0."""
+        try:
+            return super().gofer_of(cid)
+        except NotFound:
+            gofer: Any = _Gofer(None)
+            return gofer  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Let go of the processes; all goes on."""
+        self.leave()
+        if self.restore is not None:
+            self.restore.image.close()
+        self._sentry.child.close()
+        self._gofer.child.close()
+
+
+def configure(container: StoredContainer, config: RunscConfig) -> RunscConfig:
+    """``config`` with what the container was made with, where that is known.
+
+    Its sentry got those flags; another gofer or start must not be told others.
+    """
+    record = container.record
+    if record is None or not record.binary:
+        return config
+    return config.replace(binary=record.binary, flags=record.flags, root=container.root)
+
+
+def adopt_host(
+    root: StoredContainer, context: Context, config: RunscConfig
+) -> tuple[Container, AdoptedSandbox]:
+    """The root container of a running sandbox, for another to join it.
+
+    Raises InvalidState if it doesn't live.
+    """
+    status = root.status()
+    if status in (CREATING, STOPPED):
+        raise InvalidState("create a container in", root.subject, status)
+    config = configure(root, config)
+    params = _params(root, config, context, (-1,) * 3)
+    sandbox = AdoptedSandbox.adopt(root, params, context)
+    container = _container(root, context, sandbox)
+    holdings = container.holdings
+    assert holdings is not None
+    holdings.cgroup = factory.of_process(sandbox.pid) if root.cgroup_paths else None
+    holdings.keeper = _keeper(root)
+    if status != CREATED:
+        container.init.reserve(Op.START)
+        container.init.commit(Op.STARTED)
+    return container, sandbox
+
+
+def adopt_created(
+    container: StoredContainer,
+    root: StoredContainer,
+    context: Context,
+    config: RunscConfig,
+    stdio: tuple[int, int, int],
+    lock: StateLock,
+) -> tuple[Container, AdoptedSandbox]:
+    """A created container, to be started, under the lock that the caller holds.
+
+    ``stdio`` is for one that isn't its sandbox's first and has no terminal.  Raises SandboxGone.
+    """
+    config = configure(container, config)
+    params = _params(container, config, context, stdio)
+    if container.is_root:
+        sandbox = AdoptedSandbox.adopt(container, params, context)
+    else:
+        host_params = _params(root, configure(root, config), context, (-1,) * 3)
+        sandbox = AdoptedSandbox.adopt(root, host_params, context)
+        shared = factory.of_process(sandbox.pid)
+        params = params.replace(cgroup_procs=shared.join_files, cgroup_fd=shared.open_dir_fd())
+        sandbox.expect(params)
+    adopted = _container(container, context, sandbox)
+    holdings = adopted.holdings
+    assert holdings is not None
+    holdings.keeper = keeper = _keeper(container)
+    keeper.lock = lock
+    settings = params.driver.settings(params.config, params.spec)
+    sorts = params.driver.generation.sorts_routes
+    sandbox.attach_network(
+        lambda pid: attach_network(
+            holdings, pid, settings.effective, sandbox.kept_network, sorts=sorts
+        )
+    )
+    return adopted, sandbox
+
+
+def restore_from(container: Container, sandbox: AdoptedSandbox, path: str) -> None:
+    """Have the container's start be a restore from the image in directory ``path``.
+
+    Raises NotFound and InvalidRequest for an image that can't be restored here.
+    """
+    from runtime.sandbox import checkpoint
+
+    spec = container.spec
+    assert spec is not None
+    if not container.is_root:
+        sandbox.go_on_restoring(path)
+    else:
+        sandbox.restore_from(path)
+    assert sandbox.restore is not None
+    terminal = spec.process.terminal
+    checkpoint.check_fit(
+        sandbox.restore.image, checkpoint.describe(spec, terminal), container.is_root
+    )
+
+
+def note_gofer(container: Container, sandbox: AdoptedSandbox) -> None:
+    """Write the gofer down that a start has brought with it."""
+    gofer = sandbox.gofer_of(container.id)
+    assert container.holdings is not None
+    members: dict[str, Any] = {"goferPid": gofer.pid}
+    if sandbox.has_mount_confs:
+        members["goferMountConfs"] = confs_json(gofer.plan.confs)
+    container.holdings.status_changed("running", **members)
+
+
+def note_network(container: StoredContainer, sandbox: AdoptedSandbox) -> None:
+    """Write down what the start has told the sentry of its network, for a checkpoint.
+
+    Never raises: without it there is one restore less that works.
+    """
+    argument, record = taken_over(sandbox), container.record
+    if argument is None or record is None:
+        return
+    try:
+        shim_record.save(container.root, record.replace(network=argument), locator=False)
+    except (RuntimeFault, OSError) as fault:
+        _log.warning("network.not_recorded", container=container.id, error=str(fault))
+
+
+def _params(
+    container: StoredContainer,
+    config: RunscConfig,
+    context: Context,
+    stdio: tuple[int, int, int],
+) -> BootParams:
+    return BootParams(
+        id=container.id,
+        bundle=container.bundle,
+        spec=container.spec,
+        config=config,
+        driver=find_driver(config, context.cache_dir),
+        stdio=stdio,
+        tty=container.spec.process.terminal,
+    )
+
+
+def _container(stored: StoredContainer, context: Context, sandbox: AdoptedSandbox) -> Container:
+    """In state CREATED; its stdio is nobody's any more."""
+    terminal = stored.spec.process.terminal
+    container = Container(context, stored.id, stored.bundle, IORequest(terminal=terminal))
+    container.is_root = stored.is_root
+    container.spec = stored.spec
+    holdings = Holdings(stored.id, stored.bundle, context.namespace, context.shim_address)
+    holdings.root, holdings.owns_sandbox = stored.root, stored.is_root
+    holdings.sandbox = sandbox
+    container.holdings = holdings
+    container.init.commit(Op.CREATED, None, sandbox.pid)
+    return container
+
+
+def _keeper(stored: StoredContainer) -> StateKeeper:
+    keeper = StateKeeper(stored.root, stored.id, stored.sandbox_id)
+    if stored.stored is not None:
+        keeper.resume(stored.stored.raw)
+    return keeper

@@ -1,0 +1,534 @@
+"""Create a container: acquire what it needs, in order, and give it all back if a step fails.
+
+Owns the order of acquisition.  Giving back is ``holdings.py``'s part, and what a container does
+once it exists ``container.py``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+
+from runtime.base.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
+from runtime.base.log import get_logger
+from runtime.base.record import Record
+from runtime.bundle import executable, volumes
+from runtime.bundle.rootfs import mount_rootfs
+from runtime.bundle.spec import load_spec
+from runtime.cgroups import factory, oom_score, placement
+from runtime.cgroups.pod_limits import PodLimits
+from runtime.network import setup as network
+from runtime.runsc.driver import find_driver
+from runtime.sandbox import cgroup_mounts, prepare_spec
+from runtime.sandbox.sandbox import BootParams, Sandbox
+from runtime.sandbox.sentry import control_address
+from runtime.task import hook_stages
+from runtime.task.acquired import Holdings
+from runtime.task.events import TaskCreated
+from runtime.task.lifecycle import Op
+from runtime.task.pod_memory import PodMemory
+from runtime.task.process import IORequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from runtime.bundle.spec import Spec
+    from runtime.cgroups.factory import Cgroup, CgroupRoot
+    from runtime.host.children import Child
+    from runtime.host.reactor import Reactor
+    from runtime.host.workers import Workers
+    from runtime.network.setup import NetworkSetup
+    from runtime.runsc.config import RunscConfig
+    from runtime.runsc.driver import Driver
+    from runtime.task.container import Container
+    from runtime.task.events import Event, RootfsMount
+    from runtime.task.process import IO
+
+#: Seconds in which a sandbox must be up, on a host that boots many at once.
+BOOT_TIMEOUT = 60.0
+#: The steps of a creation, in their order; what is taken at one is given back if a later one
+#: fails.
+STEPS_OF_SANDBOX = (
+    "spec",
+    "id",
+    "runsc",
+    "rootfs",
+    "program",
+    "restrictions",
+    "stdio",
+    "record",
+    "cgroup",
+    "own cgroup",
+    "network",
+    "boot",
+    "memory",
+    "hooks",
+    "full record",
+    "state",
+    "oom scores",
+)
+STEPS_OF_MEMBER = (
+    "spec",
+    "id",
+    "runsc",
+    "rootfs",
+    "program",
+    "restrictions",
+    "stdio",
+    "record",
+    "gofer",
+    "own cgroup",
+    "memory",
+    "hooks",
+    "full record",
+    "state",
+    "oom scores",
+)
+#: Seconds for reading the network namespace and taking over its addresses.
+NETWORK_TIMEOUT = 20.0
+
+_log = get_logger("creation")
+
+
+class Context:
+    """What all containers of a shim share.
+
+    ``observe`` is told of each step of a creation, before it, with the container's id; what it
+    raises makes the creation fail.  ``find_driver`` and ``boot`` are the ways to drive a sandbox,
+    ``cgroup_root`` is where cgroups are.
+    """
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        reactor: Reactor,
+        workers: Workers,
+        emit: Callable[[Event], None],
+        open_io: Callable[[IORequest, str, int, int, bool, float], IO],
+        cache_dir: str,
+        shim_address: str = "",
+        starts: bool = True,
+        observe: Callable[[str, str], None] | None = None,
+        find_driver: Callable[[RunscConfig, str], Driver] = find_driver,
+        boot: Callable[..., Sandbox] = Sandbox.boot,
+        cgroup_root: CgroupRoot | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.reactor = reactor
+        self.workers = workers
+        self.emit = emit
+        self.open_io = open_io
+        self.cache_dir = cache_dir
+        self.shim_address = shim_address
+        #: Whether what is created is started by the same process, and worth preparing.
+        self.starts = starts
+        self.observe = observe
+        self.find_driver = find_driver
+        self.boot = boot
+        # One for all of them, as it remembers what it has found out.
+        self.cgroup_root = cgroup_root or factory.CgroupRoot()
+
+
+class CreateRequest(Record):
+    """What a caller asks for.  ``bundle`` holds config.json; mounts go to ``bundle``/rootfs."""
+
+    id: str
+    bundle: str
+    io: IORequest
+    config: RunscConfig
+    rootfs: tuple[RootfsMount, ...] = ()
+    checkpoint: str = ""
+    #: Whether sentry and gofers die with this process.
+    attached: bool = False
+    #: A file for what the sentry has to say to the container's user.
+    user_log: str = ""
+    #: Further files of init, in a sandbox of its own: its number to ours.
+    pass_fds: Mapping[int, int] = {}
+
+
+def create(
+    container: Container,
+    request: CreateRequest,
+    context: Context,
+    find_root: Callable[[Spec], Container | None],
+) -> int:
+    """Bring the container up to CREATED; returns the pid that stands for it on the host.
+
+    ``find_root`` names the container whose sandbox this one goes into, or None for a sandbox of
+    its own.  Blocks until the sentry is ready.  Raises a RuntimeFault, and then nothing is left.
+    """
+    holdings = container.holdings = Holdings(
+        request.id, request.bundle, context.namespace, context.shim_address
+    )
+    try:
+        sandbox = _acquire(container, request, context, holdings, find_root)
+    except BaseException as fault:
+        attached = container.init.detach()
+        if attached is not None:
+            attached.close()
+        try:
+            holdings.release()
+        except RuntimeFault as another:
+            _log.error("create.cleanup_failed", container=request.id, error=str(another))
+        hook_stages.after_delete(container)
+        container.init.commit(Op.CREATE_FAILED)
+        if isinstance(fault, RuntimeFault):
+            _go_on(container)
+        raise
+    container.init.commit(
+        Op.CREATED,
+        TaskCreated(
+            container_id=request.id,
+            bundle=request.bundle,
+            pid=sandbox.pid,
+            rootfs=request.rootfs,
+            stdin=request.io.stdin,
+            stdout=request.io.stdout,
+            stderr=request.io.stderr,
+            terminal=request.io.terminal,
+            checkpoint=request.checkpoint,
+        ),
+        sandbox.pid,
+    )
+    if container.is_root:
+        sandbox.on_init_exit(container.init_exited)
+    return sandbox.pid
+
+
+def _acquire(
+    container: Container,
+    request: CreateRequest,
+    context: Context,
+    holdings: Holdings,
+    find_root: Callable[[Spec], Container | None],
+) -> Sandbox:
+    started = time.monotonic()
+    deadline = started + BOOT_TIMEOUT
+
+    def step(name: str) -> None:
+        _go_on(container)
+        if context.observe is not None:
+            context.observe(request.id, name)
+
+    step("spec")
+    spec = container.spec = load_spec(request.bundle)
+    root = find_root(spec)
+    container.is_root = holdings.owns_sandbox = root is None
+    if root is not None and request.pass_fds:
+        raise Unsupported("files can be passed on to the first container of a sandbox only")
+    config = request.config
+    step("id")
+    # Here, and not in a directory of our own: runsc's commands are told of this one.
+    holdings.reserve(config.state_dir, root.id if root is not None else request.id)
+    step("runsc")
+    driver = context.find_driver(config, context.cache_dir)
+    if request.checkpoint:
+        _open_image(request, holdings, driver, root)
+    step("rootfs")
+    if request.rootfs:
+        holdings.rootfs = os.path.join(request.bundle, "rootfs")
+        mount_rootfs(request.rootfs, holdings.rootfs)
+    if not os.path.isdir(spec.root_path):
+        raise InvalidRequest("config.json: root.path", f"no directory {spec.root_path}")
+    step("program")
+    executable.find_executable(spec.root_path, spec)
+    step("restrictions")
+    spec, config = _prepare(container, spec, config, driver, root)
+    holdings.binary, holdings.flags = driver.generation.binary, config.flags
+    owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
+    step("stdio")
+    io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
+    # Whoever cleans up after a failure closes it.
+    container.init.attach(io)
+    _fit_image(container, request.io, root)
+    params = BootParams(
+        id=request.id,
+        bundle=request.bundle,
+        spec=spec,
+        config=config,
+        driver=driver,
+        stdio=io.sentry_fds,
+        tty=request.io.terminal,
+        image=holdings.image,
+        attached=request.attached,
+        user_log=request.user_log,
+        pass_fds=request.pass_fds,
+    )
+    container.limits.set(spec.resources)
+    step("record")
+    if root is None:
+        sandbox = _boot(container, params, context, holdings, step, deadline)
+    else:
+        sandbox = _join(container, params, context, holdings, step, root)
+    step("hooks")
+    hook_stages.while_creating(container, sandbox, deadline)
+    step("full record")
+    io.release_sentry_fds()
+    holdings.record()
+    host = root.holdings if root is not None else None
+    step("state")
+    holdings.record_state(spec, driver.generation, host)
+    step("oom scores")
+    _set_oom_scores(container, spec, holdings, sandbox)
+    _log.debug(
+        "container.created",
+        container=request.id,
+        sandbox=sandbox.id,
+        pid=sandbox.pid,
+        ms=round((time.monotonic() - started) * 1000, 1),
+    )
+    return sandbox
+
+
+def _go_on(container: Container) -> None:
+    """Give the creation up if a delete waits for its end."""
+    if container.abandoned.is_set():
+        raise Failed(f"container {container.id!r} was deleted while it was being created")
+
+
+def _open_image(
+    request: CreateRequest, holdings: Holdings, driver: Driver, root: Container | None
+) -> None:
+    """Find and check what the container is to be restored from.  Raises NotFound, InvalidRequest.
+
+    Opened now, as the caller may remove it as soon as the container exists.  A sandbox is
+    restored as a whole, from the image of its root container; the others' are not looked at.
+    """
+    from runtime.sandbox import checkpoint
+
+    if root is None:
+        holdings.image = checkpoint.load(request.checkpoint, driver.generation)
+        return
+    sandbox = root.holdings.sandbox if root.holdings is not None else None
+    if sandbox is None or sandbox.restore is None or sandbox.restore.complete:
+        raise InvalidRequest(
+            "checkpoint",
+            f"container {request.id!r} can't be restored by itself: its sandbox {root.id!r} was "
+            "not created from a checkpoint, or is complete",
+        )
+
+
+def _fit_image(container: Container, io: IORequest, root: Container | None) -> None:
+    """Have the container fit the image that its sandbox is restored from, if it is.
+
+    Whether its creation names the image or not.  Raises InvalidRequest.
+    """
+    spec = container.spec
+    holdings = root.holdings if root is not None else container.holdings
+    assert spec is not None
+    assert holdings is not None
+    image = holdings.image
+    if root is not None:
+        restore = holdings.sandbox.restore if holdings.sandbox is not None else None
+        image = restore.image if restore is not None and not restore.complete else None
+    if image is None:
+        return
+    from runtime.sandbox import checkpoint
+
+    checkpoint.check_fit(image, checkpoint.describe(spec, io.terminal), root is None)
+    sandbox_id = root.id if root is not None else container.id
+    checkpoint.remove_leftovers(image, sandbox_id, spec.root_path)
+
+
+def _prepare(
+    container: Container,
+    spec: Spec,
+    config: RunscConfig,
+    driver: Driver,
+    root: Container | None,
+) -> tuple[Spec, RunscConfig]:
+    """Spec and configuration in which what the sentry doesn't do by itself is spelled out."""
+    host = root.holdings.sandbox if root is not None and root.holdings is not None else None
+    hints = root.spec.annotations if root is not None and root.spec is not None else None
+    spec = cgroup_mounts.prepare(volumes.prepare(spec, driver.generation, hints), driver.generation)
+    network = host.network if host is not None else None
+    prepared = prepare_spec.prepare(spec, config, driver.generation, network)
+    if prepared.notes:
+        _log.warning("spec.partly_honoured", container=container.id, missing=prepared.notes)
+    if prepared.left_writable:
+        _log.debug("paths.left_writable", container=container.id, paths=prepared.left_writable)
+    container.spec = prepared.spec
+    return prepared.spec, prepared.config
+
+
+def _boot(
+    container: Container,
+    params: BootParams,
+    context: Context,
+    holdings: Holdings,
+    step: Callable[[str], None],
+    deadline: float,
+) -> Sandbox:
+    """A sandbox of the container's own."""
+    spec, config = params.spec, params.config
+    base = context.cgroup_root
+    mode, hands_down = factory.host_mode(base), partial(factory.hands_down, root=base)
+    wanted = placement.place(spec, params.id, mode, hands_down, anywhere=config.allow_cgroup_parent)
+    if wanted.refused:
+        _log.warning("cgroup.parent_refused", container=params.id, parent=wanted.refused[:200])
+    systemd = config.systemd_cgroup
+    # Members first: that is the order in which they can be removed.
+    paths = [path for path in (wanted.own, wanted.path) if path]
+    # An annotation may name a directory whoever makes the scopes.
+    named = systemd and not wanted.named
+    holdings.planned = tuple(
+        factory.plan(path, systemd=named if path == wanted.path else systemd, root=base)
+        for path in paths
+    )
+    holdings.control_socket = control_address(config.state_dir, params.id)
+    holdings.record()
+    step("cgroup")
+    cgroup = holdings.cgroup = factory.create_if_allowed(
+        wanted.path, wanted.resources, systemd=named, root=base
+    )
+    step("own cgroup")
+    if wanted.own:
+        holdings.own_cgroup = factory.create_if_allowed(wanted.own, {}, systemd=systemd, root=base)
+    step("network")
+    settings = params.driver.settings(config, spec)
+    helped = settings.network == "sandbox" and spec.netns_path and context.starts
+    sorts = params.driver.generation.sorts_routes
+    if helped:
+        network.check(spec.netns_path)
+
+    def started(child: Child) -> None:
+        container.booting(child)
+        if helped:
+            # It has time until init's start, before which it changes nothing.
+            about = params.image.about if params.image is not None else None
+            holdings.scrape = network.begin(
+                spec.netns_path,
+                flags=settings.effective,
+                kept=about.network if about is not None else None,
+                sorts=sorts,
+            )
+
+    if cgroup is not None:
+        params = params.replace(
+            cgroup_procs=cgroup.join_files,
+            cpu_count=cgroup.cpu_count(),
+            memory_limit=cgroup.memory_limit(),
+        )
+    step("boot")
+    original = oom_score.get_score(os.getpid())
+    v2 = cgroup.open_dir_fd() if cgroup is not None else None
+    try:
+        sandbox = holdings.sandbox = context.boot(
+            params.replace(cgroup_fd=v2),
+            reactor=context.reactor,
+            network=lambda pid: attach_network(holdings, pid, settings.effective, sorts=sorts),
+            started=started,
+            deadline=deadline,
+        )
+    finally:
+        container.booting(None)
+        if v2 is not None:
+            os.close(v2)
+    step("memory")
+    child = sandbox.child
+    holdings.score = oom_score.SentryScore(child.pid, original, lambda: child.poll() is None)
+    if cgroup is not None:
+        holdings.memory = _watch_memory(container, sandbox, cgroup, context)
+        if spec.container_type == "sandbox":
+            holdings.pod_limits = PodLimits(cgroup, wanted.resources)
+    return sandbox
+
+
+def _watch_memory(
+    container: Container, sandbox: Sandbox, cgroup: Cgroup, context: Context
+) -> PodMemory | None:
+    memory = PodMemory(
+        sandbox.id, cgroup, sandbox.memory, sandbox.file_memory, context.reactor, context.workers
+    )
+    try:
+        memory.open()
+    except Unsupported as fault:
+        _log.warning("oom.unwatched", container=container.id, error=str(fault))
+        return None
+    memory.add(container)
+    return memory
+
+
+def _set_oom_scores(container: Container, spec: Spec, holdings: Holdings, sandbox: Sandbox) -> None:
+    """The gofer gets its container's score, the sentry what all its containers make of it."""
+    wanted = spec.process.oom_score_adj
+    gofer = sandbox.gofer_of(container.id).pid
+    if wanted is not None and gofer:
+        oom_score.set_score(gofer, wanted)
+    if holdings.score is not None:
+        holdings.score.add(container.id, spec.container_type, wanted)
+
+
+def _join(
+    container: Container,
+    params: BootParams,
+    context: Context,
+    holdings: Holdings,
+    step: Callable[[str], None],
+    root: Container,
+) -> Sandbox:
+    """A place in the sandbox of ``root``, whose cgroup the gofer joins.
+
+    The container's own cgroup stays empty: cAdvisor finds containers by their cgroups.
+    """
+    host = root.holdings
+    if host is None or host.sandbox is None or not root.init.alive:
+        raise InvalidState("create a container in", root.init.subject, root.init.state.value)
+    holdings.sandbox = sandbox = host.sandbox
+    path, systemd = params.spec.cgroups_path, params.config.systemd_cgroup
+    if path:
+        base = context.cgroup_root
+        holdings.planned = (factory.plan(path, systemd=systemd, root=base),)
+        holdings.record()
+    step("gofer")
+    shared = holdings.sandbox_cgroup = host.cgroup
+    v2 = shared.open_dir_fd() if shared is not None else None
+    try:
+        sandbox.create_subcontainer(
+            params.replace(
+                cgroup_procs=shared.join_files if shared is not None else (), cgroup_fd=v2
+            )
+        )
+    finally:
+        if v2 is not None:
+            os.close(v2)
+    if path:
+        step("own cgroup")
+        # Empty, so that it can be made while the gofer gets up.
+        holdings.own_cgroup = factory.create_if_allowed(path, {}, systemd=systemd, root=base)
+    step("memory")
+    holdings.score, holdings.pod_limits, holdings.memory = host.score, host.pod_limits, host.memory
+    if holdings.memory is not None:
+        holdings.memory.add(container)
+    return sandbox
+
+
+def _io_owner(config: RunscConfig, sentry: tuple[int, int]) -> tuple[int, int]:
+    """Who gets the container's FIFOs: the sentry's user, unless the operator names another."""
+    if config.io_uid or config.io_gid:
+        return config.io_uid, config.io_gid
+    return sentry
+
+
+def attach_network(
+    holdings: Holdings,
+    pid: int,
+    flags: Mapping[str, str],
+    kept: Mapping[str, Any] | None = None,
+    *,
+    sorts: bool,
+) -> NetworkSetup:
+    """What the sentry is told of its network; called when init is started.
+
+    ``kept`` is what the sandbox was told that is restored in this one, ``sorts`` as for
+    :func:`runtime.network.setup.begin`.
+    """
+    deadline = time.monotonic() + NETWORK_TIMEOUT
+    scrape, holdings.scrape = holdings.scrape, None
+    if scrape is not None:
+        return scrape.result(deadline)
+    return network.scrape(pid, flags=flags, deadline=deadline, kept=kept, sorts=sorts)

@@ -1,0 +1,226 @@
+"""Signals to a container's processes, in whatever state it is.
+
+Owns two rules.  Who signals is answered within a second, for containerd's sake: a signal that the
+sentry hasn't acknowledged by then is in its socket, as pending as one to a stopped process.  And
+SIGKILL ends a container in bounded time: where it doesn't because the gofer hangs, the gofer is
+killed, which the sentry answers with the container's death; and where that is of no use because
+the sentry itself hangs, it is killed, and with it everything in the sandbox.  Where it doesn't
+because the sandbox is paused, that goes on: gVisor can't let one container of it end alone.
+"""
+
+from __future__ import annotations
+
+import time
+
+from runtime.base.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    RuntimeFault,
+    SandboxGone,
+    Unanswered,
+    Unreachable,
+)
+from runtime.base.log import get_logger
+from runtime.sandbox.exits import ExitInfo
+from runtime.sandbox.sandbox import SignalMode
+from runtime.task.lifecycle import HOLDS_EXIT, State
+from runtime.task.process import Exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.host.reactor import Reactor
+    from runtime.task.container import Container
+    from runtime.task.process import Process
+
+#: Seconds that the sentry has to acknowledge a signal.
+KILL_TIMEOUT = 0.8
+#: Seconds after which a SIGKILL that did not reach the sentry is sent again.
+_AGAIN = 0.5
+#: Seconds after a SIGKILL for the container to be dead, before its gofer is killed, and before
+#: the sentry is.  Both are far beyond what a host needs that is merely busy.
+GOFER_TIMEOUT = 3.0
+SENTRY_TIMEOUT = 8.0
+MAX_SIGNAL = 64
+#: Signals whose default action is to do nothing: a container that never ran ignores them.
+_HARMLESS = frozenset({0, 17, 18, 23, 28})
+_SIGKILL = 9
+
+_log = get_logger("killing")
+
+
+class Killing:
+    """The signals to one container.  From any thread."""
+
+    def __init__(self, container: Container, reactor: Reactor) -> None:
+        self._container = container
+        self._reactor = reactor
+        # How a container ended whose sentry was killed on its account; written once, by one who
+        # is about to kill.
+        self.status = 0
+        self._saved = False
+        self._insisting = False
+        #: Lets a paused sandbox go on, with all that this means to its containers; may raise.
+        self.thaw: Callable[[], None] = lambda: None
+
+    def kill(self, exec_id: str, signo: int, everyone: bool) -> None:
+        """Signal init, everything in the container, or an exec.
+
+        Raises NotFound once the process has ended, InvalidRequest for a number that is no
+        signal.  Takes a second at most.
+        """
+        container = self._container
+        process = container.process(exec_id)
+        if not 0 <= signo <= MAX_SIGNAL:
+            raise InvalidRequest("signal", f"{signo} is not between 0 and {MAX_SIGNAL}")
+        container.require_created()
+        if not process.alive:
+            raise NotFound("process", exec_id or container.id, "process already finished")
+        if process.state is State.CREATED:
+            if signo not in _HARMLESS:
+                self._kill_created(process, signo)
+        elif exec_id:
+            self.signal(signo, process.pid, SignalMode.PROCESS)
+        elif container.sandbox.restoring and signo not in _HARMLESS:
+            self.kill_sentry(signo)  # nothing runs before all of the pod is restored
+        elif container.is_root and signo == _SIGKILL and self._would_be_held_back(process):
+            self.kill_sentry(signo)
+        else:
+            self.signal(signo, 0, SignalMode.ALL if everyone else SignalMode.PROCESS)
+
+    def _would_be_held_back(self, process: Process) -> bool:
+        """Whether the sentry is frozen, or only half up."""
+        return self._container.sandbox.paused or process.state in HOLDS_EXIT
+
+    def _kill_created(self, process: Process, signo: int) -> None:
+        """There is no process yet that could take a signal.
+
+        A sandbox ends in its place; an exec, or a container in a sandbox, only counts as ended,
+        and never starts.
+        """
+        container = self._container
+        if process is not container.init:
+            process.exited(Exit(status=128 + signo, at=time.time()))
+        elif container.is_root:
+            self.kill_sentry(signo)
+        else:
+            container.init_exited(ExitInfo(status=128 + signo))
+            if process.state is State.STOPPED:
+                # containerd's client deletes it only once its output has come to an end; without
+                # one, a daemon that finds it at its start waits for ever.
+                container.sandbox.abandon(container.id)
+
+    def kill_sentry(self, signo: int) -> None:
+        """End the sandbox on account of a signal to its first container."""
+        self.claim(signo)
+        self._container.sandbox.kill()
+
+    def claim(self, signo: int) -> None:
+        """Have the container's end count as that signal's, unless another was before."""
+        self.status = self.status or 128 + signo
+
+    def claim_saved(self) -> None:
+        """Have the container's end count as that of a checkpoint, which is a success."""
+        self._saved = True
+
+    def outcome(self, info: ExitInfo) -> int:
+        """What ``info`` says of init's status, if need be in view of who ended the sentry."""
+        if not info.sentry_died:
+            return info.status
+        return 0 if self._saved else self.status or info.status
+
+    def signal(self, signo: int, pid: int, mode: SignalMode) -> None:
+        """Have the sentry deliver a signal; ``pid`` 0 is init.  Raises NotFound."""
+        container = self._container
+        to_all = signo == _SIGKILL and not pid
+        try:
+            container.sandbox.signal(container.id, signo, pid=pid, mode=mode, timeout=KILL_TIMEOUT)
+        except DeadlineExceeded as fault:
+            if to_all and container.is_root:
+                _log.warning("sandbox.kill_forced", container=container.id, why="no answer")
+                self.kill_sentry(signo)
+                return
+            if not isinstance(fault, Unanswered) and not to_all:
+                raise
+            _log.warning("signal.unacknowledged", container=container.id, signal=signo)
+        except (Unreachable, ResourceExhausted) as fault:
+            # Nothing has ended by that; who was to be killed still is.
+            if not to_all:
+                raise
+            _log.warning("signal.undelivered", container=container.id, error=str(fault))
+            if container.is_root:
+                self.kill_sentry(signo)
+                return
+            self._reactor.call_later(_AGAIN, self._repeat)
+        except SandboxGone:
+            # It died under our hands; its exit is on the way.
+            raise NotFound("process", container.id, "process already finished") from None
+        if to_all:
+            self._insist()
+
+    def _insist(self) -> None:
+        """See to it that the container ends, now that it was killed."""
+        if self._container.sandbox.paused:
+            self._container.submit(self._thaw)
+        if self._insisting:
+            return
+        self._insisting = True
+        timers = (
+            self._reactor.call_later(GOFER_TIMEOUT, self._kill_gofer),
+            self._reactor.call_later(SENTRY_TIMEOUT, self._give_up),
+        )
+
+        def ended(_: Exit) -> None:
+            for timer in timers:
+                timer.cancel()
+
+        self._container.init.wait(ended)
+
+    def _repeat(self) -> None:
+        if self._is_stuck():
+            self._container.submit(self._kill_again)
+
+    def _kill_again(self) -> None:
+        try:
+            self.signal(_SIGKILL, 0, SignalMode.ALL)
+        except RuntimeFault as fault:
+            # It has just ended; else the timers do their work.
+            _log.debug("signal.not_repeated", container=self._container.id, error=str(fault))
+
+    def _thaw(self) -> None:
+        """Let the sandbox go on.  By a worker, as the sentry may take its time."""
+        _log.info("sandbox.thawed", container=self._container.id, why="SIGKILL")
+        try:
+            self.thaw()
+        except RuntimeFault as fault:
+            # Somebody else resumes it, or it ended; else the timers do their work.
+            _log.warning("sandbox.thaw_failed", container=self._container.id, error=str(fault))
+
+    def _is_stuck(self) -> bool:
+        return not self._container.has_ended
+
+    def _kill_gofer(self) -> None:
+        container = self._container
+        if not self._is_stuck():
+            return
+        if container.sandbox.paused:
+            # A pause that was under way when the signal came, or a thaw that failed.
+            container.submit(self._thaw)
+            return
+        if container.is_root:
+            self._give_up()
+            return
+        _log.warning("gofer.killed", container=container.id, why="SIGKILL was of no effect")
+        container.sandbox.kill_gofer(container.id)
+
+    def _give_up(self) -> None:
+        if self._is_stuck():
+            _log.warning(
+                "sandbox.kill_forced",
+                container=self._container.id,
+                why="SIGKILL was of no effect",
+            )
+            self._container.sandbox.kill()

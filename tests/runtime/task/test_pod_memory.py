@@ -1,0 +1,377 @@
+"""Who is ended and who is blamed, on a host and a sentry whose figures a test decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from runtime.base.errors import Failed, NotFound, Unsupported
+from runtime.task.pod_memory import PodMemory, Usage
+from tests.fakes.sandbox import FakeCgroup, FakeMark
+
+MIB = 1 << 20
+
+
+class FakeMember:
+    def __init__(self, id: str, limit: int | None = None, *, pause: bool = False) -> None:
+        self.id = id
+        self.memory_limit = limit
+        self.is_pause = pause
+        self.runs = True
+        self.gofer_killed = False
+        self.ooms: list[bool] = []
+
+    def out_of_memory(self, kill: bool) -> None:
+        self.ooms.append(kill)
+        self.runs = not kill
+
+
+class Here:
+    """Does at once what is submitted, and later what is due later."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], object]] = []
+        self.looks = 0
+
+    def submit(self, fn: Callable[[], object]) -> None:
+        self.looks += 1
+        fn()
+
+    def call_later(self, seconds: float, fn: Callable[[], object]) -> Here:
+        assert 0 < seconds <= 0.25
+        self.due.append(fn)
+        return self
+
+    def cancel(self) -> None: ...
+
+    def run_due(self) -> None:
+        due, self.due = self.due, []
+        for fn in due:
+            fn()
+
+
+class Scene:
+    def __init__(self, *members: FakeMember, limit: int | None = None) -> None:
+        self.host = FakeCgroup()
+        self.host.limit = limit
+        self.here = Here()
+        self.members = {member.id: member for member in members}
+        self.used: dict[str, int | Usage] = {}
+        self.asked: list[str] = []
+        self.files = 0
+        self.after_an_answer: list[Callable[[], None]] = []
+        self.memory = PodMemory(
+            "s",
+            self.host,
+            self.measure,
+            lambda timeout: self.files,
+            self.here,  # type: ignore[arg-type]
+            self.here,
+        )
+        self.memory.open()
+        for member in members:
+            self.memory.add(member)
+
+    def measure(self, id: str, timeout: float) -> Usage:
+        self.asked.append(id)
+        used = self.used.get(id)
+        if used is None:
+            raise NotFound("container", id)
+        if self.after_an_answer:
+            self.after_an_answer.pop()()
+        return used if isinstance(used, Usage) else Usage(bytes=used, exact=True)
+
+    def uses(self, **used: int | Usage) -> None:
+        """The host sees the sum of it; a mark that this passes is told of."""
+        self.used.update(used)
+        self.host.used = sum(u.bytes if isinstance(u, Usage) else u for u in self.used.values())
+        mark = self.mark
+        if mark is not None and not mark.low < self.host.used < mark.high:
+            mark.callback()
+            self.here.run_due()
+
+    @property
+    def mark(self) -> FakeMark | None:
+        standing = [mark for mark in self.host.marks if not mark.cancelled]
+        assert len(standing) <= 1
+        return standing[0] if standing else None
+
+    def killed(self, count: int = 1) -> None:
+        self.host.kills = count
+        self.host.tell_of_kills(count)
+
+
+def pause() -> FakeMember:
+    return FakeMember("pause", pause=True)
+
+
+# -- looking ---------------------------------------------------------------------------------
+
+
+def test_a_container_alone_is_never_looked_at() -> None:
+    """The kernel's limit is its own."""
+    scene = Scene(FakeMember("a", 64 * MIB), limit=64 * MIB)
+    assert scene.here.looks == 0 and scene.mark is None
+    scene = Scene(pause(), FakeMember("a"), FakeMember("b"))
+    assert scene.here.looks == 0 and scene.mark is None
+
+
+def test_a_pod_that_stands_still_is_not_looked_at_again() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB))
+    looks = scene.here.looks
+    mark = scene.mark
+    assert mark is not None and (mark.low, mark.high) == (0, 64 * MIB)
+    scene.uses(a=60 * MIB)
+    assert scene.here.looks == looks and scene.here.due == []
+
+
+def test_growth_during_a_look_is_not_missed() -> None:
+    hog, other = FakeMember("hog", 64 * MIB), FakeMember("other", 64 * MIB)
+    scene = Scene(pause(), hog, other)
+    scene.uses(hog=10 * MIB, other=1 * MIB)
+
+    def grow() -> None:
+        scene.used["hog"] = 100 * MIB
+        scene.host.used = 101 * MIB
+
+    scene.after_an_answer = [grow]
+    scene.memory.refresh()
+    assert hog.ooms == [], "the answer was from before"
+    scene.here.run_due()
+    assert hog.ooms == [True] and other.ooms == []
+
+
+def test_a_container_over_its_own_limit_is_ended_and_the_others_are_not() -> None:
+    hog, other = FakeMember("hog", 64 * MIB), FakeMember("other", 64 * MIB)
+    scene = Scene(pause(), hog, other)
+    scene.uses(hog=10 * MIB, other=40 * MIB)
+    for used in (30, 50, 63, 66):
+        scene.uses(hog=used * MIB)
+    assert hog.ooms == [True] and other.ooms == []
+    assert scene.asked.count("pause") == 0
+
+
+def test_files_are_not_held_against_a_container() -> None:
+    hog = FakeMember("hog", 64 * MIB)
+    scene = Scene(pause(), hog)
+    scene.files = 50 * MIB
+    scene.uses(hog=100 * MIB)
+    assert hog.ooms == []
+    assert scene.mark is not None and scene.mark.high == 114 * MIB
+    scene.memory.note("hog", Usage(bytes=110 * MIB, exact=True))
+    assert hog.ooms == []
+    scene.uses(hog=116 * MIB)
+    assert hog.ooms == [True]
+
+
+def test_the_nearest_limit_counts() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB), FakeMember("b", 32 * MIB))
+    assert scene.mark is not None and scene.mark.high == 32 * MIB
+
+
+def test_a_newcomer_costs_no_look_while_a_nearer_mark_stands() -> None:
+    scene = Scene(pause(), FakeMember("a", 32 * MIB))
+    scene.uses(a=20 * MIB)
+    looks = scene.here.looks
+    scene.memory.add(FakeMember("roomy", 64 * MIB))
+    scene.memory.add(FakeMember("unlimited"))
+    assert scene.here.looks == looks
+    scene.memory.add(FakeMember("tight", 8 * MIB))
+    assert scene.here.looks == looks + 1
+    assert scene.mark is not None and scene.mark.high == 28 * MIB
+    scene.memory.remove("tight")
+    assert scene.here.looks == looks + 1
+
+
+def test_marks_come_nearer_as_a_container_nears_its_limit() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB))
+    scene.uses(a=64 * MIB)
+    assert scene.mark is not None and scene.mark.high == 65 * MIB
+    assert scene.members["a"].ooms == []  # not more than it may
+    scene.uses(a=65 * MIB)
+    assert scene.members["a"].ooms == [True]
+
+
+def test_what_others_free_is_noticed_too() -> None:
+    """One that grows while another shrinks leaves the sum where it was, but not for long."""
+    hog, other = FakeMember("hog", 64 * MIB), FakeMember("other")
+    scene = Scene(pause(), hog, other)
+    scene.uses(hog=4 * MIB, other=400 * MIB)
+    scene.uses(hog=100 * MIB, other=200 * MIB)
+    assert hog.ooms == [True]
+
+
+def test_a_raised_limit_is_honoured_and_a_lowered_one_at_once() -> None:
+    hog = FakeMember("hog", 64 * MIB)
+    scene = Scene(pause(), hog)
+    hog.memory_limit = 256 * MIB
+    scene.memory.refresh()
+    scene.uses(hog=200 * MIB)
+    assert hog.ooms == []
+    hog.memory_limit = 100 * MIB
+    scene.memory.refresh()
+    assert hog.ooms == [True]
+
+
+def test_use_that_moves_during_a_look_is_looked_at_once_more() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB))
+    counts = iter([64 * MIB, 80 * MIB, 80 * MIB, 80 * MIB])
+    scene.used["a"] = 10 * MIB
+    scene.host.memory_usage = lambda: next(counts)  # type: ignore[method-assign]
+    scene.memory.refresh()
+    assert scene.here.due == [] and scene.mark is not None
+    scene.host.memory_usage = lambda: 0  # type: ignore[method-assign]
+
+
+def test_shares_of_the_sandboxs_memory_end_nobody_but_one_that_is_alone() -> None:
+    def share(mib: int) -> Usage:
+        return Usage(bytes=mib * MIB, exact=False)
+
+    alone = FakeMember("a", 64 * MIB)
+    scene = Scene(pause(), alone)
+    scene.uses(a=share(70))
+    assert alone.ooms == [True]
+    two = FakeMember("a", 64 * MIB), FakeMember("b")
+    scene = Scene(pause(), *two)
+    scene.uses(a=share(70), b=share(70))
+    assert [m.ooms for m in two] == [[], []]
+
+
+def test_figures_of_others_count() -> None:
+    hog = FakeMember("hog", 64 * MIB)
+    scene = Scene(pause(), hog, FakeMember("b"))
+    scene.memory.note("hog", Usage(bytes=64 * MIB, exact=True))
+    assert hog.ooms == []
+    scene.memory.note("hog", Usage(bytes=65 * MIB, exact=True))
+    assert hog.ooms == [True]
+    scene.memory.note("unknown", Usage(bytes=65 * MIB, exact=True))
+
+
+@pytest.mark.parametrize("fault", [Unsupported("no marks"), Failed("gone")])
+def test_a_host_without_marks_is_borne(fault: Exception) -> None:
+    scene = Scene(pause(), FakeMember("a"))
+
+    def refuse() -> None:
+        raise fault
+
+    scene.host.refuse_mark = refuse
+    scene.memory.add(FakeMember("b", 64 * MIB))
+    assert scene.mark is None and scene.here.due == []
+
+
+def test_nothing_stands_after_the_end() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB))
+    scene.memory.close()
+    scene.memory.close()
+    assert scene.mark is None
+    scene.memory.remove("a")
+    scene.memory.refresh()
+    assert scene.mark is None
+
+
+def test_the_last_container_takes_the_mark_with_it() -> None:
+    scene = Scene(pause(), FakeMember("a", 64 * MIB))
+    scene.memory.remove("a")
+    assert scene.mark is None
+
+
+# -- blame -----------------------------------------------------------------------------------
+
+
+def test_the_one_that_used_the_most_is_blamed() -> None:
+    small, big = FakeMember("small"), FakeMember("big")
+    scene = Scene(pause(), small, big, limit=100 * MIB)
+    scene.uses(small=20 * MIB, big=60 * MIB)
+    scene.killed()
+    assert (small.ooms, big.ooms) == ([], [False])
+    assert scene.memory.claims("big") and not scene.memory.claims("small")
+    scene.killed()
+    assert big.ooms == [False, False]  # the container publishes it once
+
+
+def test_growth_after_the_last_look_counts() -> None:
+    steady, hog = FakeMember("steady"), FakeMember("hog")
+    scene = Scene(pause(), steady, hog, limit=128 * MIB)
+    scene.uses(steady=50 * MIB, hog=1 * MIB)
+    scene.uses(steady=50 * MIB, hog=30 * MIB)
+    scene.uses(hog=40 * MIB)  # 90 of 128 MiB: what is still to come must be the hog's
+    scene.killed()
+    assert (steady.ooms, hog.ooms) == ([], [False])
+
+
+def test_a_kill_that_hit_a_gofer_is_put_down_to_the_container_that_it_ends() -> None:
+    small, big = FakeMember("small"), FakeMember("big")
+    scene = Scene(pause(), small, big, limit=100 * MIB)
+    scene.uses(small=20 * MIB, big=60 * MIB)
+    small.gofer_killed = True
+    scene.killed()
+    assert (small.ooms, big.ooms) == ([False], [])
+
+
+def test_a_kill_that_only_the_count_shows_is_attributed_when_an_exit_is_told() -> None:
+    small, big = FakeMember("small"), FakeMember("big")
+    scene = Scene(pause(), small, big, limit=100 * MIB)
+    scene.uses(small=20 * MIB, big=60 * MIB)
+    scene.host.kills = 1
+    assert not scene.memory.claims("pause")
+    assert not scene.memory.claims("small")
+    assert scene.memory.claims("big")
+
+
+def test_one_that_has_ended_is_not_blamed() -> None:
+    ended, living = FakeMember("ended"), FakeMember("living")
+    scene = Scene(pause(), ended, living, limit=100 * MIB)
+    scene.uses(ended=60 * MIB, living=10 * MIB)
+    ended.runs = False
+    scene.killed()
+    assert (ended.ooms, living.ooms) == ([], [False])
+
+
+def test_of_unknown_ones_the_unlimited_and_the_youngest_is_blamed() -> None:
+    limited, old, young = FakeMember("limited", 64 * MIB), FakeMember("old"), FakeMember("young")
+    scene = Scene(pause(), old, young, limited)
+    scene.killed()
+    assert (limited.ooms, old.ooms, young.ooms) == ([], [], [False])
+
+
+def test_what_nobody_is_known_to_have_had_an_unknown_one_had() -> None:
+    known, unknown = FakeMember("known"), FakeMember("unknown")
+    scene = Scene(pause(), unknown, known, limit=100 * MIB)
+    scene.uses(known=30 * MIB)
+    scene.killed()
+    assert (known.ooms, unknown.ooms) == ([], [False])
+    known, unknown = FakeMember("known"), FakeMember("unknown")
+    scene = Scene(pause(), unknown, known, limit=100 * MIB)
+    scene.uses(known=70 * MIB)
+    scene.killed()
+    assert (known.ooms, unknown.ooms) == ([False], [])
+
+
+def test_a_share_taken_for_ones_own_is_forgotten_when_another_comes() -> None:
+    first, second = FakeMember("first", 90 * MIB), FakeMember("second")
+    scene = Scene(pause(), first, limit=100 * MIB)
+    scene.uses(first=Usage(bytes=30 * MIB, exact=False))
+    scene.memory.add(second)
+    scene.uses(second=Usage(bytes=30 * MIB, exact=False))
+    scene.killed()
+    assert (first.ooms, second.ooms) == ([], [False])
+
+
+def test_the_pause_container_is_blamed_only_where_there_is_no_other() -> None:
+    only = pause()
+    scene = Scene(only)
+    scene.killed()
+    assert only.ooms == [False]
+
+
+def test_a_kill_that_is_known_is_not_put_down_to_the_next() -> None:
+    first, second = FakeMember("first"), FakeMember("second")
+    scene = Scene(pause(), first, second, limit=100 * MIB)
+    scene.uses(first=60 * MIB, second=10 * MIB)
+    scene.killed(1)
+    first.runs = False
+    scene.memory.remove("first")
+    assert not scene.memory.claims("second")
+    scene.killed(2)
+    assert second.ooms == [False]
