@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: help setup check format test integration bench soak demo protos
+.PHONY: help setup check format test integration bench fuzz soak demo protos
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ integration:  ## everything, against real containerd and runsc (as root)
 bench:  ## compare with containerd-shim-runc-v2 (as root)
 	integration/setup -q
 	integration/bench
+
+fuzz:  ## feed random input and random calls to the shim, SECONDS for each of its fuzzers
+	integration/setup -q
+	$(PYTHON) -m pip --quiet install --retries 5 $$(sed -n '/^fuzz =/,/^$$/s/^    //p' setup.cfg)
+	$(PYTHON) -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 soak:  ## 2,000 pods through CRI, while shims, sentries, gofers and containerd are killed (as root)
 	integration/setup -q

@@ -172,7 +172,8 @@ class Container:
             else:
                 sandbox.start_subcontainer(self.id, deadline, *before)
         except BaseException as fault:
-            self.init.fail_start(Exit(status=self._failed_status(), at=time.time()), publish=True)
+            status = self.killing.status or FAILED_START_STATUS
+            self.init.fail_start(Exit(status=status, at=time.time()), publish=True)
             if self.is_root:
                 sandbox.kill()
             self._log.info("container.start_failed", error=str(fault))
@@ -192,9 +193,6 @@ class Container:
         """Write the status down where runsc's commands read it.  Never raises."""
         if self.holdings is not None:
             self.holdings.status_changed(status)
-
-    def _failed_status(self) -> int:
-        return self.killing.status or FAILED_START_STATUS
 
     # -- exec -----------------------------------------------------------------------------
 
@@ -216,13 +214,20 @@ class Container:
                 raise AlreadyExists("exec", exec_id)
             self._execs[exec_id] = process
         try:
-            process.attach(self._context.open_io(io, self.id, *self.io_owner, True, deadline))
+            opened = self._context.open_io(io, self.id, *self.io_owner, True, deadline)
+            with self._lock:
+                # Opening waits for the client: the container may have been deleted meanwhile.
+                if self._execs.get(exec_id) is process:
+                    process.attach(opened)
+                    process.commit(Op.CREATED, TaskExecAdded(container_id=self.id, exec_id=exec_id))
+                    return
+            opened.close()
+            raise NotFound("container", self.id, f"container {self.id!r} was deleted")
         except BaseException:
             process.commit(Op.CREATE_FAILED)
             with self._lock:
                 self._execs.pop(exec_id, None)
             raise
-        process.commit(Op.CREATED, TaskExecAdded(container_id=self.id, exec_id=exec_id))
 
     def start_exec(self, exec_id: str, deadline: float) -> int:
         """Run an exec; returns its pid in the sandbox.  After a failure its Wait resolves."""
@@ -500,9 +505,8 @@ class Container:
     def delete_exec(self, exec_id: str) -> tuple[int, Exit]:
         """Forget an exec that has ended, or was never started; returns its pid and exit."""
         process = self.process(exec_id)
-        state = process.state
         if process.started and process.exit is None:
-            raise InvalidState("delete a running process:", process.subject, state.value)
+            raise InvalidState("delete a running process:", process.subject, process.state.value)
         process.reserve(Op.DELETE)
         io = process.detach()
         if io is not None:
@@ -510,8 +514,9 @@ class Container:
             io.close()
         with self._lock:
             self._execs.pop(exec_id, None)
-        process.commit(Op.DELETED)
-        return process.pid, process.exit or Exit(status=0, at=time.time())
+        never = Exit(status=0, at=time.time())
+        process.commit(Op.DELETED, never=never)
+        return process.pid, process.exit or never
 
     def delete(
         self, release: Callable[[], None], heard: Callable[[], bool] = lambda: True
@@ -569,9 +574,7 @@ class Container:
         with self._lock:
             execs, self._execs = list(self._execs.values()), {}
         for process in execs:
-            leftover = process.detach()
-            if leftover is not None:
-                leftover.close()
+            process.drop(Exit(status=128 + _SIGKILL, at=time.time()))
         guests = [each.holdings for each in self.guests() if each.holdings is not None]
         holdings.release(guests)
         if not ended.wait(EXEC_END_TIMEOUT):

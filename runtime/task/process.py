@@ -143,10 +143,13 @@ class Process:
             self._state = step(before, op, self.subject)
             return before
 
-    def commit(self, op: Op, event: Event | None = None, pid: int = 0) -> bool:
+    def commit(
+        self, op: Op, event: Event | None = None, pid: int = 0, never: Exit | None = None
+    ) -> bool:
         """Leave a transient state, queue ``event``, then replay an exit that was held back.
 
-        False when an exit overtook the operation, and nothing was queued.
+        ``never`` is what is known from now on as the end of a process that never ran.  False when
+        an exit overtook the operation, and nothing was queued.
         """
         fire: list[Callable[[Exit], None]] = []
         done: Exit | None = None
@@ -164,6 +167,9 @@ class Process:
                 if first is not None:
                     self._emit(first)
                 fire = self._latch_locked(done)
+            elif never is not None and self._exit is None:
+                self._exit = done = never
+                fire, self._waiters = self._waiters, []
         for waiter in fire:
             if done is not None:
                 waiter(done)
@@ -200,6 +206,20 @@ class Process:
         for waiter in fire:
             waiter(exit)
 
+    def drop(self, never: Exit) -> None:
+        """Give up an exec whose container is deleted: close its stdio and let nobody wait on.
+
+        Does nothing while it is being created or deleted: who does that finds it gone.
+        """
+        try:
+            self.reserve(Op.DELETE)
+        except InvalidState:
+            return
+        io = self.detach()
+        if io is not None:
+            io.close()
+        self.commit(Op.DELETED, never=never)
+
     def _latch_locked(self, exit: Exit) -> list[Callable[[Exit], None]]:
         self._state = step(self._state, Op.EXIT, self.subject)
         self._exit = exit
@@ -218,8 +238,13 @@ class Process:
 
     def wait(self, callback: Callable[[Exit], None]) -> None:
         """Call ``callback`` once with the exit: now if it is known, else from the thread that
-        learns of it.  The callback must not block."""
+        learns of it.  The callback must not block.
+
+        Raises InvalidState for what is being created: there may never be such a process.
+        """
         with self._lock:
+            if self._state is State.CREATING:
+                raise InvalidState("wait for", self.subject, self._state.value)
             if self._exit is None:
                 self._waiters.append(callback)
                 return

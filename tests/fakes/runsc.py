@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.fakes.sentry import FakeSentry
+
 
 def install(folder: str) -> str:
     """Put an executable that runs this file into ``folder``; returns its path."""
@@ -74,6 +76,8 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
     if script[0] == "boot-hangs":
         threading.Event().wait()
     sentry = FakeSentry(socket.socket(fileno=flags["controller-fd"][0]))
+    if script[0] == "directed":
+        _be_directed(sentry, flags, sandbox_id)
     ended = threading.Event()
     # Status of init, and what the process does at its end.
     outcome = {"wait": 0, "exit": 0}
@@ -155,3 +159,15 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
     while sentry.closed_by_peer.acquire(timeout=0.2):
         pass
     os._exit(outcome["exit"])
+
+
+def _be_directed(sentry: FakeSentry, flags: dict[str, list[int]], sandbox_id: str) -> None:
+    from tests.fakes.directed import Directed
+
+    directed = Directed(sentry, sandbox_id)
+    sentry.start()
+    os.write(flags["start-sync-fd"][0], b"\0")
+    directed.ended.wait()
+    while sentry.closed_by_peer.acquire(timeout=0.1):
+        pass
+    os._exit(directed.status)

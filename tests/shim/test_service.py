@@ -288,3 +288,81 @@ def test_a_failed_creation_by_itself_does_not_end_the_shim(shim: Shim) -> None:
         assert not shim.stopped.is_set()
         call(client, "Shutdown", pb.ShutdownRequest(id="new"))
         assert shim.stopped.wait(WAIT)
+
+
+# -- every Wait is answered -------------------------------------------------------------------
+
+
+def test_a_wait_for_what_is_being_created_is_refused(shim: Shim) -> None:
+    """Its creation may fail, and then there is never an end to tell of."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(container: Any) -> int:
+        entered.set()
+        assert go_on.wait(WAIT)
+        raise Failed("no")
+
+    shim.make = slow
+    with shim.client() as client:
+        request = pb.CreateTaskRequest(id="new", bundle="/b")
+        thread = threading.Thread(target=lambda: refusal(client, "Create", request))
+        thread.start()
+        assert entered.wait(WAIT)
+        assert refusal(client, "Wait", pb.WaitRequest(id="new"))[0] == 9
+        go_on.set()
+        thread.join(WAIT)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["exec", "container"])
+def test_a_wait_for_an_exec_that_never_ran_is_answered_when_it_is_deleted(
+    shim: Shim, whole: bool
+) -> None:
+    shim.adopt()
+    spec = AnyMessage(type_url="Process", value=b'{"args":["x"],"cwd":"/","user":{}}')
+    with shim.client() as waiting, shim.client() as client:
+        if whole:
+            shim.bench.run()
+        call(client, "Exec", pb.ExecProcessRequest(id="c", exec_id="e", spec=spec))
+        replies: list[bytes] = []
+        request = pb.WaitRequest(id="c", exec_id="e")
+        thread = threading.Thread(target=lambda: replies.append(call(waiting, "Wait", request)))
+        thread.start()
+        process = shim.bench.container.process("e")
+        while not process._waiters:
+            assert thread.is_alive()
+            threading.Event().wait(0.005)
+        if whole:
+            shim.bench.sandbox.end(0)
+            call(client, "Delete", pb.DeleteRequest(id="c"))
+        else:
+            call(client, "Delete", pb.DeleteRequest(id="c", exec_id="e"))
+        thread.join(WAIT)
+    assert pb.WaitResponse.FromString(replies[0]).exit_status == (137 if whole else 0)
+
+
+def test_an_exec_whose_container_is_deleted_while_its_stdio_is_opened(shim: Shim) -> None:
+    """Nothing of it is told, and its descriptors are closed."""
+    shim.adopt()
+    bench = shim.bench
+    bench.run()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        assert go_on.wait(WAIT)
+
+    bench.refuse_io = slow
+    spec = AnyMessage(type_url="Process", value=b'{"args":["x"],"cwd":"/","user":{}}')
+    request = pb.ExecProcessRequest(id="c", exec_id="e", spec=spec)
+    codes: list[int] = []
+    with shim.client() as client, shim.client() as other:
+        thread = threading.Thread(target=lambda: codes.append(refusal(other, "Exec", request)[0]))
+        thread.start()
+        assert entered.wait(WAIT)
+        bench.sandbox.end(0)
+        call(client, "Delete", pb.DeleteRequest(id="c"))
+        go_on.set()
+        thread.join(WAIT)
+    assert codes == [5]
+    assert all(io.closed for io in bench.io)
+    assert bench.names() == ["TaskCreated", "TaskStarted", "TaskExited", "TaskDeleted"]
