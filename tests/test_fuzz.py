@@ -61,14 +61,14 @@ def test_a_script_is_shrunk_to_what_fails() -> None:
 def test_a_flaw_of_the_shim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fuzzer's own proof: a shim that forgets one event in a life."""
     whole = calls.Whole
-    monkeypatch.setattr("runtime.container.TaskStarted", lambda **_: None)
+    monkeypatch.setattr("runtime.task.container.TaskStarted", lambda **_: None)
     lived = [("create", "root"), ("start", "root"), ("wait", "root"), ("exit", "root")]
     actions = [Action(0, what, cid, "", 7, False) for what, cid in lived]
     actions.insert(3, Action(0, "rest", "root", "", 99, False))
     flaws = attempt(actions).flaws
     assert calls.Whole is whole
     assert flaws == []  # the table has an exit of what was created and never started
-    monkeypatch.setattr("runtime.container.TaskDeleted", lambda **_: None)
+    monkeypatch.setattr("runtime.task.container.TaskDeleted", lambda **_: None)
     assert "root ends stopped: create, exit" in attempt(actions).flaws
 
 

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 from protos import events_pb2, runc_pb2
 from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any as AnyMessage
-from runtime import children, log
-from runtime.config import RunscConfig
-from runtime.errors import InvalidState, RuntimeFault
-from runtime.lifecycle import Op, State, step
-from runtime.sentry import control_address
-from runtime.urpc import call as sentry_call
+from runtime.base import log
+from runtime.base.errors import InvalidState, RuntimeFault
+from runtime.host import children
+from runtime.runsc.config import RunscConfig
+from runtime.runsc.urpc import call as sentry_call
+from runtime.sandbox.sentry import control_address
+from runtime.task.lifecycle import Op, State, step
 from shim import service as task_service
 from shim.bundles import Bundles
 from shim.events import ForwardTransport, Publisher
@@ -34,7 +35,7 @@ from shim.ttrpc.client import Client
 from shim.ttrpc.errors import ConnectionLost, StatusError, TtrpcError
 from shim.ttrpc.server import Server
 from tests.runtime.leaks import open_fds, our_children
-from tests.runtime.test_creation_faults import NullIO, Plant
+from tests.runtime.task.test_create_faults import NullIO, Plant
 
 CONTAINERS = ("root", "a", "b")
 EXECS = ("e1", "e2")

@@ -19,35 +19,19 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
 from protos import bootstrap_pb2
-from runtime import (
-    accounting,
-    cgroup_limits,
-    cgroup_path,
-    cgroup_resources,
-    checkpoint_image,
-    control,
-    control_results,
-    dbus,
-    fastjson,
-    gofer_mounts,
-    hook_spec,
-    json_fields,
-    mount_options,
-    network_argument,
-    network_kept,
-    pod_cgroup,
-    restrictions,
-    runsc_state,
-    settings,
-    spec,
-    state,
-    toml_subset,
-    urpc,
-    volumes,
-)
-from runtime.config import RunscConfig
-from runtime.errors import InvalidRequest, NotFound, RuntimeFault
-from runtime.process_spec import parse_process
+from runtime.base import fastjson, json_fields, toml_subset
+from runtime.base.errors import InvalidRequest, NotFound, RuntimeFault
+from runtime.bundle import hook_spec, mount_options, spec, volumes
+from runtime.bundle.process_spec import parse_process
+from runtime.cgroups import paths, placement
+from runtime.cgroups import resources as cgroup_resources
+from runtime.cgroups import settings as cgroup_limits
+from runtime.host import dbus
+from runtime.network import argument, restored
+from runtime.runsc import control, control_results, flags, urpc
+from runtime.runsc.config import RunscConfig
+from runtime.sandbox import cgroup_mounts, checkpoint_image, gofer_mounts, prepare_spec
+from runtime.state import runsc_state, shim_record
 from shim import bootstrap, convert, options, wire
 from shim.ttrpc import connection, envelope, frames
 from shim.ttrpc.errors import RemoteProtocolError
@@ -260,12 +244,12 @@ def config_json(data: bytes) -> None:
         config = RunscConfig(binary="/nonexistent", root="/r", flags={"overlay2": "none"})
         try:
             spec.sandbox_to_join(found)
-            read = settings.read_settings(config, generation, found)
-            prepared = accounting.prepare(volumes.prepare(found, generation, None), generation)
-            done = restrictions.prepare(prepared, config, generation, None)
-            pod_cgroup.place(done.spec, "c", "v1", lambda path: ())
+            read = flags.read_settings(config, generation, found)
+            prepared = cgroup_mounts.prepare(volumes.prepare(found, generation, None), generation)
+            done = prepare_spec.prepare(prepared, config, generation, None)
+            placement.place(done.spec, "c", "v1", lambda path: ())
             gofer_mounts.mount_hints(done.spec.annotations)
-            assert isinstance(read, settings.Settings)
+            assert isinstance(read, flags.Settings)
             for mount in done.spec.mounts:
                 mount_options.parse_options(mount.options)
             fastjson.dumps(done.spec.raw)
@@ -305,12 +289,12 @@ def paths_of_cgroups(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     for systemd in (False, True):
         try:
-            location = cgroup_path.locate(text, systemd=systemd)
+            location = paths.locate(text, systemd=systemd)
             assert "/../" not in f"/{location.directory}/"
         except InvalidRequest:
             continue
-    cgroup_path.parse_mounts(text)
-    cgroup_path.parse_memberships(text)
+    paths.parse_mounts(text)
+    paths.parse_memberships(text)
 
 
 # -- files and peers on the host ---------------------------------------------------------------
@@ -336,10 +320,10 @@ def d_bus(data: bytes) -> None:
 def state_record(data: bytes) -> None:
     """Our own record of a container."""
     try:
-        record = state._decode(data)
+        record = shim_record._decode(data)
     except (ValueError, InvalidRequest):
         return
-    assert state._decode(state._encode(record)) == record
+    assert shim_record._decode(shim_record._encode(record)) == record
 
 
 def runsc_file(data: bytes) -> None:
@@ -377,17 +361,17 @@ def kept_network(data: bytes) -> None:
         return
     if not isinstance(kept, dict):
         return
-    link = network_argument.Link(name="eth0", index=2, mtu=1500, address="0a0b0c0d0e0f")
+    link = argument.Link(name="eth0", index=2, mtu=1500, address="0a0b0c0d0e0f")
     try:
-        links = network_kept.give_back((link,), kept)
-        network_argument.plan(links, network_argument.read_options({}))
+        links = restored.give_back((link,), kept)
+        argument.plan(links, argument.read_options({}))
     except RuntimeFault:
         return
 
 
 def network_dump(data: bytes) -> None:
     """The kernel's tables of a pod's network namespace."""
-    from runtime import nethelper
+    from runtime.network import helper
 
     class Kernel:
         """Answers every dump with the same bytes, under its number."""
@@ -407,17 +391,17 @@ def network_dump(data: bytes) -> None:
     kernel: Any = Kernel()
     logging.disable()  # the library tells of what it can't decode
     try:
-        nethelper.Rtnetlink(kernel).scan()
+        helper.Rtnetlink(kernel).scan()
     except Exception as fault:
         # Whatever it is, the helper tells it in one line, and ends.
-        assert nethelper._describe(fault)
+        assert helper._describe(fault)
 
 
 def network_flags(data: bytes) -> None:
     """runsc's flags about the network, one ``name=value`` a line."""
     lines = data.decode("utf-8", "replace").split("\n")
     try:
-        network_argument.read_options(dict(line.split("=", 1) for line in lines if "=" in line))
+        argument.read_options(dict(line.split("=", 1) for line in lines if "=" in line))
     except RuntimeFault:
         return
 
@@ -450,8 +434,8 @@ _ABOUT = (
     b'["sh"],"mounts":[],"terminal":false}],"files":{"checkpoint.img":{"size":1,"crc32":2}},'
     b'"network":' + _NETWORK + b"}"
 )
-_RECORD = state._encode(
-    state.ContainerRecord(
+_RECORD = shim_record._encode(
+    shim_record.ContainerRecord(
         id="c", sandbox_id="c", is_root=True, namespace="n", bundle="/b", network={"a": 1}
     )
 )
