@@ -6,6 +6,7 @@ import ctypes
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
+MNT_FORCE = 1
 MNT_DETACH = 2
 MS_BIND = 4096
 
@@ -13,6 +14,11 @@ MS_BIND = 4096
 def unmount(target: str) -> None:
     """Detach a mount; one that is not there is no error."""
     _libc.umount2(os.fsencode(target), MNT_DETACH)
+
+
+def unmount_force(target: str) -> None:
+    """End a file system that nobody serves; no error if it is none."""
+    _libc.umount2(os.fsencode(target), MNT_FORCE)
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:

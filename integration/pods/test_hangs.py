@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from integration.harness import footprint, gates
+from integration.harness import cri, footprint, gates
 from integration.harness.api import TASK_SERVICES, Code, process_spec
 from integration.harness.daemon_api import Api
+from integration.harness.fuse import FILE, HangingFuse
 from integration.harness.pods import Pod, PodNode
 from integration.harness.scenes import STOPPED
 from integration.harness.shim import outcome
@@ -127,3 +128,20 @@ def test_a_delete_is_answered(pods: PodNode) -> None:
         assert outcome(client, "Delete", id=container) == Code.NOT_FOUND
     assert pods.wait_exited(container).exit_code == 137
     assert pods.exec(pod.start("sleep", "1000"), "echo", "here").out == "here\n"
+
+
+def test_a_volume_that_hangs_costs_its_container_alone(pods: PodNode) -> None:
+    """A CSI driver answers no more: what waits for it can't be killed, until it is cut off."""
+    pod = pods.prepare()
+    uid = pod.config["metadata"]["uid"]
+    volumes = pods.daemon.folder / "kubelet" / "pods" / uid / "volumes" / "kubernetes.io~csi"
+    with HangingFuse(volumes / "v" / "mount") as volume:
+        pod.run()
+        mount = {"container_path": "/mnt", "host_path": str(volume.target)}
+        waiting = pod.start("cat", f"/mnt/{FILE}", mounts=[mount])
+        other = pod.start("sleep", "1000")
+        assert volume.asked.wait(10)
+        pods.stop(waiting)
+        assert pods.status(waiting).state == cri.EXITED
+        assert pods.exec(other, "echo", "here").out == "here\n"
+        pod.remove()

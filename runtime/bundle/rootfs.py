@@ -85,7 +85,7 @@ def mounts_below(root: str) -> list[str]:
     for line in table.splitlines():
         if hint not in line:
             continue
-        place = _unescape(line.split(b" ", 5)[4])
+        place = unescape(line.split(b" ", 5)[4])
         if place == wanted or place.startswith(inside):
             found.append(place)
     found.reverse()
@@ -100,7 +100,7 @@ def _plain_prefix(path: bytes) -> bytes:
     return path
 
 
-def _unescape(field: bytes) -> bytes:
+def unescape(field: bytes) -> bytes:
     r"""Undo the ``\ooo`` escapes of proc files."""
     if b"\\" not in field:
         return field

@@ -31,6 +31,7 @@ from runtime.sandbox.gofer_mounts import remove_filestores
 from runtime.sandbox.restore import Restore
 from runtime.sandbox.sentry import Sentry, own_stdio, undo_boot
 from runtime.sandbox.subcontainer import Subcontainer
+from runtime.sandbox.watchdog import Watchdog
 from runtime.task.pod_memory import Usage
 
 TYPE_CHECKING = False
@@ -58,7 +59,6 @@ _SIGKILL = 9
 class Sandbox:
     """A running sandbox.  Methods may be called by any thread; those that call the sentry block
     for ``timeout`` seconds at most, or until ``deadline`` (``time.monotonic()``).
-
     Callbacks are made by the reactor's thread, and must not block.
     """
 
@@ -90,6 +90,7 @@ class Sandbox:
         self._paused = False  # guarded by _lock
         self._subs: dict[str, Subcontainer] = {}  # guarded by _lock
         self._destroying = threading.Lock()
+        self._watchdog = Watchdog(reactor, self.members, self._children)
 
     # -- start -----------------------------------------------------------------------------
 
@@ -298,11 +299,6 @@ class Sandbox:
         """What its containers were made of, in the order of their creation."""
         with self._lock:
             return [self._params, *(sub.params for sub in self._subs.values())]
-
-    def log_tail(self) -> str:
-        """What the sentry and the root container's gofer have printed; for diagnosis."""
-        parts = (("gofer", self._gofer.log_text()), ("sentry", self._sentry.log.text()))
-        return "\n".join(f"{name}: {text}" for name, text in parts if text)
 
     # -- exits -----------------------------------------------------------------------------
 
@@ -515,9 +511,7 @@ class Sandbox:
 
     def destroy_subcontainer(self, cid: str, deadline: float) -> None:
         """Kill everything in a subcontainer, forget it, and reap its gofer.  Idempotent.
-
-        Does every step; raises the first failure with all of them named.
-        """
+        Does every step; raises the first failure with all of them named."""
         with self._lock:
             sub = self._subs.get(cid)
         if sub is None:
@@ -548,6 +542,12 @@ class Sandbox:
         """SIGKILL the sentry now, and with it everything inside.  No error if it is dead."""
         self._exits.killing()
         self._sentry.kill()
+        self._watchdog.killed()
+
+    def _children(self) -> list[Child]:
+        with self._lock:
+            gofers = [sub.gofer.child for sub in self._subs.values()]
+        return [self.child, self.gofer_child, *gofers]
 
     def kill_gofer(self, cid: str) -> None:
         """SIGKILL a container's gofer, which is the end of the container; no error without one."""

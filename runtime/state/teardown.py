@@ -113,7 +113,10 @@ def destroy(
             processes += [p for p in (record.boot, *record.gofers) if p is not None]
     bundles = {record.bundle for record in records if strays and record.boot_id == this_boot}
     processes += _strays(bundles)
-    for process in kill(processes, timeout * _KILL_SHARE):
+    survivors = kill(processes, timeout * _KILL_SHARE)
+    if survivors:
+        survivors = _free_hanging(records, survivors)
+    for process in survivors:
         failures.append(f"process {process.pid} survived SIGKILL")
     # Once more: the command line of a process that is just being started can't be read.
     for process in kill(_strays(bundles), _LAST_KILL):
@@ -126,6 +129,15 @@ def destroy(
             what = f"record of {record.id}"
             _attempt(leftovers, what, shim_record.remove, root, record.id, lock)
     return Outcome(failures=tuple(failures), leftovers=tuple(leftovers))
+
+
+def _free_hanging(records: Sequence[ContainerRecord], survivors: list[Pinned]) -> list[Pinned]:
+    """End what survivors of SIGKILL may wait for, and see who is left then."""
+    from runtime.bundle import fuse
+
+    if fuse.abort_hanging(fuse.read_specs(record.bundle for record in records)):
+        return kill(survivors, _LAST_KILL)
+    return survivors
 
 
 def _strays(bundles: set[str]) -> list[Pinned]:

@@ -3,8 +3,9 @@
 Owns two rules.  Who signals is answered within a second, for containerd's sake: a signal that the
 sentry hasn't acknowledged by then is in its socket, as pending as one to a stopped process.  And
 SIGKILL ends a container in bounded time: where it doesn't because the gofer hangs, the gofer is
-killed, which the sentry answers with the container's death; and where that is of no use because
-the sentry itself hangs, it is killed, and with it everything in the sandbox.  Where it doesn't
+killed, which the sentry answers with the container's death; where a FUSE file system of the pod's
+hangs, that is ended; and where nothing is of use because the sentry itself hangs, it is killed,
+and with it everything in the sandbox.  Where it doesn't
 because the sandbox is paused, that goes on: gVisor can't let one container of it end alone.
 """
 
@@ -217,6 +218,26 @@ class Killing:
         container.sandbox.kill_gofer(container.id)
 
     def _give_up(self) -> None:
+        if not self._is_stuck():
+            return
+        if self._container.is_root:
+            self._kill_forced()
+        else:
+            self._container.submit(self._let_go_of_files)
+
+    def _let_go_of_files(self) -> None:
+        """End what the container may wait for in a file system, if that spares its neighbours.
+
+        By a worker, as it reads the table of mounts.
+        """
+        from runtime.bundle.fuse import abort_hanging
+
+        if abort_hanging([each.spec.raw for each in self._container.sandbox.members()]):
+            self._reactor.call_later(GOFER_TIMEOUT, self._kill_forced)
+        else:
+            self._kill_forced()
+
+    def _kill_forced(self) -> None:
         if self._is_stuck():
             _log.warning(
                 "sandbox.kill_forced",

@@ -9,8 +9,7 @@ import pytest
 
 from runtime.base.errors import InvalidRequest
 from runtime.bundle.mount_options import parse_options
-from runtime.bundle.rootfs import _unescape as unescape
-from runtime.bundle.rootfs import mount_rootfs, mounts_below, unmount_all
+from runtime.bundle.rootfs import mount_rootfs, mounts_below, unescape, unmount_all
 from runtime.host import linux
 from runtime.host.spawn import IdMap
 

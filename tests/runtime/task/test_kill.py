@@ -43,7 +43,23 @@ def test_a_sigkill_without_effect_is_followed_by_the_gofers_and_the_sentrys(
     assert member.sandbox.gofers_killed == ["c"]
     assert not member.sandbox.killed.is_set()
     member.reactor.pass_time(SENTRY_TIMEOUT)
+    assert member.workers.drain(5)
     assert member.sandbox.killed.is_set()
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_file_system_that_hangs_is_ended_before_the_neighbours_are(
+    member: Bench, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    monkeypatch.setattr("runtime.bundle.fuse.abort_hanging", lambda specs: ["/volume"])
+    member.container.kill("", 9, True)
+    member.reactor.pass_time(SENTRY_TIMEOUT)
+    assert member.workers.drain(5)
+    assert not member.sandbox.killed.is_set()
+    if helps:
+        member.sandbox.end(137)
+    member.reactor.pass_time(GOFER_TIMEOUT)
+    assert member.sandbox.killed.is_set() is not helps
 
 
 def test_a_sigkill_that_has_an_effect_is_enough(member: Bench) -> None:
@@ -120,6 +136,7 @@ def test_a_paused_sandbox_that_cannot_go_on_is_killed(member: Bench) -> None:
     assert member.workers.drain(5)
     assert not member.sandbox.killed.is_set()
     member.reactor.pass_time(SENTRY_TIMEOUT)
+    assert member.workers.drain(5)
     assert member.sandbox.killed.is_set()
 
 
