@@ -49,7 +49,6 @@ class DaemonArgs(Record):
     namespace: str
     #: The group's first container: for a pod, its sandbox.
     id: str
-    group: str
     bundle: str
     #: containerd's gRPC and ttrpc sockets; either may be empty.
     address: str
@@ -59,12 +58,10 @@ class DaemonArgs(Record):
     listener_fd: int
     #: ``unix://`` and the listener's path.
     socket_address: str
-    debug: bool = False
+    #: A name of logrus' levels: containerd's own, as far as it tells.
     log_level: str = "info"
     #: Type URL and value of the runtime options that came on stdin.
     options: tuple[str, bytes] = ("", b"")
-    #: As far as known, e.g. "2.1.9".
-    containerd_version_hint: str = ""
 
 
 class Params(Record):
@@ -382,6 +379,7 @@ def _learn_version(binary: str) -> str:
 
 
 def _log_level(params: Params, debug: bool) -> str:
+    """containerd's level: BootstrapParams name it; without them ``-debug`` alone tells of it."""
     if debug and not params.modern:
         return "debug"
     for bound, name in _SLOG_LEVELS:
@@ -449,17 +447,14 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
         args = DaemonArgs(
             namespace=call.namespace,
             id=call.id,
-            group=group,
             bundle=bundle,
             address=grpc_address,
             ttrpc_address=params.ttrpc_address or os.environ.get("TTRPC_ADDRESS", ""),
             publish_binary=binary,
             listener_fd=listener,
             socket_address=address,
-            debug=call.debug or params.log_level <= -4,
             log_level=_log_level(params, call.debug),
             options=params.options,
-            containerd_version_hint=version or "",
         )
         child = os.fork()
         if not child:

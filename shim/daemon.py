@@ -65,7 +65,7 @@ class Daemon:
                 open_io=self._open_io,
                 cache_dir=CACHE_DIR,
                 shim_address=args.socket_address,
-                observe=self._creation_step if args.debug else None,
+                observe=self._creation_step if _LEVELS[args.log_level] <= log.DEBUG else None,
             )
         )
         self.service = service.TaskService(
@@ -202,7 +202,7 @@ def _metrics(figures: Metrics) -> tuple[str, bytes]:
     return metrics.to_any(host_mode(), figures)
 
 
-def _open_log(debug: bool) -> None:
+def _open_log(level: str) -> None:
     """Log to the FIFO that containerd made in the bundle, without ever blocking on it."""
     fd = -1
     for flags in (os.O_WRONLY, os.O_RDWR):
@@ -211,10 +211,10 @@ def _open_log(debug: bool) -> None:
             break
         except OSError:
             continue  # no reader yet, or no such file (CRI-O): try the other way, or go without
-    log.configure(fd, log.DEBUG if debug else log.INFO)
+    log.configure(fd, _LEVELS[level])
 
 
-#: logrus' levels, which the option ``log_level`` names, as ours.
+#: logrus' levels, which containerd and the option ``log_level`` name, as ours.
 _LEVELS = {
     "trace": log.DEBUG,
     "debug": log.DEBUG,
@@ -251,7 +251,7 @@ def main(args: DaemonArgs) -> int:
     linux.limit_malloc_arenas(1)
     threading.stack_size(STACK_SIZE)
     linux.set_child_subreaper()
-    _open_log(args.debug)
+    _open_log(args.log_level)
     started = time.monotonic()
     daemon = Daemon(args)
     try:

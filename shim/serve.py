@@ -36,12 +36,8 @@ def serve(call: Invocation, output: tuple[int, int]) -> NoReturn:
     bundle = os.path.abspath(call.bundle) if call.bundle else os.getcwd()
     os.chdir(bundle)
     bootstrap.clean_environment()
-    annotations = bootstrap.read_annotations(bundle)
     saved = files.read_bounded(bootstrap.OPTIONS_FILE, bootstrap.MAX_STDIN)
     options = bootstrap.parse_stdin(saved or b"", call.id, call.namespace).options
-    from shim.options import start_options
-
-    group = bootstrap.group_of(annotations, call.id, grouping=start_options(*options).grouping)
     if path:
         with sockets.DirectoryLock(os.path.dirname(path)):
             listener = sockets.listen(path)
@@ -58,14 +54,12 @@ def serve(call: Invocation, output: tuple[int, int]) -> NoReturn:
         bootstrap.DaemonArgs(
             namespace=call.namespace,
             id=call.id,
-            group=group,
             bundle=bundle,
             address=call.address,
             ttrpc_address=os.environ.get("TTRPC_ADDRESS", ""),
             publish_binary=call.publish_binary,
             listener_fd=listener,
             socket_address=address,
-            debug=call.debug,
             log_level="debug" if call.debug else "info",
             options=options,
         )

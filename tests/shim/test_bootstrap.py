@@ -1,3 +1,4 @@
+import ast
 import fcntl
 import hashlib
 import json
@@ -6,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from protos import bootstrap_pb2
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
-from shim import bootstrap, sockets, wire
+from shim import bootstrap, daemon, sockets, wire
 from tests.shim.process import CRASHING_DAEMON, Shim, ask, quit_daemon, what_daemon_saw
 
 OPTIONS = ("runtimeoptions.v1.Options", wire.bytes_field(3, b'log_level = "debug"\n'))
@@ -63,13 +65,11 @@ def test_first_member_gets_a_daemon(shim: Shim) -> None:
     assert seen["cwd"] == str(bundle)
     assert seen["comm"] == "containerd-shim"
     assert seen["ignored"] == [signal.SIGPIPE]
-    for name in ("id", "group"):
-        assert seen[name] == "c1"
+    assert seen["id"] == "c1"
     assert seen["namespace"] == "ns"
     assert seen["address"] == "/run/x.sock"
     assert seen["ttrpc_address"] == "/run/x.sock.ttrpc"
     assert seen["publish_binary"] == "/bin/containerd"
-    assert seen["debug"] is True
     assert seen["log_level"] == "debug"
     assert seen["options"] == ["", ""]
     environment = seen["environment"]
@@ -117,8 +117,7 @@ def test_modern_reply_and_parameters(shim: Shim) -> None:
     assert reply.address.startswith(f"unix://{directory}/")
     seen = what_daemon_saw(bundle)
     assert (seen["ttrpc_address"], seen["address"], seen["publish_binary"]) == ("/t", "/g", "/b")
-    assert seen["containerd_version_hint"] == "2.3.1"
-    assert seen["debug"] is True
+    assert seen["log_level"] == "debug"
     assert seen["options"] == [OPTIONS[0], OPTIONS[1].decode()]
     assert wire.parse_any((bundle / bootstrap.OPTIONS_FILE).read_bytes()) == OPTIONS
 
@@ -423,3 +422,45 @@ def test_oom_score_is_the_parents_and_one(shim: Shim) -> None:
     mine = int(Path("/proc/self/oom_score_adj").read_text())
     theirs = int(Path(f"/proc/{pid}/oom_score_adj").read_text())
     assert theirs == min(1000, mine + 1)
+
+
+def test_all_that_the_daemon_is_told_is_read() -> None:
+    read = set()
+    for module in (bootstrap, daemon):
+        with open(module.__file__, encoding="utf-8") as source:
+            for node in ast.walk(ast.parse(source.read())):
+                if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("args"):
+                    read.add(node.attr)
+    assert set(bootstrap.DaemonArgs._fields) <= read
+
+
+@pytest.mark.parametrize(
+    ("number", "level"), [(-8, "trace"), (-4, "debug"), (0, "info"), (4, "warn"), (8, "error")]
+)
+def test_containerds_level_is_the_daemons(shim: Shim, number: int, level: str) -> None:
+    bundle = shim.bundle("c1")
+    message = params(containerd_version="2.3.1", log_level=number).SerializeToString()
+    assert shim.run(["-namespace", "ns", "-id", "c1", "start"], bundle, message).returncode == 0
+    assert what_daemon_saw(bundle)["log_level"] == level
+
+
+@pytest.mark.parametrize(("level", "lines"), [("warn", ["warning"]), ("info", ["info", "warning"])])
+def test_a_daemon_keeps_to_its_level(tmp_path: Path, level: str, lines: list[str]) -> None:
+    program = (
+        "import os, sys\n"
+        "from shim import daemon; from runtime.base import log\n"
+        "os.chdir(sys.argv[1]); daemon._open_log(sys.argv[2])\n"
+        "log.get_logger('x').info('a.done'); log.get_logger('x').warning('b.done')\n"
+    )
+    (tmp_path / "log").touch()
+    subprocess.run([sys.executable, "-c", program, tmp_path, level], check=True)
+    written = (tmp_path / "log").read_text().splitlines()
+    assert [line.split("level=")[1].split()[0] for line in written] == lines
+
+
+def test_the_shim_goes_before_its_parent() -> None:
+    program = "from shim.bootstrap import raise_oom_score; raise_oom_score()"
+    program += "; print(open('/proc/self/oom_score_adj').read())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        assert int(done.stdout) == min(1000, int(file.read()) + 1)
