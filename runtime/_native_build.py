@@ -36,9 +36,7 @@ _INCLUDES = """
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 """
 

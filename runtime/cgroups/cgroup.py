@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault, Unsupported
+from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupported
 from runtime.base.log import get_logger
-from runtime.base.signals import SIGKILL, pidfd_send_signal
 from runtime.cgroups import remove as cgroup_remove
 from runtime.cgroups.hierarchy import CgroupDenied, CgroupRoot
 
@@ -132,14 +130,6 @@ class Cgroup:
         """
         raise NotImplementedError
 
-    def _kill_at_once(self) -> bool:
-        """Kill all processes in one step, where the kernel can."""
-        return False
-
-    def _process_directory(self) -> str | None:
-        """The directory whose cgroup.procs lists all of our processes."""
-        raise NotImplementedError
-
     def _text(self, path: str) -> str:
         """A file's contents, or nothing."""
         try:
@@ -160,46 +150,6 @@ class Cgroup:
             path = f"{directory}/cgroup.procs"
             if os.path.exists(path) and not os.access(path, os.W_OK, effective_ids=True):
                 raise CgroupDenied(f"join cgroup {directory}: not allowed")
-
-    def pids(self) -> tuple[int, ...]:
-        """The processes in it, as seen from our pid namespace; empty if it is gone."""
-        directory = self._process_directory()
-        text = self._text(f"{directory}/cgroup.procs") if directory else ""
-        # Processes of namespaces that we can't see are listed as 0.
-        return tuple(pid for word in text.split() if (pid := int(word)) > 0)
-
-    def kill_all(self, timeout: float = 2.0) -> None:
-        """SIGKILL all processes, also those forked meanwhile, until none is listed.
-
-        Only for the end of a cgroup of ours: in one that isn't owned nothing is killed.  Raises
-        DeadlineExceeded if processes remain, which unkillable ones do.
-        """
-        if not self.owned or self._kill_at_once():
-            return
-        deadline = time.monotonic() + timeout
-        pause = 0.0005
-        while pids := self.pids():
-            for pid in pids:
-                self._kill(pid)
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(f"kill the processes of cgroup {self.path}", timeout)
-            # v1 doesn't tell when a process has left.
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
-
-    def _kill(self, pid: int) -> None:
-        try:
-            descriptor = os.pidfd_open(pid)
-        except OSError:
-            return
-        try:
-            # The number may have gone to another process before it was pinned.
-            if pid in self.pids():
-                pidfd_send_signal(descriptor, SIGKILL)
-        except OSError:
-            pass
-        finally:
-            os.close(descriptor)
 
     def remove(self, timeout: float = 5.0) -> None:
         """Remove what we made, parents included unless others use them; idempotent.

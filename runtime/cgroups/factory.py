@@ -36,7 +36,6 @@ __all__ = [
     "from_json",
     "hands_down",
     "host_mode",
-    "join_shim",
     "of_process",
     "plan",
 ]
@@ -153,31 +152,6 @@ def hands_down(directory: str, root: CgroupRoot | None = None) -> bool:
         return bool(root.read(f"{root.path}{directory}/cgroup.subtree_control"))
     except OSError:
         return False
-
-
-def join_shim(path: str, pid: int, *, root: CgroupRoot | None = None) -> None:
-    """Move the shim's process into an existing cgroup (the ShimCgroup option).
-
-    As containerd's shim for runc: on v1 every controller that has the cgroup, none is created,
-    and the caller takes a failure as fatal.  Raises Failed naming the path and the reason.
-    """
-    root = root or CgroupRoot()
-    step = f"join shim cgroup {path!r}"
-    try:
-        directory = cgroup_path.locate("/" + path.lstrip("/")).directory
-    except InvalidRequest as error:
-        raise Failed(f"{step}: {error.why}") from error
-    joined = []
-    for mount in dict.fromkeys(root.mounts().values()):
-        try:
-            root.write(f"{mount}{directory}/cgroup.procs", str(pid))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise Failed(f"{step}: {mount}{directory}: {error.strerror}") from error
-        joined.append(mount)
-    if not joined:
-        raise Failed(f"{step}: no such cgroup")
 
 
 def _version(mode: str) -> type[Cgroup]:

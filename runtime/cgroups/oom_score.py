@@ -60,14 +60,6 @@ def get_score(pid: int, *, proc: str = "/proc") -> int:
         raise Failed(f"read oom_score_adj of process {pid}: {why}") from error
 
 
-def own_score_from_parent(*, proc: str = "/proc") -> int:
-    """The shim's score: one more than its parent's, so that it goes before containerd.
-
-    To be asked by ``start``, whose parent containerd is (pkg/shim, AdjustOOMScore).
-    """
-    return min(HIGHEST, get_score(os.getppid(), proc=proc) + 1)
-
-
 def sandbox_score(scores: Iterable[tuple[str, int | None]], original: int) -> int:
     """The sentry's score, given its containers' (type, oomScoreAdj).
 

@@ -189,14 +189,6 @@ class CgroupV1(Cgroup):
             raise Unsupported("this host has no memory cgroup controller to watch")
         return watch.mark_v1(reactor, path, low, high, callback)
 
-    def _process_directory(self) -> str | None:
-        # Any owned one will do, as processes join all; not one that others put theirs into.
-        order = ("pids", "freezer", "memory", "devices", "cpu", *self._directories)
-        for name in order:
-            if name in self._own:
-                return self._directories[name]
-        return next((self._directories[name] for name in order if name in self._directories), None)
-
     def _number(self, path: str) -> int:
         try:
             return int(self._text(path))

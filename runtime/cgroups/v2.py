@@ -168,19 +168,6 @@ class CgroupV2(Cgroup):
     def _directory(self) -> str:
         return self._directories[""]
 
-    def _process_directory(self) -> str | None:
-        return self._directory
-
-    def _kill_at_once(self) -> bool:
-        try:
-            self._root.write(f"{self._directory}/cgroup.kill", "1")
-        except FileNotFoundError:
-            # Gone, or a kernel before 5.14.
-            return not os.path.isdir(self._directory)
-        except OSError:
-            return False
-        return True
-
     def _current(self, file: str) -> str | None:
         try:
             return self._root.read(f"{self._directory}/{file}")

@@ -48,11 +48,6 @@ MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
 
 # The mount API of Linux 5.2 and later.
-FSOPEN_CLOEXEC = 0x1
-FSMOUNT_CLOEXEC = 0x1
-FSCONFIG_SET_FLAG = 0
-FSCONFIG_SET_STRING = 1
-FSCONFIG_CMD_CREATE = 6
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 OPEN_TREE_CLONE = 0x1
@@ -76,21 +71,11 @@ AT_RECURSIVE = 0x8000
 RESOLVE_NO_MAGICLINKS = 0x2
 RESOLVE_IN_ROOT = 0x10
 
-# statfs(2)
-TMPFS_MAGIC = 0x01021994
-CGROUP_SUPER_MAGIC = 0x27E0EB
-CGROUP2_SUPER_MAGIC = 0x63677270
-OVERLAYFS_SUPER_MAGIC = 0x794C7630
-NSFS_MAGIC = 0x6E736673
-
-SFD_CLOEXEC = os.O_CLOEXEC
-SFD_NONBLOCK = os.O_NONBLOCK
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SCHED_CORE = 62
 _PR_SCHED_CORE_CREATE = 1
 _PIDTYPE_TGID = 1
-_M_TRIM_THRESHOLD = -1
 _M_ARENA_MAX = -8
 
 
@@ -135,31 +120,6 @@ def umount2(target: str, flags: int = 0) -> None:
     _checked(lib.umount2(_text(target), flags), target)
 
 
-def fsopen(fstype: str) -> int:
-    """fsopen(2): a context to configure a file system of this type; close-on-exec."""
-    return _checked(lib.gv_fsopen(_text(fstype), FSOPEN_CLOEXEC), fstype)
-
-
-def fsconfig_string(fd: int, key: str, value: str) -> None:
-    """Set an option to a value; at most 255 bytes (EINVAL)."""
-    _checked(lib.gv_fsconfig(fd, FSCONFIG_SET_STRING, _text(key), _text(value), 0), key)
-
-
-def fsconfig_flag(fd: int, key: str) -> None:
-    """Set an option that has no value."""
-    _checked(lib.gv_fsconfig(fd, FSCONFIG_SET_FLAG, _text(key), ffi.NULL, 0), key)
-
-
-def fsconfig_create(fd: int) -> None:
-    """Make the file system that was configured."""
-    _checked(lib.gv_fsconfig(fd, FSCONFIG_CMD_CREATE, ffi.NULL, ffi.NULL, 0))
-
-
-def fsmount(fd: int, attributes: int = 0) -> int:
-    """fsmount(2): a detached mount of the file system, with MOUNT_ATTR_* attributes."""
-    return _checked(lib.gv_fsmount(fd, FSMOUNT_CLOEXEC, attributes))
-
-
 def open_tree(path: str, flags: int = 0, *, dir_fd: int = AT_FDCWD) -> int:
     """open_tree(2); with OPEN_TREE_CLONE a detached copy of the mount at ``path``."""
     return _checked(lib.gv_open_tree(dir_fd, _text(path), flags | OPEN_TREE_CLOEXEC), path)
@@ -193,11 +153,6 @@ def open_in_root(dir_fd: int, path: str, flags: int, resolve: int = RESOLVE_IN_R
     return _checked(lib.gv_openat_beneath(dir_fd, _text(path), flags | os.O_CLOEXEC, resolve), path)
 
 
-def fs_type(path: str) -> int:
-    """The type of the file system that ``path`` lies on: the magic number of statfs(2)."""
-    return _checked(lib.gv_fs_type(_text(path)), path)
-
-
 def watch_openings(path: str) -> int:
     """An inotify(7) descriptor that can be read once somebody opens ``path``."""
     return _checked(lib.gv_watch_openings(_text(path)), path)
@@ -229,24 +184,6 @@ def create_core_scheduling() -> None:
     _checked(lib.gv_prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _PIDTYPE_TGID, 0))
 
 
-def set_name(name: str) -> None:
-    """Name the calling thread, and the process if it's the main thread; 15 bytes are kept."""
-    _checked(lib.gv_set_name(_text(name)))
-
-
-# --- descriptors and signals ----------------------------------------------------------------
-
-
-def signalfd(signals: tuple[int, ...], *, fd: int = -1, flags: int = SFD_CLOEXEC) -> int:
-    """signalfd(2) for signals that the caller has blocked; ``fd`` changes an existing one."""
-    return _checked(lib.gv_signalfd(fd, list(signals), len(signals), flags))
-
-
-def close_range(first: int, last: int, flags: int = 0) -> None:
-    """close_range(2), Linux 5.9."""
-    _checked(lib.gv_close_range(first, last, flags))
-
-
 # --- memory ---------------------------------------------------------------------------------
 
 
@@ -256,13 +193,3 @@ def limit_malloc_arenas(count: int) -> None:
     A no-op with a C library that has no such setting.
     """
     lib.mallopt(_M_ARENA_MAX, count)
-
-
-def set_malloc_trim_threshold(size: int) -> None:
-    """Return free memory at the top of the heap to the system from ``size`` bytes on."""
-    lib.mallopt(_M_TRIM_THRESHOLD, size)
-
-
-def trim_malloc() -> bool:
-    """Return free heap memory to the system; True if there was any."""
-    return bool(lib.malloc_trim(0))

@@ -7,9 +7,6 @@
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
 #define SYS_move_mount 429
-#define SYS_fsopen 430
-#define SYS_fsconfig 431
-#define SYS_fsmount 432
 #endif
 #ifndef SYS_clone3
 #define SYS_clone3 435
@@ -27,51 +24,6 @@
 int gv_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
 {
     return prctl(option, a, b, c, d);
-}
-
-int gv_set_name(const char *name)
-{
-    return prctl(PR_SET_NAME, (unsigned long)(uintptr_t)name, 0UL, 0UL, 0UL);
-}
-
-int gv_signalfd(int fd, const int *signos, int count, int flags)
-{
-    sigset_t set;
-
-    sigemptyset(&set);
-    for (int i = 0; i < count; i++)
-        if (sigaddset(&set, signos[i]))
-            return -1;
-    return signalfd(fd, &set, flags);
-}
-
-long long gv_fs_type(const char *path)
-{
-    struct statfs buffer;
-
-    if (statfs(path, &buffer))
-        return -1;
-    return (long long)(uint32_t)buffer.f_type;
-}
-
-int gv_close_range(unsigned int first, unsigned int last, unsigned int flags)
-{
-    return (int)syscall(SYS_close_range, first, last, flags);
-}
-
-int gv_fsopen(const char *type, unsigned int flags)
-{
-    return (int)syscall(SYS_fsopen, type, flags);
-}
-
-int gv_fsconfig(int fd, unsigned int cmd, const char *key, const char *value, int aux)
-{
-    return (int)syscall(SYS_fsconfig, fd, cmd, key, value, aux);
-}
-
-int gv_fsmount(int fd, unsigned int flags, unsigned int attributes)
-{
-    return (int)syscall(SYS_fsmount, fd, flags, attributes);
 }
 
 int gv_open_tree(int dir, const char *path, unsigned int flags)

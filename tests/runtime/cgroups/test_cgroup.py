@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, Unsupported
+from runtime.base.errors import Failed, InvalidRequest, Unsupported
 from runtime.cgroups import factory, remove
 from tests.fakes.cgroupfs import FakeHost
 
@@ -426,12 +425,6 @@ def test_v2_a_relative_path_counts_from_the_parent_of_our_own_cgroup(tmp_path: P
     assert "system.slice/x" in tree(host)
 
 
-def test_v2_kill_all_is_one_write(v2: FakeHost) -> None:
-    group = factory.create("/a", {}, root=v2)
-    group.kill_all()
-    assert ("a/cgroup.kill", "1") in v2.writes
-
-
 # -- both -----------------------------------------------------------------------------------
 
 
@@ -496,61 +489,3 @@ def test_empty_cgroups_below_one_of_ours_do_not_hold_it(v1: FakeHost) -> None:
     os.makedirs(f"{v1.path}/pids/a/other/inner")
     group.remove(0.01)
     assert tree(v1) == {"pids/a", "pids/a/other", "pids/a/other/inner"}, "only below its own"
-
-
-def test_kill_all_spares_what_is_not_ours(v1: FakeHost) -> None:
-    mounts = ["cpu,cpuacct", "cpuset", "memory", "blkio", "pids", "systemd"]
-    for mount in mounts:
-        os.mkdir(f"{v1.path}/{mount}/pod")
-    group = factory.create("/pod", {}, root=v1)
-    assert not group.owned
-    with subprocess.Popen(["sleep", "60"]) as child:
-        v1.set("pids/pod/cgroup.procs", str(child.pid))
-        assert group.pids() == (child.pid,)
-        group.kill_all()
-        alive = child.poll() is None
-        child.kill()
-    assert alive
-
-
-def test_kill_all_reports_what_it_can_not_kill(v1: FakeHost) -> None:
-    group = factory.create("/a", {}, root=v1)
-    with subprocess.Popen(["true"]) as child:
-        pass
-    v1.set("pids/a/cgroup.procs", f"{child.pid}\n0")  # gone, yet listed for ever
-    with pytest.raises(DeadlineExceeded):
-        group.kill_all(0.01)
-
-
-def test_join_shim(v1: FakeHost, v2_host: FakeHost) -> None:
-    for mount in ("memory", "pids"):
-        os.mkdir(f"{v1.path}/{mount}/shims")
-    factory.join_shim("/shims", 42, root=v1)
-    assert sorted(v1.writes) == [
-        ("memory/shims/cgroup.procs", "42"),
-        ("pids/shims/cgroup.procs", "42"),
-    ]
-    os.mkdir(f"{v2_host.path}/shims")
-    factory.join_shim("shims", 42, root=v2_host)
-    assert v2_host.writes == [("shims/cgroup.procs", "42")]
-
-
-@pytest.fixture
-def v2_host(tmp_path: Path) -> FakeHost:
-    return FakeHost(str(tmp_path / "two"), "v2")
-
-
-@pytest.mark.parametrize("path", ["/missing", "/../x", ""])
-def test_join_shim_fails_by_name(v1: FakeHost, path: str) -> None:
-    with pytest.raises(Failed) as caught:
-        factory.join_shim(path, 42, root=v1)
-    assert str(caught.value).startswith(f"join shim cgroup {path!r}: ")
-    assert v1.writes == []
-
-
-def test_join_shim_tells_the_reason(v1: FakeHost) -> None:
-    os.mkdir(f"{v1.path}/memory/shims")
-    v1.refuse["memory/shims/cgroup.procs"] = errno.ESRCH
-    with pytest.raises(Failed) as caught:
-        factory.join_shim("/shims", 42, root=v1)
-    assert "No such process" in str(caught.value)

@@ -66,13 +66,6 @@ def test_out_of_range(value: int) -> None:
         oom_score.set_score(1, value)
 
 
-@pytest.mark.parametrize(("parent", "own"), [("-999", -998), ("0", 1), ("1000", 1000)])
-def test_own_score(tmp_path: Path, parent: str, own: int) -> None:
-    assert (
-        oom_score.own_score_from_parent(proc=fake_proc(tmp_path, str(os.getppid()), parent)) == own
-    )
-
-
 @pytest.mark.parametrize(
     ("capabilities", "uid_map", "raises"),
     [
