@@ -84,6 +84,11 @@ class Capabilities(Record):
         )
 
 
+def known(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that are capabilities."""
+    return tuple(name for name in names if name in NAMES)
+
+
 def mask_of(names: Iterable[str], where: str) -> int:
     """The mask of the named capabilities.  Raises InvalidRequest naming an unknown one."""
     mask = 0

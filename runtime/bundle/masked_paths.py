@@ -16,6 +16,7 @@ import stat
 
 from runtime.base.errors import InvalidRequest
 from runtime.base.json_fields import Fields
+from runtime.base.record import Record
 from runtime.bundle.executable import resolve
 from runtime.bundle.spec import with_mounts
 
@@ -112,6 +113,58 @@ def restrict(spec: Spec, generation: Generation) -> tuple[Spec, tuple[str, ...]]
     return work.result(), tuple(work.notes)
 
 
+class Covered(Record):
+    """A special file that the gofer's own mounts have to hide, or make read-only."""
+
+    #: As the spec names it.
+    path: str
+    #: The bind mount that it is in, None for the root file system.
+    mount: Mount | None
+    #: Where in there.
+    place: str
+    masked: bool
+
+
+def special_files(spec: Spec, generation: Generation) -> list[Covered]:
+    """What :func:`restrict` leaves to the gofer's mount namespace.
+
+    A gofer opens the place of a mount before it mounts: a FIFO never opens, a socket or a device
+    of no driver can't be opened, and opening any other device may act.
+    """
+    linux = Fields(dict(spec.raw), "config.json").fields("linux")
+    if linux is None:
+        return []
+    found = []
+    work = _Restriction(spec, generation)
+    masked = _paths(linux, "maskedPaths")
+    for path in dict.fromkeys((*masked, *_paths(linux, "readonlyPaths"))):
+        place, mode = work.find(path)
+        if not is_special(mode):
+            continue
+        kind, mount = work.cover(place)
+        if kind == "bind" and mount is not None:
+            inside = place[len(destination_of(mount)) :]
+            if not inside:
+                continue  # a mount that says itself what it is, as a mask does
+            place = resolve(mount.source, inside)[0]
+        elif kind != "root":
+            continue
+        found.append(
+            Covered(
+                path=path,
+                mount=mount if kind == "bind" else None,
+                place=place,
+                masked=any(_within(path, each) for each in masked),
+            )
+        )
+    return found
+
+
+def is_special(mode: int) -> bool:
+    """Whether an st_mode is that of a FIFO, a socket or a device."""
+    return bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _paths(linux: Fields, name: str) -> list[str]:
     """The paths in normal form, less those inside of others."""
     texts = linux.texts(name)
@@ -165,11 +218,16 @@ class _Restriction:
         """Put something empty over ``path``: a directory over one, the null device over others."""
         if path == "/":
             raise InvalidRequest("config.json: linux.maskedPaths", "masks the root directory")
-        place, mode = self._find(path)
-        if not mode:
+        place, mode = self.find(path)
+        if is_special(mode) and (mount := self._mounted_at(place)) is not None:
+            # Nothing needs to be over a mount that can be left out; but over what is below it.
+            self._pairs = [pair for pair in self._pairs if pair[0] is not mount]
+            self.mask(path)
+            return
+        if not mode or is_special(mode):
             return
         # The mask comes after all mounts, so it hides those that are inside.
-        self._pairs = [p for p in self._pairs if not _within(_destination(p[0]), place)]
+        self._pairs = [p for p in self._pairs if not _within(destination_of(p[0]), place)]
         if stat.S_ISDIR(mode) or not self._can_bind(place):
             self._last.append(_tmpfs(place))
         else:
@@ -181,6 +239,10 @@ class _Restriction:
                     "options": ["bind", "ro"],
                 }
             )
+
+    def _mounted_at(self, place: str) -> Mount | None:
+        mount = self.cover(place)[1]
+        return mount if mount is not None and destination_of(mount) == place else None
 
     def _can_bind(self, place: str) -> bool:
         """Whether the gofer finds, or can make, a mount point.
@@ -197,13 +259,13 @@ class _Restriction:
 
     def make_readonly(self, path: str) -> None:
         """Mount ``path`` once more, read-only, unless it can't be written anyway."""
-        place, mode = self._find(path)
-        if not mode:
+        place, mode = self.find(path)
+        if not mode or (is_special(mode) and self._mounted_at(place) is None):
             return
-        kind, mount = self._cover(place)
+        kind, mount = self.cover(place)
         if mount is not None and mount.read_only:
             return
-        if mount is not None and _destination(mount) == place:
+        if mount is not None and destination_of(mount) == place:
             self._remount(mount)
         elif kind == "root":
             self._root_path(place)
@@ -236,45 +298,46 @@ class _Restriction:
 
     # -- what is there ---------------------------------------------------------------------
 
-    def _find(self, path: str) -> tuple[str, int]:
+    def find(self, path: str) -> tuple[str, int]:
         """Where ``path`` is once links are followed, and its st_mode; 0 if it isn't there."""
-        kind, mount = self._cover(path)
+        kind, mount = self.cover(path)
         if kind == "root":
             path, mode = resolve(self._spec.root_path, path)
-            kind, mount = self._cover(path)
+            kind, mount = self.cover(path)
             if kind == "root":
                 return path, mode
             # A link to what a mount covers.
         if kind == "bind":
             assert mount is not None
             return path, _mode_in(mount, path)
-        if (mount is not None and _destination(mount) == path) or path in self._directories:
+        if (mount is not None and destination_of(mount) == path) or path in self._directories:
             return path, stat.S_IFDIR
         if path in (place for place, _ in _BUILT_IN):
             return path, stat.S_IFDIR
         return path, stat.S_IFREG if path in self._files else 0
 
-    def _cover(self, path: str) -> tuple[str, Mount | None]:
+    def cover(self, path: str) -> tuple[str, Mount | None]:
         """What ``path`` lies on: ``root``, ``bind``, or the type of a file system."""
         best, kind, found = "/", "root", None
         for place, type_ in _BUILT_IN:
             if _within(path, place) and len(place) > len(best):
                 best, kind = place, type_
         for mount, _ in self._pairs:
-            place = _destination(mount)
+            place = destination_of(mount)
             if place != "/" and _within(path, place) and len(place) >= len(best):
                 best, found = place, mount
                 kind = "bind" if mount.is_bind else dict(_BUILT_IN).get(place, mount.type)
         return kind, found
 
 
-def _destination(mount: Mount) -> str:
+def destination_of(mount: Mount) -> str:
+    """Where a mount is in the container, in normal form."""
     return "/" + os.path.normpath(mount.destination).lstrip("/")
 
 
 def _mode_in(mount: Mount, path: str) -> int:
     """The st_mode of ``path``, which is on a bind mount."""
-    inside = path[len(_destination(mount)) :]
+    inside = path[len(destination_of(mount)) :]
     if inside:
         return resolve(mount.source, inside)[1]
     try:

@@ -10,7 +10,7 @@ import os
 
 from runtime.base.json_fields import Fields, parse_object
 from runtime.base.record import Record
-from runtime.bundle.capabilities import Capabilities, mask_of
+from runtime.bundle.capabilities import NAMES, Capabilities, known, mask_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ _MAX_ID = 0xFFFF_FFFF
 _MAX_LIMIT = 0xFFFF_FFFF_FFFF_FFFF
 #: Arguments and environment together, as the sentry has no smaller bound of its own (bytes).
 MAX_ARGUMENTS = 4 << 20
+
+
+#: The sets of a process, as the specification calls them.
+CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
 
 class Rlimit(Record):
@@ -48,6 +52,8 @@ class ProcessSpec(Record):
     additional_gids: tuple[int, ...] = ()
     #: None where the JSON has no capabilities at all.
     capabilities: Capabilities | None = None
+    #: Names that no capability has.  The OCI specification has a warning for them.
+    unknown_capabilities: tuple[str, ...] = ()
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int | None = None
     no_new_privileges: bool = False
@@ -89,6 +95,7 @@ def read_process(fields: Fields) -> ProcessSpec:
         gid=user.integer("gid", 0, _MAX_ID) or 0,
         additional_gids=user.integers("additionalGids", 0, _MAX_ID),
         capabilities=_capabilities(fields.fields("capabilities")),
+        unknown_capabilities=_unknown_capabilities(fields.fields("capabilities")),
         rlimits=_rlimits(fields),
         oom_score_adj=fields.integer("oomScoreAdj", -1000, 1000),
         no_new_privileges=fields.boolean("noNewPrivileges"),
@@ -101,7 +108,7 @@ def _capabilities(fields: Fields | None) -> Capabilities | None:
         return None
 
     def mask(name: str) -> int:
-        return mask_of(fields.texts(name), fields.where(name))
+        return mask_of(known(fields.texts(name)), fields.where(name))
 
     return Capabilities(
         bounding=mask("bounding"),
@@ -110,6 +117,13 @@ def _capabilities(fields: Fields | None) -> Capabilities | None:
         permitted=mask("permitted"),
         ambient=mask("ambient"),
     )
+
+
+def _unknown_capabilities(fields: Fields | None) -> tuple[str, ...]:
+    if fields is None:
+        return ()
+    names = [name for kind in CAPABILITY_SETS for name in fields.texts(kind)]
+    return tuple(dict.fromkeys(name for name in names if name not in NAMES))
 
 
 def _rlimits(fields: Fields) -> tuple[Rlimit, ...]:

@@ -302,8 +302,12 @@ class DirectDriver:
             )
         return env
 
+    def _flags(self, settings: Settings) -> Mapping[str, str]:
+        """The flags for a command line: with the container's overrides, which older ones add."""
+        return settings.flags if self.generation.reads_overrides else settings.effective
+
     def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command:
-        line = _CommandLine("runsc-gofer", root, settings)
+        line = _CommandLine("runsc-gofer", root, self._flags(settings))
         for flag, fd in wanted.logs.items():
             line.give(flag, fd)
         line.add("gofer", f"--bundle={wanted.bundle}")
@@ -321,7 +325,7 @@ class DirectDriver:
         return line.command()
 
     def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command:
-        line = _CommandLine("runsc-sandbox", root, settings)
+        line = _CommandLine("runsc-sandbox", root, self._flags(settings))
         for flag, fd in wanted.logs.items():
             line.give(flag, fd)
         line.add("boot", f"--bundle={wanted.bundle}")
@@ -503,10 +507,9 @@ def _integer(text: str | None, default: int) -> int:
 class _CommandLine:
     """Arguments that number the descriptors given with them."""
 
-    def __init__(self, name: str, root: str, settings: Settings) -> None:
+    def __init__(self, name: str, root: str, flags: Mapping[str, str]) -> None:
         self._argv = [name, f"--root={root}"]
         self._fds: dict[int, int] = {}
-        flags = settings.flags
         self._argv += [f"--{k}={flags[k]}" for k in sorted(flags) if k != "root"]
 
     def add(self, *arguments: str) -> None:

@@ -48,9 +48,9 @@ _RESERVED = frozenset(("log-fd", "debug-log-fd", "panic-log-fd", "coverage-fd", 
 class Settings(Record):
     """The flags that the shim itself acts by, and all of them for the command lines."""
 
-    #: As configured; the command line of every runsc process.
+    #: As configured.
     flags: Mapping[str, str]
-    #: With the container's overrides.
+    #: With the container's overrides; what it runs by.
     effective: Mapping[str, str]
     network: str
     directfs: bool

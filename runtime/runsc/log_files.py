@@ -22,7 +22,7 @@ def open_logs(settings: Settings, command: str, sandbox_id: str, fds: FdSet) -> 
 
     ``command`` is ``gofer`` or ``boot``.  Raises Failed naming the file.
     """
-    flags = settings.flags
+    flags = settings.effective
     logs: dict[str, int] = {}
     if flags.get("log"):
         logs["log-fd"] = _open(flags["log"], "", sandbox_id, fds)

@@ -105,6 +105,22 @@ class Generation(Record):
         return "app-huge-pages" in self.global_flags
 
     @property
+    def reads_overrides(self) -> bool:
+        """Whether gofer and sentry read the flags that a spec's annotations set by themselves.
+
+        Until release-20260520's generation, of which the help tells.
+        """
+        return not self.gofer_takes_id
+
+    @property
+    def makes_no_cwd_in_readonly_root(self) -> bool:
+        """Whether a working directory that isn't there makes a read-only container fail.
+
+        The sentry makes it itself, and fails at it, in the generation whose gofer takes an id.
+        """
+        return self.gofer_takes_id
+
+    @property
     def directfs(self) -> bool:
         """Whether the sentry can open the container's files by itself (since release-20230306)."""
         return "directfs" in self.global_flags

@@ -13,6 +13,7 @@ import time
 
 from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.bundle.masked_paths import special_files
 from runtime.host.child_log import ChildLog
 from runtime.host.fds import FdSet
 from runtime.host.spawn import IdMap, SpawnSpec, spawn
@@ -88,7 +89,13 @@ class Gofer:
                 log = ChildLog("gofer-log")
                 if driver.generation.gofer_rpc:
                     require_sources(spec, plan.confs)
+                special = special_files(spec, driver.generation)
+                given = spec
                 spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
+                if special:
+                    from runtime.sandbox.idmapped_mounts import covering
+
+                    attach = covering(special, given, spec, attach)
                 pairs = [_pair(sentrys, ours) for _ in range(plan.sockets)]
                 mounts_read, mounts_write = os.pipe2(os.O_CLOEXEC)
                 sentrys.add(mounts_read)

@@ -7,10 +7,12 @@ The rules are those of gVisor's ``runsc/container/container.go``, createGoferFil
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from runtime.base.errors import Failed
+from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.runsc.driver import MountConf
 
@@ -217,26 +219,40 @@ class _Filestores:
             return MountConf(lower=lower, upper="anon")
         if not _is_directory(source):
             return MountConf(lower=lower, upper="memory")
-        self._create(os.path.join(source, self._name), shared)
+        if not self._create(os.path.join(source, self._name), shared):
+            return MountConf(lower=lower, upper="memory")
         return MountConf(lower=lower, upper="self")
 
-    def _create(self, path: str, shared: bool) -> None:
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _create(self, path: str, shared: bool) -> bool:
+        """Create or open a filestore; False where its file system is read-only."""
         try:
-            try:
-                fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, _FILE_MODE)
-                self.created.append(path)
-            except FileExistsError:
-                # A second use of a file that isn't meant to be shared would give two overlays
-                # that don't see each other's changes.
-                if not shared:
-                    raise
-                fd = os.open(path, flags)
+            fd, created = _open_filestore(path, shared)
         except OSError as error:
+            if error.errno == errno.EROFS:
+                get_logger("mounts").warning("overlay.in_memory", path=path, error="read-only")
+                return False
             why = os.strerror(error.errno or 0).lower()
             raise Failed(f"create overlay filestore {path}: {why}") from None
+        if created:
+            self.created.append(path)
         (self.shared if shared else self.own).append(path)
         self.fds.append(self._set.add(fd))
+        return True
+
+
+def _open_filestore(path: str, shared: bool) -> tuple[int, bool]:
+    """A named filestore, and whether it was made.  Raises OSError.
+
+    A second use of a file that isn't meant to be shared would give two overlays that don't see
+    each other's changes.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, _FILE_MODE), True
+    except FileExistsError:
+        if not shared:
+            raise
+        return os.open(path, flags), False
 
 
 def _is_directory(path: str) -> bool:

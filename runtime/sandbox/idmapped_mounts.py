@@ -8,6 +8,8 @@ namespace between its birth and its first instruction, over a directory that the
 for.  Nothing of it is ever mounted on the host, so nothing can be left there, and a bundle that is
 deleted too early takes no volume's files with it.
 
+Special files of masked and read-only paths are covered there, too, since a gofer would open them.
+
 Owns which mounts that concerns, the copies, and their attachment.
 """
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from runtime.bundle.masked_paths import Covered
     from runtime.bundle.spec import IdMapping, Mount, Spec
     from runtime.host.fds import FdSet
 
@@ -131,13 +134,75 @@ def _id_maps(mappings: Sequence[IdMapping]) -> tuple[Any, ...]:
     )
 
 
+def covering(
+    special: Sequence[Covered], given: Spec, lent: Spec, first: Callable[[int], None] | None
+) -> Callable[[int], None]:
+    """What masks special files, or makes them read-only, for a process given by pid.
+
+    They are mounted over in the process's own mount namespace, by their paths, and so never
+    opened.  ``lent`` is ``given`` with sources that the process can reach, after ``first`` has
+    been done.  Raises Unsupported for a file in a volume whose mounts inside aren't the gofer's.
+    """
+    places: list[tuple[str, bool]] = []
+    for each in special:
+        top = given.root_path
+        if each.mount is not None:
+            index = next(i for i, mount in enumerate(given.mounts) if mount is each.mount)
+            top = lent.mounts[index].source
+            if "rbind" not in each.mount.options:
+                raise Unsupported(
+                    f"linux.maskedPaths or readonlyPaths: {each.path}: a special file in "
+                    f"{each.mount.destination}, which isn't mounted with rbind"
+                )
+        places.append((top.rstrip("/") + each.place, each.masked))
+
+    def attach(pid: int) -> None:
+        if first is not None:
+            first(pid)
+        _within_mounts_of(pid, lambda: _cover(places), "mask special files")
+
+    return attach
+
+
+def _cover(places: Sequence[tuple[str, bool]]) -> None:
+    from runtime.host import linux
+
+    for place, masked in places:
+        source = "/dev/null" if masked else place
+        flags = linux.OPEN_TREE_CLONE | linux.AT_SYMLINK_NOFOLLOW
+        copy = linux.open_tree(source, flags)
+        try:
+            linux.mount_setattr(copy, flags=linux.AT_EMPTY_PATH, attr_set=linux.MOUNT_ATTR_RDONLY)
+            linux.move_mount(copy, place)
+        finally:
+            os.close(copy)
+
+
 def _attach(pid: int, place: str, copies: Sequence[tuple[int, bool]]) -> None:
     """Make the copies the numbered entries of a directory that covers ``place``, for ``pid``."""
+
+    def work() -> None:
+        from runtime.host import linux
+
+        linux.mount("sources", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=711,size=4k")
+        for number, (fd, is_directory) in enumerate(copies):
+            entry = f"{place}/{number}"
+            if is_directory:
+                os.mkdir(entry, 0o700)
+            else:
+                os.close(os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+            linux.move_mount(fd, entry)
+
+    _within_mounts_of(pid, work, "attach bind mounts' sources")
+
+
+def _within_mounts_of(pid: int, work: Callable[[], None], what: str) -> None:
+    """Do something in the mount namespace of a process.  Raises Failed, which says ``what``."""
     from runtime.host import linux
 
     faults: list[BaseException] = []
 
-    def work() -> None:
+    def run() -> None:
         try:
             namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -148,24 +213,15 @@ def _attach(pid: int, place: str, copies: Sequence[tuple[int, bool]]) -> None:
                 os.close(namespace)
             # Nothing of this may get back to the host.
             linux.mount("", "/", "", linux.MS_REC | linux.MS_SLAVE)
-            linux.mount(
-                "sources", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=711,size=4k"
-            )
-            for number, (fd, is_directory) in enumerate(copies):
-                entry = f"{place}/{number}"
-                if is_directory:
-                    os.mkdir(entry, 0o700)
-                else:
-                    os.close(os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
-                linux.move_mount(fd, entry)
+            work()
         except BaseException as fault:
             faults.append(fault)
 
-    thread = threading.Thread(target=work, name="sources")
+    thread = threading.Thread(target=run, name="sources")
     thread.start()
     thread.join()
     for fault in faults:
         if isinstance(fault, OSError):
             at = f" ({fault.filename})" if fault.filename else ""
-            raise Failed(f"attach bind mounts' sources: {linux.reason(fault.errno)}{at}") from None
+            raise Failed(f"{what}: {linux.reason(fault.errno)}{at}") from None
         raise fault

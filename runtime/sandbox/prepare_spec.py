@@ -12,8 +12,10 @@ import os
 from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.base.json_fields import Fields
 from runtime.base.record import Record
-from runtime.bundle.capabilities import NET_RAW
+from runtime.bundle import mount_check
+from runtime.bundle.capabilities import NAMES, NET_RAW
 from runtime.bundle.masked_paths import restrict
+from runtime.bundle.process_spec import CAPABILITY_SETS
 from runtime.bundle.spec import with_mounts
 
 TYPE_CHECKING = False
@@ -72,7 +74,9 @@ def prepare(
     linux = Fields(dict(spec.raw), "config.json").fields("linux") or Fields(
         {}, "config.json", "linux"
     )
-    notes = _check(spec, linux, generation)
+    notes = _check(spec, linux, generation) + mount_check.check(spec, generation)
+    spec, unknown = _known_capabilities(spec, generation)
+    notes += unknown
     flags = dict(config.flags)
 
     def switch_on(name: str, value: str = _TRUE) -> bool:
@@ -171,6 +175,27 @@ def _check(spec: Spec, linux: Fields, generation: Generation) -> tuple[str, ...]
             continue
         raise Unsupported(f"sysctl {name[:200]!r} can't be set in a gVisor sandbox")
     return tuple(notes)
+
+
+def _known_capabilities(spec: Spec, generation: Generation) -> tuple[Spec, tuple[str, ...]]:
+    """The spec without capabilities that the binary doesn't know, and a note for each of them."""
+    process = spec.raw["process"]
+    sets = process.get("capabilities")
+    if not sets:
+        return spec, ()
+    names = NAMES if generation.mount_confs else NAMES[: NAMES.index("CAP_PERFMON")]
+    unknown: list[str] = []
+    kept = dict(sets)
+    for kind in CAPABILITY_SETS:
+        unknown += [name for name in sets.get(kind) or () if name not in names]
+        if sets.get(kind):
+            kept[kind] = [name for name in sets[kind] if name in names]
+    if not unknown:
+        return spec, ()
+    raw = {**spec.raw, "process": {**process, "capabilities": kept}}
+    return spec.replace(raw=raw), tuple(
+        f"no capability {name[:100]!r}: not known" for name in dict.fromkeys(unknown)
+    )
 
 
 def _plain_options(spec: Spec) -> Spec:

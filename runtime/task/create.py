@@ -13,7 +13,7 @@ from functools import partial
 from runtime.base.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.base.log import get_logger
 from runtime.base.record import Record
-from runtime.bundle import executable, volumes
+from runtime.bundle import executable, spec_defaults, volumes
 from runtime.bundle.rootfs import mount_rootfs
 from runtime.bundle.spec import load_spec
 from runtime.cgroups import factory, oom_score, placement
@@ -344,6 +344,7 @@ def _prepare(
     """Spec and configuration in which what the sentry doesn't do by itself is spelled out."""
     host = root.holdings.sandbox if root is not None and root.holdings is not None else None
     hints = root.spec.annotations if root is not None and root.spec is not None else None
+    spec = spec_defaults.fill(spec, driver.generation, own_sandbox=root is None)
     spec = cgroup_mounts.prepare(volumes.prepare(spec, driver.generation, hints), driver.generation)
     network = host.network if host is not None else None
     prepared = prepare_spec.prepare(spec, config, driver.generation, network)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.base.errors import InvalidRequest
-from runtime.bundle.masked_paths import restrict
+from runtime.bundle.masked_paths import restrict, special_files
 from runtime.bundle.spec import Spec, parse_spec
 from tests.fakes.generations import GENERATIONS
 
@@ -159,3 +160,21 @@ def test_malformed(root: Path, paths: Any) -> None:
     value = {"process": {"args": ["x"]}, "root": {"path": str(root)}, "linux": linux}
     with pytest.raises(InvalidRequest, match=r"linux\.maskedPaths"):
         restrict(parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[2024])
+
+
+def test_special_files_are_for_the_gofers_own_mounts(root: Path, tmp_path: Path) -> None:
+    """What would be opened for a mount is covered by its path instead."""
+    os.mkfifo(root / "etc/fifo")
+    os.mkfifo(tmp_path / "pipe")
+    (root / "srv/link").symlink_to("/etc/fifo")
+    masked, readonly = ["/etc/fifo", "/mnt/pipe", "/etc/secret"], ["/srv/link", "/etc/fifo"]
+    mounts = [bind("/mnt", tmp_path)]
+    spec, _ = run(root, masked, readonly, mounts)
+    assert [m.destination for m in spec.mounts] == ["/mnt", "/etc/secret"]
+    found = special_files(spec, GENERATIONS[2024])
+    assert [(f.path, f.place, f.masked) for f in found] == [
+        ("/etc/fifo", "/etc/fifo", True),
+        ("/mnt/pipe", "/pipe", True),
+        ("/srv/link", "/etc/fifo", False),
+    ]
+    assert [f.mount and f.mount.destination for f in found] == [None, "/mnt", None]

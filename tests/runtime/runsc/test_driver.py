@@ -265,3 +265,33 @@ def test_old_subcontainers_have_no_confs() -> None:
         assert argument["Conf"]["FileAccessMounts"] == 1
         assert argument["Conf"]["DCache"] == -1
         assert argument["Conf"]["DirectFS"] is (year > 2022)
+
+
+@pytest.mark.parametrize(("year", "given"), [(2022, False), (2024, False), (2026, True)])
+def test_flags_that_a_container_overrides_reach_both_processes(year: int, given: bool) -> None:
+    """Older ones read them from the spec by themselves."""
+    settings = make(year)[1].replace(effective={"host-uds": "open"})
+    driver = DirectDriver(GENERATIONS[year])
+    gofer = GoferCommand(
+        container_id="c", bundle="/b", spec_fd=3, mounts_fd=4, io_fds=(5,), confs=(), rpc_fd=6
+    )
+    boot = BootCommand(
+        sandbox_id="c",
+        bundle="/b",
+        credentials=Credentials(),
+        spec_fd=3,
+        mounts_fd=4,
+        controller_fd=5,
+        start_sync_fd=6,
+        io_fds=(7,),
+        filestore_fds=(),
+        stdio=(8, 9, 10),
+        confs=(),
+        total_memory=1,
+        host_memory=1,
+    )
+    for command in (
+        driver.gofer_command("/r", settings, gofer),
+        driver.boot_command("/r", settings, boot),
+    ):
+        assert ("--host-uds=open" in command.argv) is given

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -230,3 +231,15 @@ def test_missing_source_is_named(folder: Path, fds: FdSet) -> None:
     (folder / "file").unlink()
     with pytest.raises(Failed, match=r"^mount .*/file on /file: no such file or directory$"):
         require_sources(spec, confs)
+
+
+def test_a_read_only_file_system_is_overlaid_in_memory(
+    folder: Path, fds: FdSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr("runtime.sandbox.gofer_mounts._open_filestore", refuse)
+    made = plan(make_spec(folder), fds, "all:self")
+    assert str(made.confs[0]) == "lisafs:memory"
+    assert (made.filestore_fds, made.filestores) == ((), ())

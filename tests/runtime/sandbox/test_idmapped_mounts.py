@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.bundle.masked_paths import Covered
 from runtime.bundle.spec import Spec, parse_spec
 from runtime.host.fds import FdSet
-from runtime.sandbox.idmapped_mounts import lend
+from runtime.sandbox.idmapped_mounts import covering, lend
 
 MAPS = [{"containerID": 0, "hostID": 1000, "size": 10}]
 
@@ -51,3 +52,14 @@ def test_more_mounts_than_anybody_means() -> None:
     spec = spec_with(*({} for _ in range(1001)), namespaces=("user",))
     with FdSet() as fds, pytest.raises(InvalidRequest, match="more than 1000 bind mounts"):
         lend(spec, spec.mounts, "/place", fds)
+
+
+def test_a_special_file_in_a_volume_needs_a_recursive_mount() -> None:
+    spec = spec_with({"options": ["bind"]}, {"options": ["rbind"]})
+    for mount, fine in zip(spec.mounts, (False, True), strict=True):
+        special = [Covered(path="/mnt/f", mount=mount, place="/f", masked=True)]
+        if fine:
+            assert callable(covering(special, spec, spec, None))
+            continue
+        with pytest.raises(Unsupported, match=r"/mnt/f: a special file in /mnt, .* with rbind"):
+            covering(special, spec, spec, None)

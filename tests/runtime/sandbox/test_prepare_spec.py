@@ -178,3 +178,10 @@ def test_notes() -> None:
     member = {"io.kubernetes.cri.container-type": "container"}
     assert run(make_spec("pid", annotations=member)).notes == ()
     assert "AppArmor" in run(make_spec(process={"apparmorProfile": "x"})).notes[0]
+
+
+@pytest.mark.parametrize(("year", "kept"), [(2022, ["CAP_KILL"]), (2024, ["CAP_KILL", "CAP_BPF"])])
+def test_an_unknown_capability_is_a_warning(year: int, kept: list[str]) -> None:
+    done = run(make_spec(process=caps("CAP_KILL", "CAP_X", "CAP_BPF")), year)
+    assert done.spec.raw["process"]["capabilities"] == {"bounding": kept}
+    assert done.notes[0] == "no capability 'CAP_X': not known"

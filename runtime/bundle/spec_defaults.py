@@ -1,0 +1,134 @@
+"""What Linux inherits or makes up where a spec says nothing, and the sentry doesn't.
+
+A container of Linux has the host name of the namespace that it is made in, a device without a mode
+can be read and written by all, a tmpfs is sticky, and a working directory that isn't there is made.
+Releases of runsc know some of it.  Owns spelling the rest out in the spec that they get.
+Reads the host's name, and the root file system; changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from runtime.base.errors import Failed
+from runtime.base.json_fields import Fields
+from runtime.bundle.executable import resolve
+from runtime.bundle.spec import with_mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from runtime.bundle.spec import Mount, Spec
+    from runtime.runsc.release import Generation
+
+#: Whatever may open it; mknod(2)'s umask is the container's own matter.
+_DEVICE_MODE = 0o666
+_CWD_OPTIONS = ("ro", "nosuid", "nodev", "mode=0755")
+
+
+def fill(spec: Spec, generation: Generation, *, own_sandbox: bool) -> Spec:
+    """The spec with its defaults spelled out.
+
+    A sandbox has one host name, that of its first container: ``own_sandbox`` says whether this is
+    it.  Raises Failed naming a namespace that can't be read, InvalidRequest naming the member.
+    """
+    if own_sandbox and not spec.hostname:
+        name = _host_name(spec.namespaces.get("uts", ""))
+        spec = spec.replace(hostname=name, raw={**spec.raw, "hostname": name})
+    spec = _devices(spec)
+    mounts = [_mount(mount, raw) for mount, raw in _pairs(spec)]
+    if generation.makes_no_cwd_in_readonly_root:
+        mounts += _working_directory(spec)
+    if mounts != list(spec.raw.get("mounts") or []):
+        spec = with_mounts(spec, mounts)
+    return spec
+
+
+def _pairs(spec: Spec) -> Sequence[tuple[Mount, dict[str, Any]]]:
+    return list(zip(spec.mounts, spec.raw.get("mounts") or [], strict=True))
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def _host_name(path: str) -> str:
+    """The host name of the UTS namespace at ``path``, or of our own, which a new one inherits."""
+    if not path:
+        return os.uname().nodename
+    from runtime.host import linux
+
+    names: list[str] = []
+    faults: list[OSError] = []
+
+    def look() -> None:
+        # A thread has a namespace of its own, which ends with it.
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                linux.setns(fd, linux.CLONE_NEWUTS)
+            finally:
+                os.close(fd)
+            names.append(os.uname().nodename)
+        except OSError as fault:
+            faults.append(fault)
+
+    thread = threading.Thread(target=look, name="hostname")
+    thread.start()
+    thread.join()
+    if faults:
+        raise Failed(f"UTS namespace {path}: {linux.reason(faults[0].errno)}")
+    return names[0]
+
+
+# -- devices -----------------------------------------------------------------------------------
+
+
+def _devices(spec: Spec) -> Spec:
+    """Devices with a mode; those below a bind mount are left out, as they are the host's files."""
+    linux = Fields(dict(spec.raw), "config.json").fields("linux")
+    devices = linux.all_fields("devices") if linux is not None else []
+    if linux is None or not devices:
+        return spec
+    kept = []
+    for device in devices:
+        path = device.text("path")
+        if any(m.is_bind and _is_below(path, m.destination) for m in spec.mounts):
+            continue
+        value = device.value
+        if value.get("fileMode") is None:
+            value = {**value, "fileMode": _DEVICE_MODE}
+        kept.append(value)
+    if kept == spec.raw["linux"]["devices"]:
+        return spec
+    return spec.replace(raw={**spec.raw, "linux": {**spec.raw["linux"], "devices": kept}})
+
+
+def _is_below(path: str, place: str) -> bool:
+    return os.path.normpath(path).startswith(os.path.normpath(place).rstrip("/") + "/")
+
+
+# -- mounts ------------------------------------------------------------------------------------
+
+
+def _mount(mount: Mount, raw: dict[str, Any]) -> dict[str, Any]:
+    if mount.is_bind and mount.type != "bind":
+        # With such options the type is a dummy, says the OCI specification; not all releases know.
+        return {**raw, "type": "bind"}
+    if mount.type == "tmpfs" and not any(o.startswith("mode=") for o in mount.options):
+        return {**raw, "options": [*mount.options, "mode=1777"]}
+    return raw
+
+
+def _working_directory(spec: Spec) -> list[dict[str, Any]]:
+    """A directory where the working directory has to be, and can't be made by the sentry."""
+    cwd = os.path.normpath(spec.process.cwd)
+    if not spec.root_readonly or cwd == "/" or resolve(spec.root_path, cwd)[1]:
+        return []
+    places = [os.path.normpath(mount.destination) for mount in spec.mounts]
+    if any(cwd == place or _is_below(cwd, place) for place in places):
+        return []
+    options = list(_CWD_OPTIONS)
+    return [{"destination": cwd, "type": "tmpfs", "source": "tmpfs", "options": options}]
