@@ -1,7 +1,9 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +138,26 @@ def test_launcher_with_the_interpreter_elsewhere(tmp_path: Path) -> None:
     directory.mkdir()
     (directory / VERSIONED).symlink_to(sys.executable)
     assert f"Version:  {VERSION}\n" in run(launcher, PATH=f"{directory}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link, shutil.copy])
+def test_launcher_elsewhere_finds_where_it_was_installed(tmp_path: Path, link: Any) -> None:
+    launcher = make_installation(tmp_path / "prefix", f"{VERSIONED}/site-packages")
+    site = tmp_path / "prefix" / "lib" / VERSIONED / "site-packages"
+    marker, interpreter = tmp_path / "used", tmp_path / "a python"
+    interpreter.write_text(f'#!/bin/sh\n: >{marker}\nexec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    # As setup.py does it.
+    text = launcher.read_text()
+    text = text.replace("\ninstalled=\n", f"\ninstalled={site}\n")
+    launcher.write_text(text.replace("\ninterpreter=\n", f"\ninterpreter='{interpreter}'\n"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link(launcher, elsewhere / launcher.name)
+    expected = f"Version:  {VERSION}\n"
+    assert expected in run(elsewhere / launcher.name, tmp_path)
+    assert expected in run(launcher.name, tmp_path, PATH=f"{elsewhere}:/usr/bin:/bin")
+    assert marker.exists() or link is os.symlink, "the interpreter that it was installed for"
 
 
 def test_launcher_ignores_pythons_environment(tmp_path: Path) -> None:
