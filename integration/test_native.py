@@ -62,6 +62,57 @@ def namespaces(pid: int | str = "self") -> dict[str, str]:
     return {name: os.readlink(f"{root}/{name}") for name in os.listdir(root)}
 
 
+GROUPS = "grep ^Groups: /proc/self/status"
+
+
+@pytest.mark.parametrize("namespace", ["", "identity", "nobody", "joined"])
+def test_supplementary_groups_are_dropped(namespace: str) -> None:
+    """In a user namespace, too, where they would be the host's under another name."""
+    wanted: dict[str, object] = {}
+    other = None
+    if namespace in ("identity", "nobody"):
+        maps = IDENTITY if namespace == "identity" else NOBODY
+        wanted = {"namespaces": linux.CLONE_NEWUSER, "uid_maps": maps, "gid_maps": maps}
+    if namespace == "joined":
+        other = asleep(namespaces=linux.CLONE_NEWUSER, uid_maps=IDENTITY, gid_maps=IDENTITY)
+        wanted = {
+            "join": ((os.open(f"/proc/{other.pid}/ns/user", os.O_RDONLY), linux.CLONE_NEWUSER),)
+        }
+    before = os.getgroups()
+    os.setgroups([0, 6, 42])
+    try:
+        assert script(GROUPS, drop_groups=True, **wanted).split() == ["Groups:"]
+        assert len(script(GROUPS, **wanted).split()) == 4
+    finally:
+        os.setgroups(before)
+        if other is not None:
+            os.close(wanted["join"][0][0])  # type: ignore[index]
+            finish(other)
+
+
+def test_nobody_looks_into_a_process_that_enters_a_user_namespace() -> None:
+    """Until it executes it is a copy of ours; who rules that namespace must not read it."""
+    maps = (IdMap(container_id=0, host_id=100_000, size=1000),)
+    owner = asleep(namespaces=linux.CLONE_NEWUSER, uid_maps=maps, gid_maps=maps)
+    space = os.open(f"/proc/{owner.pid}/ns/user", os.O_RDONLY)
+    join = ((space, linux.CLONE_NEWUSER),)
+    seen = []
+
+    def look(pid: int) -> None:
+        seen.append(script(f"readlink /proc/{pid}/exe || echo no", join=join, uid=0, gid=0))
+
+    try:
+        finish(asleep(join=join, uid=0, gid=0, prepare=look))
+        assert seen == ["no\n"]
+        other = asleep(join=join, uid=0, gid=0)
+        look(other.pid)
+        assert seen[1].strip().endswith("sleep"), "what it executes is the namespace's own"
+        finish(other)
+    finally:
+        os.close(space)
+        finish(owner)
+
+
 def asleep(**fields: object) -> Child:
     spec = SpawnSpec(path="/bin/sleep", argv=("sleep", "60"), **fields)  # type: ignore[arg-type]
     return spawn(spec)

@@ -121,6 +121,7 @@ class Birth:
         native.private_mounts = spec.private_mounts
         native.ctty = -1 if spec.controlling_tty is None else spec.controlling_tty
         native.pdeathsig = spec.pdeathsig
+        native.drop_groups = spec.drop_groups
         native.no_membarrier = spec.no_membarrier
 
     # --- memory for C ---

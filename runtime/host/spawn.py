@@ -43,7 +43,6 @@ class SpawnSpec(Record):
 
     Namespaces, cgroups and credentials are taken in this order: ``cgroup_procs``, ``join``,
     ``cgroup_fd`` together with ``namespaces``, maps, ``gid``, ``uid``, ``ambient_caps``.
-    Supplementary groups are kept, as runsc keeps them.
     """
 
     path: str
@@ -77,6 +76,9 @@ class SpawnSpec(Record):
     """The child's number of a terminal; wants ``setsid``."""
     pdeathsig: int = 0
     """The signal that the child gets when this process ends."""
+    drop_groups: bool = False
+    """Without supplementary groups, which in a user namespace are the host's all the same.  Kept
+    where we aren't allowed to."""
     no_membarrier: bool = False
     """Best effort: have it, and what it executes, refused to register for private membarriers
     (membarrier(2)).  runsc's processes do so at their start and wait 10 to 20 ms for that."""

@@ -320,8 +320,16 @@ static int gv_intermediate(void *argument)
         if (gv_write_zero(open(spec->cgroup_files[i], O_WRONLY | O_CLOEXEC)))
             gv_fail(slot, GV_STEP_CGROUP, i);
     }
+    /* Here, as who is in a user namespace of its own may not.  Without privilege they stay. */
+    slot->step = GV_STEP_GID;
+    if (spec->drop_groups && syscall(SYS_setgroups, 0, NULL) && errno != EPERM)
+        gv_fail(slot, GV_STEP_GID, -1);
     for (int i = 0; i < spec->n_join; i++) {
         slot->step = GV_STEP_JOIN;
+        /* This memory is a copy of the caller's, and who has power over the user namespace could
+           read it until the child executes. */
+        if (spec->join_types[i] == CLONE_NEWUSER)
+            prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
         if (setns(spec->join_fds[i], spec->join_types[i]))
             gv_fail(slot, GV_STEP_JOIN, i);
     }
@@ -361,7 +369,8 @@ int gv_clone(struct gv_spec *spec, struct gv_slot *slot)
 {
     struct gv_task task = {spec, slot};
     uint64_t all = ~(uint64_t)0, saved = 0;
-    int between = spec->n_cgroup_files || spec->n_join;
+    int between = spec->n_cgroup_files || spec->n_join
+                  || (spec->drop_groups && syscall(SYS_getgroups, 0, NULL) > 0);
     long pid = -1;
     int error = 0;
 

@@ -50,6 +50,7 @@ struct gv_spec {
     int private_mounts; /* keep mounts from getting out of the new mount namespace */
     int ctty;           /* child's number, or -1 */
     int pdeathsig;
+    int drop_groups;    /* start without supplementary groups */
     int no_membarrier;  /* refuse to register for membarrier(2), which waits long */
 };
 

@@ -131,6 +131,9 @@ class Gofer:
                 wanted = SpawnSpec(
                     path=driver.generation.binary,
                     argv=command.argv,
+                    # Nothing of ours is the business of what serves a container's files.
+                    env={},
+                    drop_groups=True,
                     fds={1: log.fd, 2: log.fd, **command.fds},
                     namespaces=namespaces,
                     join=tuple(join),

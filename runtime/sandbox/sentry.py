@@ -254,6 +254,7 @@ def _spawn_spec(
         gid=credentials.gid,
         ambient_caps=credentials.ambient,
         setsid=True,
+        drop_groups=True,
         # These two ask for the global barrier only (pkg/sentry/platform); releases since 2025
         # don't even register.
         no_membarrier=platform in ("ptrace", "systrap"),
