@@ -8,7 +8,9 @@ import pytest
 
 from integration.harness.footprint import cgroup_files
 from integration.harness.linux import unified_cgroups
+from integration.harness.peers import runsc
 from integration.harness.pods import PodNode
+from runtime.runsc.release import probe
 
 pytestmark = pytest.mark.gvisor
 
@@ -72,6 +74,17 @@ def test_a_parent_that_is_named(pods: PodNode, form: str) -> None:
     assert all(empty(f"{top}{prefix}{each}{end}") for each in (pod.id, container))
     pod.remove()
     assert cgroup_files("memory", place, "cgroup.procs") == []
+
+
+def test_a_cpu_limit_is_seen_inside(pods: PodNode) -> None:
+    """The JVM and others size themselves by it.  Releases of 2026 can be told; older show none."""
+    limit = {"resources": {"cpu_quota": 50000, "cpu_period": 100000}}
+    pod = pods.pod(linux=limit)
+    container = pod.start("sleep", "1000", linux=limit)
+    files = [f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us" for name in ("quota", "period")]
+    seen = pods.exec(container, "cat", *files).out.split()
+    told = "cpu-quota" in probe(str(runsc(pods.daemon.generation)), "").boot_flags
+    assert seen == (["50000", "100000"] if told else ["-1", "100000"])
 
 
 def test_a_pods_author_stays_in_the_pods_cgroup(pods: PodNode) -> None:

@@ -43,6 +43,7 @@ _NOBODY = 65534
 _ALL_IDS = 0xFFFF_FFFF
 _FIRST_FD = 3
 _EXEC_TIMEOUT_NS = 600_000_000_000
+_LEAST_CPUS = 2
 
 #: What a mount or root file system is served by, and what is laid over it, in Go's numbers.
 _LOWER = {"none": 0, "lisafs": 1, "erofs": 2}
@@ -351,8 +352,9 @@ class DirectDriver:
             line.give("stdio-fds", fd)
         if "total-host-memory" in self.generation.boot_flags:
             line.add(f"--total-host-memory={wanted.host_memory}")
-        if wanted.cpu_count:
-            line.add(f"--cpu-num={wanted.cpu_count}")
+        cpus = self._cpu_count(settings, wanted)
+        if cpus:
+            line.add(f"--cpu-num={cpus}")
         if "cpu-quota" in self.generation.boot_flags and wanted.cpu_quota and wanted.cpu_period:
             line.add(f"--cpu-quota={wanted.cpu_quota}", f"--cpu-period={wanted.cpu_period}")
         line.add(f"--total-memory={wanted.total_memory}")
@@ -366,6 +368,17 @@ class DirectDriver:
             line.give_as("pass-fd", fd, str(guest))
         line.add(wanted.sandbox_id)
         return line.command()
+
+    def _cpu_count(self, settings: Settings, wanted: BootCommand) -> int | None:
+        """How many CPUs the sandbox shows: the cpuset's, or as few as the quota pays for.
+
+        Never fewer than two by the quota, as gVisor has it: programs leave locks out for one.
+        """
+        count, quota, period = wanted.cpu_count, wanted.cpu_quota, wanted.cpu_period
+        default = self.generation.global_flags.get("cpu-num-from-quota") == "true"
+        if not (count and quota and period and settings.boolean("cpu-num-from-quota", default)):
+            return count
+        return min(count, max(-(-quota // period), _LEAST_CPUS))
 
     # -- calls -----------------------------------------------------------------------------
 

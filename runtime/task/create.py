@@ -409,9 +409,12 @@ def _boot(
             )
 
     if cgroup is not None:
+        quota, period = cgroup.cpu_quota() or (None, None)
         params = params.replace(
             cgroup_procs=cgroup.join_files,
             cpu_count=cgroup.cpu_count(),
+            cpu_quota=quota,
+            cpu_period=period,
             memory_limit=cgroup.memory_limit(),
         )
     step("boot")

@@ -18,17 +18,22 @@ _LATER = "directfs=true nvproxy tpuproxy debug-to-user-log net-disconnect-ok"
 
 #: Year -> (boot, gofer, global flags, the gofer's positional arguments).
 _SOURCES = {
-    2022: (f"{_BOOT} overlay-filestore-fd pidns", _GOFER, f"{_GLOBAL} platform=ptrace", ""),
+    2022: (
+        f"{_BOOT} overlay-filestore-fd pidns",
+        _GOFER,
+        f"{_GLOBAL} cpu-num-from-quota platform=ptrace",
+        "",
+    ),
     2024: (
         f"{_BOOT} gofer-filestore-fds gofer-mount-confs pidns total-host-memory",
         f"{_GOFER} dev-io-fd gofer-mount-confs",
-        f"{_GLOBAL} {_LATER} platform=systrap overlay2=root:self",
+        f"{_GLOBAL} {_LATER} cpu-num-from-quota platform=systrap overlay2=root:self",
         "",
     ),
     2026: (
         f"{_BOOT} gofer-filestore-fds gofer-mount-confs total-host-memory cpu-quota cpu-period",
         f"{_GOFER} dev-io-fd gofer-mount-confs rpc-fd sync-chroot-fd",
-        f"{_GLOBAL} {_LATER} platform=systrap overlay2=root:self",
+        f"{_GLOBAL} {_LATER} cpu-num-from-quota=true platform=systrap overlay2=root:self",
         " <container ID>",
     ),
 }

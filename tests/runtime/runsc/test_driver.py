@@ -226,6 +226,30 @@ def test_boot_command() -> None:
     assert not any("cpu-quota" in word for word in boot_argv(2024, cpu_quota=5, cpu_period=6))
 
 
+@pytest.mark.parametrize(
+    ("year", "flag", "count", "quota", "shown"),
+    [
+        (2026, "", 8, 250000, 3),
+        (2026, "", 8, 50000, 2),  # one CPU alone makes programs leave locks out
+        (2026, "", 1, 50000, 1),
+        (2026, "", 2, 900000, 2),
+        (2026, "false", 8, 250000, 8),
+        (2026, "", 8, None, 8),
+        (2024, "", 8, 250000, 8),
+        (2024, "true", 8, 250000, 3),
+        (2022, "true", 8, 300000, 3),
+    ],
+)
+def test_as_many_cpus_as_the_quota_pays_for(
+    year: int, flag: str, count: int, quota: int | None, shown: int
+) -> None:
+    """By cpu-num-from-quota, whose default is the binary's own."""
+    flags = {"cpu-num-from-quota": flag} if flag else {}
+    period = None if quota is None else 100000
+    argv = boot_argv(year, flags=flags, cpu_count=count, cpu_quota=quota, cpu_period=period)
+    assert f"--cpu-num={shown}" in argv
+
+
 def test_log_descriptors_are_global_flags() -> None:
     argv = boot_argv(2024, logs={"debug-log-fd": 30})
     assert argv.index("--debug-log-fd=3") < argv.index("boot")
