@@ -37,6 +37,7 @@ _INCLUDES = """
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 """
 

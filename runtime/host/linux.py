@@ -48,6 +48,9 @@ MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
 
 # The mount API of Linux 5.2 and later.
+FSOPEN_CLOEXEC = 0x1
+FSMOUNT_CLOEXEC = 0x1
+FSCONFIG_CMD_CREATE = 6
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 OPEN_TREE_CLONE = 0x1
@@ -120,6 +123,21 @@ def umount2(target: str, flags: int = 0) -> None:
     _checked(lib.umount2(_text(target), flags), target)
 
 
+def fsopen(fstype: str) -> int:
+    """fsopen(2): a context to configure a file system of this type; close-on-exec."""
+    return _checked(lib.gv_fsopen(_text(fstype), FSOPEN_CLOEXEC), fstype)
+
+
+def fsconfig_create(fd: int) -> None:
+    """Make the file system that was configured."""
+    _checked(lib.gv_fsconfig(fd, FSCONFIG_CMD_CREATE, ffi.NULL, ffi.NULL, 0))
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    """fsmount(2): a detached mount of the file system, with MOUNT_ATTR_* attributes."""
+    return _checked(lib.gv_fsmount(fd, FSMOUNT_CLOEXEC, attributes))
+
+
 def open_tree(path: str, flags: int = 0, *, dir_fd: int = AT_FDCWD) -> int:
     """open_tree(2); with OPEN_TREE_CLONE a detached copy of the mount at ``path``."""
     return _checked(lib.gv_open_tree(dir_fd, _text(path), flags | OPEN_TREE_CLOEXEC), path)
@@ -151,6 +169,11 @@ def mount_setattr(
 def open_in_root(dir_fd: int, path: str, flags: int, resolve: int = RESOLVE_IN_ROOT) -> int:
     """openat2(2), Linux 5.6: open ``path`` as if the directory ``dir_fd`` was the root."""
     return _checked(lib.gv_openat_beneath(dir_fd, _text(path), flags | os.O_CLOEXEC, resolve), path)
+
+
+def fs_type(path: str) -> int:
+    """The type of the file system that ``path`` lies on: the magic number of statfs(2)."""
+    return _checked(lib.gv_fs_type(_text(path)), path)
 
 
 def watch_openings(path: str) -> int:

@@ -7,6 +7,9 @@
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
 #define SYS_move_mount 429
+#define SYS_fsopen 430
+#define SYS_fsconfig 431
+#define SYS_fsmount 432
 #endif
 #ifndef SYS_clone3
 #define SYS_clone3 435
@@ -24,6 +27,30 @@
 int gv_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
 {
     return prctl(option, a, b, c, d);
+}
+
+long long gv_fs_type(const char *path)
+{
+    struct statfs buffer;
+
+    if (statfs(path, &buffer))
+        return -1;
+    return (long long)(uint32_t)buffer.f_type;
+}
+
+int gv_fsopen(const char *type, unsigned int flags)
+{
+    return (int)syscall(SYS_fsopen, type, flags);
+}
+
+int gv_fsconfig(int fd, unsigned int cmd, const char *key, const char *value, int aux)
+{
+    return (int)syscall(SYS_fsconfig, fd, cmd, key, value, aux);
+}
+
+int gv_fsmount(int fd, unsigned int flags, unsigned int attributes)
+{
+    return (int)syscall(SYS_fsmount, fd, flags, attributes);
 }
 
 int gv_open_tree(int dir, const char *path, unsigned int flags)

@@ -7,6 +7,10 @@ int unshare(int);
 int mallopt(int, int);
 
 int gv_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+long long gv_fs_type(const char *path);
+int gv_fsopen(const char *type, unsigned int flags);
+int gv_fsconfig(int fd, unsigned int cmd, const char *key, const char *value, int aux);
+int gv_fsmount(int fd, unsigned int flags, unsigned int attributes);
 int gv_open_tree(int dir, const char *path, unsigned int flags);
 int gv_move_mount(int from_dir, const char *from, int to_dir, const char *to, unsigned int flags);
 int gv_mount_setattr(int dir, const char *path, unsigned int flags, unsigned long long set,
