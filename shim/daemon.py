@@ -15,7 +15,7 @@ import time
 
 from runtime.base import log, signals
 from runtime.base.errors import InvalidRequest
-from runtime.host import children, linux
+from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.config import CACHE_DIR
@@ -78,7 +78,7 @@ class Daemon:
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
             self.service.handle,
-            submit=self.workers.submit,
+            submit=self.workers.submit_now,
             on_error=self._rpc_failed,
             on_idle=self._idle,
         )
@@ -142,6 +142,9 @@ class Daemon:
     def run(self) -> int:
         """Serve until Shutdown or a signal; returns the exit status."""
         self.reactor.start()
+        # While there is a thread to be had: events are queued under a lock that nobody may fail
+        # under.
+        self.publisher.start()
         self.server.start()
         self._handle_signals()
         gc.freeze()  # what is there now is there to stay
@@ -249,6 +252,7 @@ def _log_as_configured(config: RunscConfig) -> None:
 def main(args: DaemonArgs) -> int:
     """Run a shim daemon on ``args.listener_fd``; returns the process's exit status."""
     linux.limit_malloc_arenas(1)
+    open_files.raise_limit()
     threading.stack_size(STACK_SIZE)
     linux.set_child_subreaper()
     _open_log(args.log_level)

@@ -190,7 +190,10 @@ class BinaryTransport:
     def __call__(self, item: Item) -> None:
         from runtime.host.spawn import SpawnSpec, spawn
 
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise Undelivered(f"pipe: {error.strerror}") from None
         try:
             try:
                 child = spawn(
@@ -267,10 +270,25 @@ class Publisher:
             if len(self._queue) >= self._limit:
                 self._make_room_locked()
             self._queue.append(item)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-                self._thread.start()
+            self._start_locked()
             self._changed.notify_all()
+
+    def start(self) -> None:
+        """Make the thread now, and not with the first event."""
+        with self._lock:
+            self._start_locked()
+
+    def _start_locked(self) -> None:
+        if self._thread is not None or self._transport is None:
+            return
+        thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            # The event stays in the queue, and whoever publishes must not fail.
+            self._log.warning("events.wait", error=str(error))
+            return
+        self._thread = thread
 
     def _make_room_locked(self) -> None:
         self._dropped += 1

@@ -125,10 +125,17 @@ def directories_of(pid: int, root: CgroupRoot | None = None) -> dict[str, str]:
     Empty once the process is gone.
     """
     root = root or CgroupRoot()
+    return _directories(root, _paths_of(pid, root))
+
+
+def _paths_of(pid: int, root: CgroupRoot) -> Mapping[str, str]:
     try:
-        paths = root.own_paths(pid)
+        return root.own_paths(pid)
     except Failed:
         return {}
+
+
+def _directories(root: CgroupRoot, paths: Mapping[str, str]) -> dict[str, str]:
     return {
         name: mount + ("" if paths[name] == "/" else paths[name])
         for name, mount in root.mounts().items()
@@ -139,8 +146,10 @@ def directories_of(pid: int, root: CgroupRoot | None = None) -> dict[str, str]:
 def of_process(pid: int, root: CgroupRoot | None = None) -> Cgroup:
     """The cgroup that a process is in, to be read: it belongs to whoever made it."""
     root = root or CgroupRoot()
-    directories = directories_of(pid, root)
-    path = next(iter(root.own_paths(pid).values()), "/") if directories else "/"
+    # Looked at once, as the process may end in between.
+    paths = _paths_of(pid, root)
+    directories = _directories(root, paths)
+    path = next(iter(paths.values()), "/") if directories else "/"
     data = {"mode": root.mode, "path": path, "directories": directories, "own": {}}
     return from_json(data, root)
 

@@ -50,14 +50,21 @@ def set_score(pid: int, value: int, *, proc: str = "/proc") -> None:
         raise Failed(f"set oom_score_adj of process {pid} to {value}: {error.strerror}") from error
 
 
-def get_score(pid: int, *, proc: str = "/proc") -> int:
-    """A process's oom_score_adj.  Raises Failed, also if the process is gone."""
+def get_score(pid: int, *, proc: str = "/proc") -> int | None:
+    """A process's oom_score_adj; None if it is gone.  Raises Failed."""
     try:
         with open(f"{proc}/{pid}/oom_score_adj", encoding="ascii") as file:
             return int(file.read())
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESRCH):
+            return None
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise Failed(f"read oom_score_adj of process {pid}: {why}") from error
+
+
+def own_score() -> int:
+    """That of this process, which those that it starts get.  Raises Failed."""
+    return get_score(os.getpid()) or 0
 
 
 def sandbox_score(scores: Iterable[tuple[str, int | None]], original: int) -> int:

@@ -92,7 +92,12 @@ class OOMWatch:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            count = self._count()
+            try:
+                count = self._count()
+            except OSError as error:
+                # Of descriptors, perhaps: what the kernel has said is still to be read.
+                _log.warning("oom.count_unreadable", error=error.strerror)
+                count, attempt = self._reported, len(_SECOND_LOOKS) - 1
             if count is not None and count <= self._reported and attempt < len(_SECOND_LOOKS):
                 delay = _SECOND_LOOKS[attempt]
                 self._timer = self._reactor.call_later(delay, lambda: self._look(attempt + 1))

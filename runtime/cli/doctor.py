@@ -12,6 +12,7 @@ import sys
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
 from runtime.cli import output
+from runtime.host import open_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -481,10 +482,22 @@ def _number(path: str) -> int | None:
 
 
 def _open_files() -> int:
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return hard if hard >= 0 else 1 << 20
+    """What a shim may have: up to the hard limit of containerd, which starts it, if that runs."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/comm", encoding="ascii", errors="replace") as file:
+                if file.read().strip() != "containerd":
+                    continue
+            if os.stat(f"/proc/{name}").st_uid:
+                continue  # anybody may call a process so
+        except OSError:
+            continue
+        found = open_files.hard_limit(name)
+        if found is not None:
+            return found
+    return open_files.hard_limit() or 0
 
 
 def doctor_verb(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import time
 
 from runtime._native import ffi, lib
 from runtime.base.errors import Failed, InvalidRequest
-from runtime.host import children
+from runtime.host import children, open_files
 from runtime.host.children import Child
 from runtime.host.linux import CLONE_NEWUSER, reason
 from runtime.host.pids import start_time, wait_exit
@@ -32,6 +32,7 @@ TIMEOUT = 10.0
 # How long a killed child may take to go.
 _KILL_TIMEOUT = 2.0
 
+_RLIMIT_NOFILE = 7
 NAMESPACES = {  # CLONE_NEW*
     0x80: "time",
     0x20000: "mount",
@@ -106,9 +107,13 @@ class Birth:
         native.n_join = len(spec.join)
         native.cgroup_fd = -1 if spec.cgroup_fd is None else spec.cgroup_fd
         native.namespaces = spec.namespaces
+        # What was raised for ourselves is not the child's.
+        self._rlimits = dict(spec.rlimits)
+        if open_files.inherited is not None:
+            self._rlimits.setdefault(_RLIMIT_NOFILE, open_files.inherited)
         native.hold = bool(
             spec.namespaces & CLONE_NEWUSER
-            or spec.rlimits
+            or self._rlimits
             or spec.oom_score_adj is not None
             or spec.prepare is not None
         )
@@ -229,11 +234,11 @@ class Birth:
         adjustment = self.spec.oom_score_adj
         if adjustment is not None:
             self._write("oom_score_adj", b"%d" % adjustment, optional=True)
-        if not self.spec.rlimits:
+        if not self._rlimits:
             return
         import resource
 
-        for number, wanted in self.spec.rlimits.items():
+        for number, wanted in self._rlimits.items():
             try:
                 try:
                     resource.prlimit(self.slot.pid, number, wanted)

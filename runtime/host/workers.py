@@ -1,7 +1,8 @@
 """Threads for calls that block: one thread per running call, reused when it is idle.
 
 Owns the threads.  There is no upper bound and no queue behind busy threads, so a call that hangs
-can't keep another one (a Kill, say) from running.
+can't keep another one (a Kill, say) from running.  Only where the host has no thread left do
+calls wait for one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _log = get_logger("workers")
 
 MAX_IDLE = 2
+#: Seconds after which a thread is tried for again.
+RETRY = 0.1
 
 
 class Workers:
@@ -37,8 +40,49 @@ class Workers:
         self._running = 0  # guarded by _lock; calls that were submitted and haven't returned
         self._started = 0  # guarded by _lock; only for names
         self._stopped = False  # guarded by _lock
+        self._waiting: list[Callable[[], object]] = []  # guarded by _lock; for want of a thread
+        self._retrying = False  # guarded by _lock
+        #: Runs a function in so many seconds, for what waits; without it only a thread that
+        #: has become free does.
+        self.call_later: Callable[[float, Callable[[], None]], object] = lambda *_: None
 
-    def submit(self, fn: Callable[[], object]) -> None:
+    def submit(self, fn: Callable[[], object]) -> bool:
+        """Run ``fn()`` in a thread: at once, or if there is none to be had, when there is one.
+
+        Never fails and never blocks, so it's for the reactor.  An exception that the call raises
+        is logged.  False if it has to wait.
+        """
+        try:
+            self.submit_now(fn)
+        except ResourceExhausted as fault:
+            with self._lock:
+                self._waiting.append(fn)
+                self._running += 1
+                retrying, self._retrying = self._retrying, True
+            _log.warning("call.waits", error=str(fault))
+            if not retrying:
+                self.call_later(RETRY, self._retry)
+            return False
+        return True
+
+    def _retry(self) -> None:
+        """Hand what waits to threads, as far as there are any."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._retrying = False
+                    return
+                fn = self._waiting.pop(0)
+            try:
+                self.submit_now(fn)
+            except ResourceExhausted:
+                with self._lock:
+                    self._waiting.insert(0, fn)
+                self.call_later(RETRY, self._retry)
+                return
+            self._finished()  # of waiting
+
+    def submit_now(self, fn: Callable[[], object]) -> None:
         """Run ``fn()`` in a thread, at once.  An exception that it raises is logged.
 
         Never blocks for other calls.  Raises ResourceExhausted if no thread can be made.
@@ -54,7 +98,7 @@ class Workers:
         thread = threading.Thread(target=self._run, args=([fn],), name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             self._finished()
             raise ResourceExhausted(f"{self._name} thread: {error}") from error
 
@@ -101,6 +145,8 @@ class Workers:
         with self._lock:
             if self._handed:
                 return self._handed.pop(0)
+            if self._waiting:
+                return self._waiting.pop(0)
             if self._parked >= MAX_IDLE or self._stopped:
                 return None
             self._parked += 1

@@ -32,6 +32,8 @@ _SIGKILL = 9
 #: Seconds that a sentry whose init has ended, or at whose socket nobody listens, may take to exit
 #: before it is killed: it waits up to 15 s for connections that others leave idle.
 _EXIT_TIMEOUT = 20.0
+#: Seconds for which init's exit is kept back until the sentry has ended, whose pid stands for it.
+_GONE_TIMEOUT = 0.2
 #: Seconds before a sentry is asked again for an exit, at first and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _KILLED = 128 + _SIGKILL
@@ -228,6 +230,7 @@ class Exits:
         self._lock = threading.Lock()
         self._started = False  # guarded by _lock
         self._killed = False  # guarded by _lock; by the shim
+        self._told: ExitInfo | None = None  # guarded by _lock; the sentry's word on init's exit
         self._init_exit: ExitInfo | None = None  # guarded by _lock; written once
         self._init_callbacks: list[Callable[[ExitInfo], None]] = []  # guarded by _lock
         self._death_callbacks: list[Callable[[int], None]] = []  # guarded by _lock
@@ -319,7 +322,13 @@ class Exits:
 
     def _init_answered(self, raw: int | None) -> None:
         if raw is not None:
-            self._latch_init(exit_of_wait(raw))
+            info = exit_of_wait(raw)
+            with self._lock:
+                self._told = info
+                gone = self._raw is not None
+            if not gone:
+                # Who hears of the end may look at the pid that Create has reported.
+                self._reactor.call_later(_GONE_TIMEOUT, lambda: self._latch_init(info))
         # The sentry is to be gone soon; its own status fills in for what it couldn't tell.
         with self._lock:
             if self._raw is None and self._overdue is None:
@@ -368,12 +377,14 @@ class Exits:
         # Replies that came before the end count.
         for inquiry in inquiries:
             inquiry.look(True)
-        log = self._sentry.log
-        self._latch_init(
-            exit_of_sentry(
-                raw, started=started, killed=killed, panic=log.panic(), words=log.message()
-            )
-        )
+        try:
+            panic, words = self._sentry.log.panic(), self._sentry.log.message()
+        except OSError:
+            panic = words = ""
+        with self._lock:
+            told = self._told
+        judged = exit_of_sentry(raw, started=started, killed=killed, panic=panic, words=words)
+        self._latch_init(told or judged)
         with self._lock:
             callbacks, self._death_callbacks = self._death_callbacks, []
         for callback in callbacks:

@@ -466,8 +466,14 @@ class Sandbox:
             cgroup_fd=params.cgroup_fd,
             attached=params.attached,
         )
-        gofer.launch()
-        sub = Subcontainer(params, settings, gofer)
+        try:
+            gofer.launch()
+            sub = Subcontainer(params, settings, gofer)
+        except BaseException:
+            # It is in no register yet, so nobody else would end it.
+            gofer.stop(_REAP_TIMEOUT)
+            remove_filestores(gofer.plan.shared_filestores)
+            raise
         with self._lock:
             self._subs[params.id] = sub
             self._shared_filestores += gofer.plan.shared_filestores

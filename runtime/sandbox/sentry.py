@@ -361,13 +361,16 @@ def _bind(address: str, sandbox_id: str, fds: FdSet) -> int:
 
 def _lives(path: str) -> bool:
     """Whether anything but a leftover socket is at ``path``."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return True
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return True
+    except FileNotFoundError:
+        return False  # removed in this very moment
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
         sock.connect(path)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, FileNotFoundError):
         return False
     except OSError:
         return True

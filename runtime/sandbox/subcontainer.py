@@ -15,6 +15,7 @@ from runtime.base.errors import (
     Unreachable,
 )
 from runtime.base.log import get_logger
+from runtime.host.fds import FdSet
 from runtime.sandbox.gofer import raw_spec
 
 TYPE_CHECKING = False
@@ -53,7 +54,9 @@ class Subcontainer:
         self.settings = settings
         self.gofer = gofer
         self._using = threading.Lock()
-        self._stdio = tuple(os.dup(fd) for fd in params.stdio)  # guarded by _using
+        with FdSet() as ours:
+            stdio = tuple(ours.dup(fd) for fd in params.stdio)
+            self._stdio = tuple(ours.steal(fd) for fd in stdio)  # guarded by _using
 
     @property
     def started(self) -> bool:

@@ -102,7 +102,8 @@ def adjust_score(container: StoredState) -> None:
         if root.stored is None or problems:
             return  # a score that leaves somebody out would be wrong
         score = oom_score.sandbox_score(asked, root.stored.original_oom_score_adj)
-        if not process.wait_gone(0) and score != oom_score.get_score(process.pid):
+        # It may end at any moment, and neither of the two minds.
+        if oom_score.get_score(process.pid) not in (None, score):
             oom_score.set_score(process.pid, score)
 
 

@@ -136,7 +136,10 @@ class StoredContainer(StoredState):
             raise self._gone()
         with process:
             # Its owner in our user namespace.
-            info = os.stat(f"/proc/{process.pid}")
+            try:
+                info = os.stat(f"/proc/{process.pid}")
+            except (FileNotFoundError, ProcessLookupError):
+                raise self._gone() from None
             return info.st_uid, info.st_gid
 
     # -- waiting -------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def describe_sandbox(
         "uid": owner[0],
         "gid": owner[1],
         "cgroup": runsc_state.cgroup_json(cgroup.to_json() if cgroup is not None else None),
-        "originalOomScoreAdj": oom_score.get_score(os.getpid()),
+        "originalOomScoreAdj": oom_score.own_score(),
         "registeredMetrics": None,
         "metricMetadata": {
             "version": generation.version,

@@ -21,7 +21,6 @@ from runtime.base.errors import (
     SandboxGone,
 )
 from runtime.base.log import get_logger
-from runtime.base.record import Record
 from runtime.bundle.spec import validate_id
 from runtime.cgroups.metrics import CpuClock, combine
 from runtime.cgroups.pod_limits import Limits
@@ -38,7 +37,7 @@ from runtime.task.joined import Joined
 from runtime.task.kill import Killing
 from runtime.task.lifecycle import Op, State
 from runtime.task.pod_memory import Usage
-from runtime.task.process import Exit, IORequest, Process
+from runtime.task.process import Exit, IORequest, Pid, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,13 +62,6 @@ LOOK_TIMEOUT = 2.0
 #: What a start that failed leaves as exit status, as runc's shim does.
 FAILED_START_STATUS = 128
 _SIGKILL = 9
-
-
-class Pid(Record):
-    """A process of a container: ``exec_id`` is empty for init and what it started."""
-
-    pid: int
-    exec_id: str = ""
 
 
 class Container:
@@ -199,9 +191,9 @@ class Container:
     def add_exec(self, exec_id: str, spec: ProcessSpec, io: IORequest, deadline: float) -> None:
         """Register an exec and open its stdio; nothing runs yet.
 
-        The stdio is opened this early so that the client's own opening of it, which waits for
-        ours, is over before the process is: one that ends at once would else end before anybody
-        can read what it wrote.  Raises AlreadyExists, InvalidState, and what opening raises.
+        The stdio is opened this early so that the client's own opening of it, which waits for ours,
+        is over before the process is: nobody would else read what one wrote that ends at once.
+        Raises AlreadyExists, InvalidState, and what opening raises.
         """
         validate_id("exec", exec_id)
         self.require_created()
@@ -286,19 +278,23 @@ class Container:
         with self._lock:
             status = self.killing.outcome(info)
             self._init_exit = Exit(status=status, at=time.time())
-            busy = any(p.started for p in self._execs.values())
+            busy = bool(self._live_locked())
         if info.detail:
             self._log.info("container.init_exited", status=status, detail=info.detail)
         orphans = self._leaves_processes() and not info.sentry_died
         if busy or orphans:
-            self._context.workers.submit(lambda: self._finish_init(orphans))
+            if not self._context.workers.submit(lambda: self._finish_init(orphans)):
+                self._context.reactor.call_later(2 * EXEC_END_TIMEOUT, self._end_execs)
         else:
             self._publish_init_exit()
 
     def started_execs(self) -> int:
         """How many execs run."""
         with self._lock:
-            return sum(process.started for process in self._execs.values())
+            return len(self._live_locked())
+
+    def _live_locked(self) -> list[Process]:
+        return [each for each in self._execs.values() if each.started]
 
     def _leaves_processes(self) -> bool:
         """Whether init's end is not everybody's: in a pid namespace that is the pod's."""
@@ -308,24 +304,24 @@ class Container:
         return spec.namespaces.get("pid") != ""
 
     def _finish_init(self, orphans: bool) -> None:
-        """End what init left, which would keep the output open; containerd's runc shim does so,
-        too (ShouldKillAllOnExit).  Then wait for the execs' own exits, which the sentry reports
-        since they were killed."""
+        """End what init left, which would keep the output open (containerd: ShouldKillAllOnExit).
+        Then wait for the execs' own exits, which the sentry reports since they were killed."""
         if orphans:
             try:
                 self.killing.signal(_SIGKILL, 0, SignalMode.ALL)
             except RuntimeFault as fault:
                 self._log.warning("container.orphans_left", error=str(fault))
-        limit = time.monotonic() + EXEC_END_TIMEOUT
         with self._quiet:
-            while live := [p for p in self._execs.values() if p.started]:
-                left = limit - time.monotonic()
-                if left <= 0:
-                    break
-                self._quiet.wait(left)
-        for process in live:
-            self._log.warning("exec.end_unknown", exec=process.exec_id)
-            process.exited(Exit(status=128 + _SIGKILL, at=time.time()))
+            self._quiet.wait_for(lambda: not self._live_locked(), EXEC_END_TIMEOUT)
+        self._end_execs()
+
+    def _end_execs(self) -> None:
+        """Count the execs as ended that nothing is heard of, and publish init's exit."""
+        with self._lock:
+            live = self._live_locked()
+        for each in live:
+            self._log.warning("exec.end_unknown", exec=each.exec_id)
+            each.exited(Exit(status=128 + _SIGKILL, at=time.time()))
         self._publish_init_exit()
 
     def _publish_init_exit(self) -> None:
@@ -390,11 +386,11 @@ class Container:
                 self._oom = True
                 # Under the lock, so that its exit can't come before it.
                 self._context.emit(TaskOOM(container_id=self.id))
-        if kill:
-            try:
+        try:
+            if kill:
                 self.killing.signal(_SIGKILL, 0, SignalMode.ALL)
-            except NotFound:
-                return  # it is on its way
+        except NotFound:
+            return  # it is on its way
 
     # -- kill -----------------------------------------------------------------------------
 

@@ -120,6 +120,7 @@ class Context:
         self.namespace = namespace
         self.reactor = reactor
         self.workers = workers
+        workers.call_later = reactor.call_later
         self.emit = emit
         self.open_io = open_io
         self.cache_dir = cache_dir
@@ -418,7 +419,7 @@ def _boot(
             memory_limit=cgroup.memory_limit(),
         )
     step("boot")
-    original = oom_score.get_score(os.getpid())
+    original = oom_score.own_score()
     v2 = cgroup.open_dir_fd() if cgroup is not None else None
     try:
         sandbox = holdings.sandbox = context.boot(

@@ -15,7 +15,13 @@ from __future__ import annotations
 import threading
 import time
 
-from runtime.base.errors import RuntimeFault, Unsupported
+from runtime.base.errors import (
+    DeadlineExceeded,
+    ResourceExhausted,
+    RuntimeFault,
+    Unreachable,
+    Unsupported,
+)
 from runtime.base.log import get_logger
 from runtime.base.record import Record
 
@@ -53,7 +59,7 @@ if TYPE_CHECKING:
         def out_of_memory(self, kill: bool) -> None: ...
 
     class Submitter(Protocol):
-        def submit(self, fn: Callable[[], object]) -> None: ...
+        def submit(self, fn: Callable[[], object]) -> bool: ...
 
 
 _log = get_logger("memory")
@@ -65,6 +71,9 @@ _FINEST = 1 << 20
 _TIMEOUT = 5.0
 #: Seconds between two looks at least, and as a multiple of what the last one took.
 _PAUSE, _PAUSE_FACTOR, _LONGEST_PAUSE = 0.005, 2.0, 0.25
+#: Seconds after a look or a mark that has failed: the cgroup may be about to go, or the host be
+#: short of something for a while.
+_RECOVERY = 1.0
 
 
 class Usage(Record):
@@ -184,7 +193,10 @@ class PodMemory:
             figures = self._members.get(container_id)
             if figures is None or self._closed:
                 return
-        usage = self._without_files([(figures.member, usage)])[0][1]
+        try:
+            usage = self._without_files([(figures.member, usage)])[0][1]
+        except RuntimeFault:
+            return  # it is looked at again in any case
         with self._lock:
             self._record_locked(figures, usage)
             over = self._over_locked(figures, usage)
@@ -244,7 +256,27 @@ class PodMemory:
         return whole is None or limit < whole
 
     def _look(self) -> None:
-        """Ask for everybody's memory, end who has too much, and set the next mark."""
+        """Ask for everybody's memory, end who has too much, and set the next mark.
+
+        However it goes, there is another look or a mark afterwards, as long as any is wanted.
+        """
+        total = None
+        try:
+            total = self._look_at_all()
+        except Exception as error:  # whatever it is, the limits are to be kept
+            self._log.warning("memory.look_failed", error=repr(error))
+        with self._lock:
+            self._looking = False
+            again, self._again = self._again, False
+            if self._closed or not self._wanted_locked():
+                return
+            if total is None:
+                self._pause = _RECOVERY
+                self._look_later_locked()
+            elif again or not self._arm_locked(total):
+                self._look_later_locked()
+
+    def _look_at_all(self) -> int | None:
         begin = time.monotonic()
         with self._lock:
             members = [f.member for f in self._members.values()]
@@ -257,6 +289,8 @@ class PodMemory:
                 continue
             try:
                 asked.append((member, self._measure(member.id, _TIMEOUT)))
+            except (ResourceExhausted, Unreachable):
+                raise  # what is lacking is ours, and a mark would say that it is below it
             except RuntimeFault as fault:
                 self._log.debug("memory.unknown", container=member.id, error=str(fault))
         asked = self._without_files(asked)
@@ -274,19 +308,14 @@ class PodMemory:
             )
         for member, usage in over:
             self._end(member, usage)
-        with self._lock:
-            self._looking = False
-            again, self._again = self._again, False
-            if self._closed or total is None or not self._wanted_locked():
-                return
-            if again or not self._arm_locked(total):
-                self._look_later_locked()
+        return total
 
     def _without_files(self, asked: list[tuple[Member, Usage]]) -> list[tuple[Member, Usage]]:
         """The figures without files that are mapped or cached, as far as that may matter.
 
         The kernel would drop such pages rather than kill.  The sentry tells only how many all
-        containers have; they are taken off each that seems to have too much.
+        containers have; they are taken off each that seems to have too much.  Raises what keeps
+        it from telling now.
         """
         limits = [member.memory_limit for member, _ in asked]
         if not any(
@@ -296,6 +325,8 @@ class PodMemory:
             return asked
         try:
             files = self._measure_files(_TIMEOUT)
+        except (ResourceExhausted, Unreachable, DeadlineExceeded):
+            raise  # nobody is ended for what isn't known
         except RuntimeFault as fault:
             self._log.debug("memory.files_unknown", error=str(fault))
             return asked
@@ -353,9 +384,10 @@ class PodMemory:
             self._markless = True
             self._log.warning("memory.unwatched", error=str(fault))
             return True
-        except (RuntimeFault, OSError) as fault:
+        except (RuntimeFault, OSError, MemoryError) as fault:
             self._log.debug("memory.mark_failed", error=str(fault))
-            return True  # the cgroup is gone, or about to
+            self._pause = _RECOVERY
+            return False
         self._high = total + step
         now = self._host.memory_usage()
         if now is None or abs(now - total) < step:

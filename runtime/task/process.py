@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 
 from runtime.base.errors import InvalidState
+from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.task.events import TaskExited
 from runtime.task.lifecycle import ALIVE, HOLDS_EXIT, Op, State, step
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
+_log = get_logger("process")
+
+
 class IORequest(Record):
     """Where a process's stdio goes, in the caller's terms."""
 
@@ -46,6 +50,13 @@ class IORequest(Record):
     stdout: str = ""
     stderr: str = ""
     terminal: bool = False
+
+
+class Pid(Record):
+    """A process of a container: ``exec_id`` is empty for init and what it started."""
+
+    pid: int
+    exec_id: str = ""
 
 
 class Exit(Record):
@@ -170,9 +181,8 @@ class Process:
             elif never is not None and self._exit is None:
                 self._exit = done = never
                 fire, self._waiters = self._waiters, []
-        for waiter in fire:
-            if done is not None:
-                waiter(done)
+        if done is not None:
+            _tell(fire, done)
         return True
 
     def exited(self, exit: Exit, first: Event | None = None) -> bool:
@@ -190,8 +200,7 @@ class Process:
             if first is not None:
                 self._emit(first)
             fire = self._latch_locked(exit)
-        for waiter in fire:
-            waiter(exit)
+        _tell(fire, exit)
         return True
 
     def fail_start(self, exit: Exit, publish: bool) -> None:
@@ -203,8 +212,7 @@ class Process:
             fire, self._waiters = self._waiters, []
             if publish:
                 self._emit(self._exit_event_locked(exit))
-        for waiter in fire:
-            waiter(exit)
+        _tell(fire, exit)
 
     def drop(self, never: Exit) -> None:
         """Give up an exec whose container is deleted: close its stdio and let nobody wait on.
@@ -298,3 +306,12 @@ class Process:
             self._stdin_closed = True
         if io is not None:
             io.close_stdin()
+
+
+def _tell(waiters: list[Callable[[Exit], None]], exit: Exit) -> None:
+    """Tell all of them, whatever one of them raises."""
+    for waiter in waiters:
+        try:
+            waiter(exit)
+        except Exception:
+            _log.exception("exit.waiter_failed")

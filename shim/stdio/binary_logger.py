@@ -191,5 +191,9 @@ class LoggerProcess:
 
 def _is_exiting(pid: int) -> bool:
     """Has this child of ours begun to exit?  (PF_EXITING in proc_pid_stat(5)'s flags.)"""
-    with open(f"/proc/{pid}/stat", "rb") as file:
+    try:
+        file = open(f"/proc/{pid}/stat", "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        return True  # and has been reaped
+    with file:
         return bool(int(file.read().rpartition(b")")[2].split()[6]) & 4)

@@ -185,8 +185,13 @@ def await_reader(keeper: int, patience: float, timeout: float) -> bool:
     if not unread(keeper):
         os.close(keeper)
         return True
-    # Keeps the contents, and lets a reader's open succeed.
-    writer = to_writer(keeper)
+    try:
+        # Keeps the contents, and lets a reader's open succeed.
+        writer = to_writer(keeper)
+    except OSError:
+        # No descriptor is to be had.  With ours it can't be seen whether there is another reader,
+        # but what is left can.
+        writer, timeout = keeper, min(patience, timeout)
     try:
         poll = select.poll()
         poll.register(writer, 0)
@@ -202,13 +207,15 @@ def await_reader(keeper: int, patience: float, timeout: float) -> bool:
 
 
 def to_writer(fd: int) -> int:
-    """A writer of the FIFO in place of ``fd``, which is one of its ends and is closed."""
+    """A writer of the FIFO in place of ``fd``, which is one of its ends and is closed.
+
+    Raises OSError; then ``fd`` is open still.
+    """
     if is_writer(fd):
         return fd  # without a reader there is no second one to be had
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        os.close(fd)
+    writer = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.close(fd)
+    return writer
 
 
 def is_writer(fd: int) -> bool:

@@ -91,7 +91,10 @@ class Keeper:
                 else:
                     self._end_locked()
             except OSError as error:
-                _log.warning("output.unkept", error=error.strerror)
+                # What is left is kept, if for longer than it need be.
+                _log.warning("output.look_failed", error=error.strerror)
+                self._disarm_locked()
+                self._look_later_locked()
 
     def _hold_locked(self) -> None:
         writer = self._write_locked()
@@ -118,8 +121,7 @@ class Keeper:
 
     def _write_locked(self) -> int:
         # Without our reader the kernel tells whether there is another.
-        fd, self._fd = self._fd, -1
-        self._fd = to_writer(fd)
+        self._fd = to_writer(self._fd)
         return self._fd
 
     def _await_reader_locked(self) -> bool:

@@ -30,7 +30,7 @@ class FakeSentry:
     Per method: ``gates`` delay the reply until an event is set, ``dropped`` closes the connection
     without one, ``broken`` that many times only, ``silent`` never answers, ``cut`` sends that many
     bytes and closes, ``raw`` sends those bytes instead.  ``chunk`` is how many bytes are sent at
-    once.
+    once, ``pause`` the seconds after each.
     """
 
     def __init__(self, listener: socket.socket) -> None:
@@ -43,6 +43,7 @@ class FakeSentry:
         self.cut: dict[str, int] = {}
         self.raw: dict[str, bytes] = {}
         self.chunk = 1 << 16
+        self.pause = 0.0
         #: Per method, what is written to each file that comes with it.
         self.written: dict[str, bytes] = {}
         #: Counts connections that the peer closed after their reply.
@@ -167,5 +168,7 @@ class FakeSentry:
         try:
             for start in range(0, len(data), self.chunk):
                 connection.sendall(data[start : start + self.chunk])
+                if self._stopping.wait(self.pause):
+                    return
         except OSError:
             return

@@ -48,7 +48,7 @@ class Shim:
         listener.listen()
         self.workers = Workers()
         self.server = Server(
-            listener, service.handle, submit=self.workers.submit, on_idle=service.idle
+            listener, service.handle, submit=self.workers.submit_now, on_idle=service.idle
         )
         self.server.start()
 

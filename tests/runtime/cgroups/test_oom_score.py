@@ -56,8 +56,7 @@ def test_a_real_process_can_be_raised() -> None:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
     oom_score.set_score(pid, 0)  # gone: no error
-    with pytest.raises(Failed):
-        oom_score.get_score(pid)
+    assert oom_score.get_score(pid) is None  # nor is that
 
 
 @pytest.mark.parametrize("value", [-1001, 1001])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from runtime.host.workers import MAX_IDLE, Workers
+from runtime.base.errors import ResourceExhausted
+from runtime.host.workers import MAX_IDLE, RETRY, Workers
 
 WAIT = 5.0
 
@@ -154,3 +156,68 @@ def test_stop_releases_parked_threads() -> None:
     ran = threading.Event()
     workers.submit(ran.set)
     assert ran.wait(WAIT)
+
+
+# -- no thread to be had -------------------------------------------------------------------------
+
+
+class Limit:
+    """How many more threads the host gives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        self.later: list[Callable[[], None]] = []
+        start = threading.Thread.start
+
+        def limited(thread: threading.Thread) -> None:
+            if thread.name.startswith("test-worker"):
+                if not self.left:
+                    raise RuntimeError("can't start new thread")
+                self.left -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+
+    def call_later(self, seconds: float, fn: Callable[[], None]) -> None:
+        assert seconds == RETRY
+        self.later.append(fn)
+
+    def retry(self) -> None:
+        later, self.later = self.later, []
+        for fn in later:
+            fn()
+
+
+def test_who_may_not_fail_waits_for_a_thread(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = Limit(monkeypatch)
+    workers.call_later = limit.call_later
+    ran: queue.Queue[int] = queue.Queue()
+    with pytest.raises(ResourceExhausted):
+        workers.submit_now(lambda: None)
+    for number in range(3):
+        assert not workers.submit(lambda number=number: ran.put(number))
+    assert not workers.drain(0.01), "they count as running"
+    limit.retry()
+    limit.retry()
+    assert ran.empty() and len(limit.later) == 1
+    limit.left = 1
+    limit.retry()
+    # The one thread takes all that waits.
+    assert [ran.get(timeout=WAIT) for _ in range(3)] == [0, 1, 2]
+    assert workers.drain(WAIT)
+    limit.retry()
+    assert not limit.later
+
+
+def test_a_thread_that_becomes_free_takes_what_waits(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, ran = threading.Event(), threading.Event()
+    limit = Limit(monkeypatch)
+    limit.left = 1
+    assert workers.submit(lambda: gate.wait(WAIT))
+    assert not workers.submit(ran.set)
+    gate.set()
+    assert ran.wait(WAIT) and workers.drain(WAIT)

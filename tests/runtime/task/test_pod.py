@@ -15,12 +15,13 @@ from runtime.runsc.config import RunscConfig
 from runtime.task.create import Context, CreateRequest
 from runtime.task.pod import Pod
 from runtime.task.process import IORequest
+from tests.fakes.sandbox import FakeReactor
 
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[Pod]:
     workers = Workers()
-    reactor: Any = None  # nothing gets as far as waiting for a descriptor
+    reactor: Any = FakeReactor()
     yield Pod(
         Context(
             namespace="ns",

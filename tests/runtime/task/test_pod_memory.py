@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from runtime.base.errors import Failed, NotFound, Unsupported
+from runtime.base.errors import NotFound, ResourceExhausted, Unsupported
 from runtime.task.pod_memory import PodMemory, Usage
 from tests.fakes.sandbox import FakeCgroup, FakeMark
 
@@ -34,12 +36,13 @@ class Here:
         self.due: list[Callable[[], object]] = []
         self.looks = 0
 
-    def submit(self, fn: Callable[[], object]) -> None:
+    def submit(self, fn: Callable[[], object]) -> bool:
         self.looks += 1
         fn()
+        return True
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Here:
-        assert 0 < seconds <= 0.25
+        assert 0 < seconds <= 1.0
         self.due.append(fn)
         return self
 
@@ -248,16 +251,53 @@ def test_figures_of_others_count() -> None:
     scene.memory.note("unknown", Usage(bytes=65 * MIB, exact=True))
 
 
-@pytest.mark.parametrize("fault", [Unsupported("no marks"), Failed("gone")])
-def test_a_host_without_marks_is_borne(fault: Exception) -> None:
+def test_a_host_without_marks_is_borne() -> None:
     scene = Scene(pause(), FakeMember("a"))
 
     def refuse() -> None:
-        raise fault
+        raise Unsupported("no marks")
 
     scene.host.refuse_mark = refuse
     scene.memory.add(FakeMember("b", 64 * MIB))
     assert scene.mark is None and scene.here.due == []
+
+
+LACKS = [ResourceExhausted("too many open files"), OSError(errno.EMFILE, ""), MemoryError()]
+
+
+@pytest.mark.parametrize("lack", LACKS)
+@pytest.mark.parametrize("step", ["mark", "total", "measure", "measure_files"])
+def test_a_limit_binds_again_after_a_lack_of_anything(lack: Exception, step: str) -> None:
+    hog = FakeMember("hog", 64 * MIB)
+    scene = Scene(pause(), FakeMember("a"))
+    short = [True]
+
+    def refuse(*_: object) -> Any:
+        if short:
+            raise lack
+        return 0
+
+    usage = scene.host.memory_usage
+    if step == "mark":
+        scene.host.refuse_mark = refuse
+    elif step == "total":
+        scene.host.memory_usage = lambda: None if short else usage()  # type: ignore[method-assign]
+    elif step == "measure":
+        measure = scene.memory._measure
+        scene.memory._measure = lambda cid, t: refuse() or measure(cid, t)
+    else:
+        scene.memory._measure_files = refuse
+    scene.used["hog"] = 0 if step == "mark" else 65 * MIB
+    scene.memory.add(hog)
+    for _ in range(3):
+        scene.here.run_due()
+    assert step == "total" or hog.ooms == []
+    short.clear()
+    scene.used["hog"] = 65 * MIB
+    if scene.mark is not None:
+        scene.mark.callback()
+    scene.here.run_due()
+    assert hog.ooms == [True]
 
 
 def test_nothing_stands_after_the_end() -> None:

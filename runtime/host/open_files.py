@@ -1,0 +1,43 @@
+"""How many files this process may have open: as many as it may at all, but not its children.
+
+Each exec takes some descriptors of a shim, and the usual soft limit of 1024 is for programs that
+use select(2).  Go's runtime raises its own limit likewise, and gives its children the old one back.
+"""
+
+from __future__ import annotations
+
+import resource
+
+from runtime.base.log import get_logger
+
+_log = get_logger("open_files")
+
+#: The limits to start other processes with; None while ours are what they were.
+inherited: tuple[int, int] | None = None
+
+
+def raise_limit() -> None:
+    """Raise the soft limit to the hard one.  Once, before there are threads; never raises."""
+    global inherited
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = before
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # Above fs.nr_open, for one.
+        _log.warning("limit.not_raised", soft=soft, hard=hard, error=str(error))
+        return
+    inherited = before
+
+
+def hard_limit(pid: int | str = "self") -> int | None:
+    """The hard limit of a process, which a shim that it starts may go up to; None if unknown."""
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii", errors="replace") as file:
+            line = next(line for line in file if line.startswith("Max open files"))
+        hard = line.split()[4]
+        return 1 << 30 if hard == "unlimited" else int(hard)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
