@@ -217,7 +217,8 @@ def join_cgroup(group: str, mount_point: str = "/sys/fs/cgroup") -> None:
     if os.path.exists(os.path.join(mount_point, "cgroup.controllers")):
         hierarchies = [mount_point]
     else:
-        hierarchies = [e.path for e in os.scandir(mount_point) if not e.is_symlink()]
+        with os.scandir(mount_point) as entries:
+            hierarchies = [entry.path for entry in entries if not entry.is_symlink()]
     joined = False
     for hierarchy in hierarchies:
         procs = os.path.join(hierarchy, relative, "cgroup.procs")

@@ -141,8 +141,12 @@ def learn_version(
 def _make_room(records: str) -> None:
     """Forget the oldest answers, and whatever a process left that died while it wrote one."""
     found = []
-    for entry in os.scandir(records):
-        found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
+    with os.scandir(records) as entries:
+        for entry in entries:
+            try:
+                found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
+            except FileNotFoundError:
+                continue  # another `start` has just made room
     found.sort(reverse=True)
     for _, path in found[MAX_RECORDS - 1 :]:
         files.remove_file(path)

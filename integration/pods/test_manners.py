@@ -58,6 +58,63 @@ def test_exec_on_a_terminal(pods: PodNode) -> None:
         assert stream.code == 6
 
 
+@pytest.mark.parametrize(
+    "job",
+    ["sleep 987 &", "trap '' HUP; sleep 987 &", "sleep 987 </dev/null >/dev/null 2>&1 &"],
+    ids=["plain", "deaf", "redirected"],
+)
+def test_a_session_ends_with_its_leader(pods: PodNode, job: str) -> None:
+    """A job that it leaves behind keeps neither the user's terminal nor the exec."""
+    pod = pods.pod()
+    container = pod.start("sleep", "1000")
+    with pods.exec_stream(container, "sh", "-ic", f"{job} echo last; exit 3", tty=True) as stream:
+        began = time.monotonic()
+        stream.wait(15)
+        assert stream.code == 3
+        assert stream.out.endswith(b"last\r\n"), stream.out
+        # What was there before: a wait for the job's end, or containerd's patience of 10 s.
+        assert time.monotonic() - began < 9
+    assert "sleep 987" in pods.exec(container, "ps").out, "as with runc, the job goes on"
+
+
+def test_keys_and_sizes_reach_the_first_process(pods: PodNode) -> None:
+    """`kubectl attach -it`: a member of a pod is signalled as an exec is."""
+    pod = pods.pod()
+    script = (
+        "trap 'stty size' WINCH; trap 'echo quit' QUIT; trap 'exit 6' INT; echo up;"
+        "while true; do sleep 0.05; done"
+    )
+    container = pod.start("sh", "-c", script, stdin=True, tty=True)
+    until(lambda: "up" in pod.log(container), 10, "it is up")
+    with pods.attach(container, tty=True) as stream:
+        stream.resize(41, 121)
+        stream.expect("41 121\r\n")
+        stream.write("\x1c")
+        stream.expect("quit\r\n")
+        stream.write("\x03")
+        stream.wait()
+    assert pods.wait_exited(container).exit_code == 6
+
+
+def test_job_control_of_the_first_process(pods: PodNode) -> None:
+    """Keys reach the foreground job of a container's own shell, not the shell."""
+    pod = pods.pod()
+    container = pod.start("sh", "-i", stdin=True, tty=True)
+    with pods.attach(container, tty=True) as stream:
+        for key, said in (("\x03", "status 130"), ("\x1c", "status 131"), ("\x1a", "status 148")):
+            stream.write("sleep 987\n")
+            until(lambda: "sleep 987" in pods.exec(container, "ps").out, 10, "it sleeps")
+            stream.write(key)
+            stream.write("echo status $?\n")
+            stream.expect(said)
+            stream.write("kill -9 %1; wait\n")
+            until(lambda: "sleep 987" not in pods.exec(container, "ps").out, 10, "it ended")
+        # The first one only warns of stopped jobs, and may come while there is still one.
+        stream.write("exit 7\nexit 7\n")
+        stream.wait()
+    assert pods.wait_exited(container).exit_code == 7
+
+
 def test_exec_whose_client_goes_away(pods: PodNode) -> None:
     """containerd deletes it; no process of it goes on, and nothing of it stays in the shim."""
     pod = pods.pod()

@@ -32,7 +32,8 @@ def roots(args: argparse.Namespace) -> list[str]:
     found = [OWN_ROOT]
     for base in dict.fromkeys(filter(None, bases)):
         try:
-            names = sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
+            with os.scandir(base) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir())
         except OSError:
             continue
         found += (f"{base}/{name}" for name in names)

@@ -171,6 +171,7 @@ class Container:
             self._log.info("container.start_failed", error=str(fault))
             raise
         pid = self.init.pid
+        self.killing.follow_terminal(self.init.io, 0)
         self.status_changed("running")
         if self.is_root and self.holdings is not None:
             # While a delete has to wait: it removes what is written down.
@@ -244,29 +245,16 @@ class Container:
                 self._quiet.notify_all()
             raise
         io.release_sentry_fds()
-        if terminal:
-            io.on_signal = lambda signo: self._signal_foreground(pid, signo)
+        self.killing.follow_terminal(io, pid)
         process.commit(
             Op.STARTED, TaskExecStarted(container_id=self.id, exec_id=exec_id, pid=pid), pid
         )
         sandbox.wait_pid(self.id, pid, lambda info: self._exec_exited(process, info))
         return pid
 
-    def _signal_foreground(self, pid: int, signo: int) -> None:
-        """Deliver a terminal's signal: there is no controlling process on the host to do it.
-
-        Called by the reactor, so the call to the sentry is left to a worker.
-        """
-
-        def deliver() -> None:
-            try:
-                self.sandbox.signal(self.id, signo, pid=pid, mode=SignalMode.FOREGROUND)
-            except RuntimeFault as fault:
-                self._log.debug("terminal.signal_lost", signal=signo, error=str(fault))
-
-        self._context.workers.submit(deliver)
-
     def _exec_exited(self, process: Process, info: ExitInfo) -> None:
+        if process.io is not None:
+            process.io.finish()
         process.exited(Exit(status=info.status, at=time.time()))
         with self._quiet:
             self._quiet.notify_all()
@@ -275,6 +263,8 @@ class Container:
 
     def init_exited(self, info: ExitInfo) -> None:
         """The sandbox's word that init ended.  Called once, by the reactor."""
+        if self.init.io is not None:
+            self.init.io.finish()
         with self._lock:
             status = self.killing.outcome(info)
             self._init_exit = Exit(status=status, at=time.time())

@@ -72,6 +72,9 @@ class GivenIO:
     def close_stdin(self) -> None:
         """The holder of the other end does that."""
 
+    def finish(self) -> None:
+        """Whoever copies looks after the end."""
+
     def await_reader(self, timeout: float) -> None:
         """The reader is the caller's."""
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from runtime.host.reactor import Reactor
     from runtime.task.container import Container
-    from runtime.task.process import Process
+    from runtime.task.process import IO, Process
 
 #: Seconds that the sentry has to acknowledge a signal.
 KILL_TIMEOUT = 0.8
@@ -161,6 +161,24 @@ class Killing:
             raise NotFound("process", container.id, "process already finished") from None
         if to_all:
             self._insist()
+
+    def follow_terminal(self, io: IO | None, pid: int) -> None:
+        """Deliver what a process's terminal signals, from now on; ``pid`` 0 is init.
+
+        No process on the host has it as its controlling terminal, so the kernel does not.  The
+        reactor tells of them, so the call to the sentry is left to a worker.
+        """
+        if io is None or not io.terminal:
+            return
+        container = self._container
+
+        def deliver(signo: int) -> None:
+            try:
+                container.sandbox.signal(container.id, signo, pid=pid, mode=SignalMode.FOREGROUND)
+            except RuntimeFault as fault:
+                _log.debug("terminal.signal_lost", signal=signo, error=str(fault))
+
+        io.on_signal = lambda signo: container.submit(lambda: deliver(signo))
 
     def _insist(self) -> None:
         """See to it that the container ends, now that it was killed."""

@@ -31,6 +31,11 @@ SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGWINCH = 1, 2, 3, 20, 28
 _SIGNAL_OF = ((termios.VINTR, SIGINT), (termios.VQUIT, SIGQUIT), (termios.VSUSP, SIGTSTP))
 _LFLAG, _CC = 3, 6  # fields of what tcgetattr returns
 _DISABLED = b"\0"
+# asm-generic/ioctls.h; Python's termios has no names for them.
+_TIOCVHANGUP, _TIOCGPTPEER = 0x5437, 0x5441
+#: Seconds for all that a session wrote before its leader's end, and between two tries to mark it.
+_FINISH_TIMEOUT = 1.0
+_MARK_INTERVAL = 0.05
 
 _log = get_logger("console")
 
@@ -40,7 +45,8 @@ class Console:
 
     At most one chunk is held in each direction; while it can't be written nothing more is read.
     EOF of ``source`` ends the input and leaves the terminal open.  When the slave's last holder
-    has closed it and all output is written, ``sink`` is closed, so that its reader sees EOF.
+    has closed it and all output is written, ``sink`` is closed, so that its reader sees EOF.  The
+    same follows :meth:`finish`, whoever still holds the slave.
 
     All methods are thread-safe and only :meth:`drain` blocks.  ``on_signal`` is called without
     locks held, often in the reactor's thread, and must not block.
@@ -76,6 +82,10 @@ class Console:
         self._output = b""  # guarded by _lock; read from the terminal, not yet in sink
         self._literal = False  # guarded by _lock; the next input byte is quoted by VLNEXT
         self._hung_up = False  # guarded by _lock; the far side is closed and all is read
+        # What follows the last output that counts, once the session's leader has ended, and what
+        # was read of it so far.
+        self._mark = b""  # guarded by _lock
+        self._marked = b""  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._watches: dict[str, Watch] = {}  # guarded by _lock
         self._done = threading.Event()
@@ -113,6 +123,34 @@ class Console:
         if self._emulate:
             self._signal(SIGWINCH)
 
+    def finish(self) -> None:
+        """Pass on what was written until now, then hang up: the session's leader has ended.
+
+        Like the kernel, which takes the terminal from a session whose leader ends, whatever jobs
+        it leaves behind (``disassociate_ctty``, drivers/tty/tty_jobctrl.c).  What has been written
+        reaches us by a detour through a queue of the kernel's; so we write a mark behind it and
+        read until that comes.  Idempotent; doesn't block.
+        """
+        with self._lock:
+            if self._closed or self._hung_up or self._mark:
+                return
+            self._input = b""
+            self._close_source_locked()
+            try:
+                if self._slave < 0:
+                    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+                    self._slave = fcntl.ioctl(self._master, _TIOCGPTPEER, flags)
+                os.set_blocking(self._slave, False)
+            except OSError as error:
+                _log.warning("terminal.finish_failed", error=error.strerror)
+                self._hang_up_locked()
+                return
+            # Digits, which no setting of a terminal changes.
+            self._mark = b"\0" + str(int.from_bytes(os.urandom(12), "big")).encode()
+            self._rearm_locked()
+        self._write_mark()
+        self._reactor.call_later(_FINISH_TIMEOUT, self._give_up)
+
     def drain(self, timeout: float) -> bool:
         """Wait until all output is written and nobody has the far side open; did that happen?"""
         return self._done.wait(max(timeout, 0.0))
@@ -126,6 +164,52 @@ class Console:
             self._close_locked()
         if alive and self._emulate:
             self._signal(SIGHUP)
+
+    # -- the end of a session ----------------------------------------------------------------
+
+    def _write_mark(self) -> None:
+        """Write the mark, or try again later if the terminal is full or stopped (^S)."""
+        with self._lock:
+            if self._closed or self._hung_up or not self._mark:
+                return
+            try:
+                written = os.write(self._slave, self._mark)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                self._hang_up_locked()
+                return
+            if 0 < written < len(self._mark):
+                self._mark = self._mark[:written]  # as good a mark, or nearly
+                return
+        if not written:
+            self._reactor.call_later(_MARK_INTERVAL, self._write_mark)
+
+    def _give_up(self) -> None:
+        """Hang up a terminal whose mark doesn't come, as its output was stopped."""
+        with self._lock:
+            if self._closed or self._hung_up:
+                return
+            if self._output:
+                # Its reader takes his time; whoever waits for that has a limit of his own.
+                self._reactor.call_later(_FINISH_TIMEOUT, self._give_up)
+                return
+            _log.debug("terminal.mark_lost")
+            self._hang_up_locked()
+
+    def _hang_up_locked(self) -> None:
+        """Let the far side go: what is there to be written is all that will be."""
+        self._hung_up = True
+        self._output += self._marked
+        self._marked = b""
+        if self._slave >= 0:
+            try:
+                fcntl.ioctl(self._slave, _TIOCVHANGUP)
+            except OSError as error:
+                _log.debug("terminal.hangup_failed", error=error.strerror)
+            self._close_slave_locked()
+        self._flush_locked()
+        self._rearm_locked()
 
     # -- the pump, in the reactor's thread ---------------------------------------------------
 
@@ -184,6 +268,24 @@ class Console:
             self._output = b""
         if not self._output:
             self._hung_up = True
+            self._output, self._marked = self._marked, b""
+        elif self._mark:
+            self._look_for_mark_locked()
+            return
+        self._flush_locked()
+
+    def _look_for_mark_locked(self) -> None:
+        """Keep back what may be the beginning of the mark, and hang up behind what precedes it."""
+        data = self._marked + self._output
+        at = data.find(self._mark)
+        if at >= 0:
+            self._output, self._marked = data[:at], b""
+            self._hang_up_locked()
+            return
+        kept = next(
+            (n for n in range(len(self._mark) - 1, 0, -1) if data.endswith(self._mark[:n])), 0
+        )
+        self._output, self._marked = data[: len(data) - kept], data[len(data) - kept :]
         self._flush_locked()
 
     def _feed_locked(self) -> None:

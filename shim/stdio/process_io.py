@@ -174,6 +174,11 @@ class ProcessIO:
         with self._lock:
             self._close_writer_locked()
 
+    def finish(self) -> None:
+        """The process has ended: hang up its terminal behind its last words; doesn't block."""
+        if self._console is not None:
+            self._console.finish()
+
     def await_reader(self, timeout: float) -> None:
         """Wait, ``timeout`` seconds at most, while output of an ended process has no reader."""
         limit = time.monotonic() + timeout

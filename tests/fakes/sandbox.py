@@ -58,7 +58,7 @@ class FakeIO:
     on_signal: Callable[[int], None] | None = None
 
     def __init__(self) -> None:
-        self.released = self.closed = False
+        self.released = self.closed = self.finished = False
         self.awaited: list[float] = []
 
     @property
@@ -70,6 +70,9 @@ class FakeIO:
 
     def resize(self, width: int, height: int) -> None: ...
     def close_stdin(self) -> None: ...
+
+    def finish(self) -> None:
+        self.finished = True
 
     def await_reader(self, timeout: float) -> None:
         self.awaited.append(timeout)

@@ -19,7 +19,7 @@ from runtime.sandbox.sandbox import SandboxProcess, SignalMode
 from runtime.task.events import TaskExited
 from runtime.task.lifecycle import State
 from runtime.task.process import Exit, IORequest
-from tests.fakes.sandbox import TRUE, Bench, not_found
+from tests.fakes.sandbox import TRUE, Bench, FakeIO, not_found
 
 
 @pytest.fixture
@@ -67,6 +67,29 @@ def test_events_of_a_whole_life_come_in_order(bench: Bench) -> None:
         "TaskDeleted",
     ]
     assert exits(bench) == [("e", 3), ("c", 7)]
+
+
+def test_a_terminals_signals_reach_the_foreground_of_init_and_of_execs(bench: Bench) -> None:
+    io = FakeIO()
+    io.terminal = True
+    bench.container.init.attach(io)
+    bench.run()
+    assert io.on_signal is not None
+    io.on_signal(28)
+    assert bench.workers.drain(5)
+    assert bench.sandbox.signals == [("c", 28, 0, SignalMode.FOREGROUND)]
+    bench.sandbox.end(0)
+    assert io.finished
+
+
+def test_a_terminal_is_hung_up_at_an_execs_end_before_its_exit_is_told(bench: Bench) -> None:
+    bench.run()
+    pid = bench.exec("e")
+    order: list[str] = []
+    io = bench.io[-1]
+    io.finish = lambda: order.append(f"finish after {len(exits(bench))}")  # type: ignore[method-assign]
+    bench.sandbox.end_exec(pid, 3)
+    assert (order, exits(bench)) == (["finish after 0"], [("e", 3)])
 
 
 def test_status_and_exit_are_written_down_for_others(bench: Bench) -> None:

@@ -268,6 +268,100 @@ def test_closing_hangs_up(session: Session) -> None:
     session.io.close_stdin()
 
 
+def test_a_session_ends_with_its_leader(session: Session) -> None:
+    """Jobs keep the terminal open; what was written before the leader's end is passed on."""
+    job = os.dup(session.tty)
+    try:
+        os.write(session.tty, b"last words")
+        session.end()
+        session.io.finish()
+        session.io.finish()
+        assert read_exactly(session.screen, 10) == b"last words"
+        assert session.io.drain(WAIT)
+        assert read_some(session.screen) == b"", "the reader sees the end"
+        # As the kernel has it for a session whose leader ended.
+        with pytest.raises(OSError) as caught:
+            os.write(job, b"later")
+        assert caught.value.errno == errno.EIO
+        assert os.read(job, 10) == b""
+    finally:
+        os.close(job)
+
+
+def test_all_that_was_written_before_the_leaders_end_is_passed_on(session: Session) -> None:
+    session.raw()
+    payload = os.urandom(1 << 20)  # may well hold beginnings of the mark
+    job = os.dup(session.tty)
+
+    def write() -> None:
+        rest = memoryview(payload)
+        while rest:
+            rest = rest[os.write(session.tty, rest) :]
+        session.end()
+        session.io.finish()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert read_exactly(session.screen, len(payload), 1000) == payload
+        writer.join(WAIT)
+        assert session.io.drain(WAIT)
+        assert read_some(session.screen) == b""
+    finally:
+        os.close(job)
+
+
+def test_a_job_that_writes_on_does_not_keep_the_session(session: Session) -> None:
+    session.raw()
+    job = os.dup(session.tty)
+    stop = threading.Event()
+
+    def chatter() -> None:
+        try:
+            while not stop.is_set():
+                os.write(job, b"noise ")
+        except OSError:
+            return  # hung up
+
+    noisy = threading.Thread(target=chatter)
+    noisy.start()
+    try:
+        session.end()
+        session.io.finish()
+        while data := read_some(session.screen):
+            assert data.strip(b"noise ") == b"", "nothing of the mark is passed on"
+        assert session.io.drain(WAIT)
+    finally:
+        stop.set()
+        noisy.join(WAIT)
+        os.close(job)
+
+
+def test_a_stopped_terminal_is_hung_up_all_the_same(session: Session) -> None:
+    job = os.dup(session.tty)
+    try:
+        os.write(session.tty, b"seen")
+        assert read_exactly(session.screen, 4) == b"seen"
+        termios.tcflow(session.tty, termios.TCOOFF)  # ^S
+        session.end()
+        session.io.finish()
+        assert session.io.drain(WAIT)
+        assert read_some(session.screen) == b""
+    finally:
+        os.close(job)
+
+
+def test_the_end_of_a_session_that_is_over(session: Session) -> None:
+    os.write(session.tty, b"bye")
+    session.end()
+    assert read_some(session.screen) == b"bye"
+    assert session.io.drain(WAIT)
+    session.io.finish()
+    session.io.close()
+    session.io.finish()
+    assert read_some(session.screen) == b""
+
+
 def test_resize(session: Session) -> None:
     signals: list[int] = []
     session.io.on_signal = signals.append
