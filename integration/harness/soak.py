@@ -149,15 +149,23 @@ class Soak:
             self.note("bundles that containerd kept until its next start", len(left))
             self.kill_daemon(signal.SIGTERM)
         if self.count["killed containerd"]:
-            # It hides a bundle that it is about to remove, and never looks there again.
-            bundles = self.node.daemon.state / "io.containerd.runtime.v2.task" / NAMESPACE
-            for path in bundles.glob(".*"):
-                self.note("bundles that a containerd that was killed left hidden")
-                shutil.rmtree(path)
+            self._excuse_the_killed()
         try:
             self.node.assert_clean(10)
         except AssertionError as failure:
             self.find(f"after a batch: {failure}")
+
+    def _excuse_the_killed(self) -> None:
+        """What a containerd leaves that was killed, and no shim could take away."""
+        # It hides a bundle that it is about to remove, and never looks there again.
+        bundles = self.node.daemon.state / "io.containerd.runtime.v2.task" / NAMESPACE
+        for path in bundles.glob(".*"):
+            self.note("bundles that a containerd that was killed left hidden")
+            shutil.rmtree(path)
+        # It forgets a network that was just being set up.
+        if self.node.network.leases():
+            self.note("networks that a containerd that was killed forgot")
+            self.node.network.disconnect()
 
     # -- the daemon -------------------------------------------------------------------------
 
