@@ -78,9 +78,11 @@ class Killing:
         if not 0 <= signo <= MAX_SIGNAL:
             raise InvalidRequest("signal", f"{signo} is not between 0 and {MAX_SIGNAL}")
         container.require_created()
-        if not process.alive:
+        created = process.state is State.CREATED
+        # An exec that was never started has no end of its own after init's.
+        if not process.alive or (created and exec_id and container.has_ended):
             raise NotFound("process", exec_id or container.id, "process already finished")
-        if process.state is State.CREATED:
+        if created:
             if signo not in _HARMLESS:
                 self._kill_created(process, signo)
         elif exec_id:

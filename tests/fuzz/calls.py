@@ -29,6 +29,7 @@ from runtime.runsc.urpc import call as sentry_call
 from runtime.sandbox.sentry import control_address
 from runtime.task.lifecycle import Op, State, step
 from shim import service as task_service
+from shim import status
 from shim.bundles import Bundles
 from shim.events import ForwardTransport, Publisher
 from shim.ttrpc.client import Client
@@ -44,6 +45,8 @@ LANES = 3
 ANSWER, END = 60.0, 60.0
 _SLOW = 9.0
 _KILLED = 137
+#: How a Kill may be refused: no such signal, or process any more, or it is still being created.
+_OF_KILL = (status.INVALID_ARGUMENT, status.NOT_FOUND, status.FAILED_PRECONDITION)
 #: Statuses by which a process may end that nobody told to: signals of ours, a start that failed.
 _UNTOLD = frozenset({_KILLED, 143, 129, 128})
 _METHODS = (
@@ -99,7 +102,7 @@ _WEIGHTS = {
     "shutdown": 1,
     "exit": 8,
     "exit exec": 5,
-    "sentry dies": 2,
+    "sentry dies": 3,
     "gofer dies": 2,
     "fault": 4,
     "break": 2,
@@ -229,6 +232,8 @@ class Trial:
         self._lock = threading.Lock()
         #: Exit statuses that a container or an exec of it was told to end with.
         self._told: dict[str, set[int]] = {cid: set() for cid in CONTAINERS}
+        #: Whether the sentry was told to answer with errors.
+        self._faulty = False
         #: What each Wait was answered, by container and exec.
         self._waits: list[tuple[str, str, int]] = []
         self._waiters: list[threading.Thread] = []
@@ -314,8 +319,9 @@ class Trial:
         try:
             return client.call(service, method, message.SerializeToString(), timeout=ANSWER)
         except StatusError as refused:
-            if not refused.args or not str(refused):
-                self.flaw(f"{method}: refused without a word")
+            if method == "Kill" and refused.code not in _OF_KILL and not self._faulty:
+                # containerd fails a stop for any other.
+                self.flaw(f"Kill {message.id}: {refused}")
         except ConnectionLost:
             if not leaves and not self._whole.stopped.is_set():
                 self.flaw(f"{method}: the shim hung up")
@@ -332,9 +338,9 @@ class Trial:
             reply = self._waiting.call(task_service.SERVICES[0], "Wait", message, timeout=None)
         except (StatusError, ConnectionLost):
             return
-        status = pb.WaitResponse.FromString(reply).exit_status
+        code = pb.WaitResponse.FromString(reply).exit_status
         with self._lock:
-            self._waits.append((cid, exec_id, status))
+            self._waits.append((cid, exec_id, code))
 
     # -- what happens of itself -------------------------------------------------------------
 
@@ -346,16 +352,17 @@ class Trial:
             return  # there is no sandbox just now
 
     def _exit(self, action: Action) -> None:
-        status = action.number % 100
-        self._told[action.cid].add(status)
+        code = action.number % 100
+        self._told[action.cid].add(code)
         if action.cid == "root":
             for cid in CONTAINERS:
-                self._told[cid].add(status)
+                self._told[cid].add(code)
         pid = -1 if action.exec_id else 0
-        argument = {"cid": action.cid, "pid": pid, "status": status}
+        argument = {"cid": action.cid, "pid": pid, "status": code}
         self._sentry("Test.Exit", argument)
 
     def _fault(self, action: Action) -> None:
+        self._faulty = True
         method = _METHODS[action.number % len(_METHODS)]
         kind = ("error", "slow", "drop")[action.number % 3]
         argument = {"method": f"containerManager.{method}", "kind": kind}
@@ -446,11 +453,11 @@ class Trial:
                     ends.setdefault((cid, exec_id), set()).add(event.exit_status)
                     if event.exit_status not in self._told[cid] | _UNTOLD:
                         self.flaw(f"{cid}: {event.id} ended with {event.exit_status}, of nobody")
-        for cid, exec_id, status in self._waits:
+        for cid, exec_id, code in self._waits:
             known = ends.get((cid, exec_id), set())
             # What becomes of an exec that never ran is told to its waiters alone.
-            if status not in known and not (exec_id and status in (0, 128, _KILLED)):
-                self.flaw(f"Wait for {cid}/{exec_id}: {status}, but its exits are {known}")
+            if code not in known and not (exec_id and code in (0, 128, _KILLED)):
+                self.flaw(f"Wait for {cid}/{exec_id}: {code}, but its exits are {known}")
 
 
 #: What each event says of its process, as operations of the table.
@@ -484,10 +491,12 @@ def event_flaws(cid: str, told: Sequence[tuple[str, Any]]) -> list[str]:
         trace = f"{cid}: {', '.join(seen)}"
         try:
             if exec_id:
-                if init in (State.STOPPED, State.DELETED) and topic != "/tasks/exec-added":
-                    flaws.append(f"after init's end: {trace}")
                 before = State.CREATING if topic == "/tasks/exec-added" else None
                 state = before or execs.get(exec_id, State.DELETED)
+                # One that never ran may be killed in the moment of init's end.
+                late = state is not State.CREATED or topic != "/tasks/exit"
+                if init in (State.STOPPED, State.DELETED) and late and state is not before:
+                    flaws.append(f"after init's end: {trace}")
                 for op in _EXEC[topic]:
                     state = step(state, op)
                 execs[exec_id] = state

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
-from runtime.base.errors import DeadlineExceeded, ResourceExhausted, Unanswered, Unreachable
+from runtime.base.errors import (
+    DeadlineExceeded,
+    NotFound,
+    ResourceExhausted,
+    Unanswered,
+    Unreachable,
+)
+from runtime.task.events import TaskExited
 from runtime.task.kill import GOFER_TIMEOUT, SENTRY_TIMEOUT
-from tests.fakes.sandbox import Bench
+from runtime.task.process import IORequest
+from tests.fakes.sandbox import TIME, TRUE, Bench
 
 
 @pytest.fixture
@@ -154,6 +163,18 @@ def test_a_kill_of_an_exec_is_no_kill_of_its_container(member: Bench) -> None:
     member.sandbox.deliver = silent
     member.container.kill("e", 9, False)
     assert member.reactor.timers == []
+
+
+def test_an_exec_that_never_ran_has_no_end_after_inits() -> None:
+    bench = Bench()
+    bench.run()
+    bench.container.add_exec("e", TRUE, IORequest(), time.monotonic() + TIME)
+    bench.sandbox.end(0)
+    with pytest.raises(NotFound):
+        bench.container.kill("e", 9, False)
+    assert bench.names()[-1] == "TaskExited"
+    assert isinstance(bench.events[-1], TaskExited)
+    assert bench.events[-1].id == "c"
 
 
 def broken() -> None:
