@@ -47,24 +47,33 @@ def timestamp(seconds: float | None) -> Timestamp:
     return Timestamp(seconds=whole, nanos=min(int((seconds - whole) * 1e9), 999_999_999))
 
 
+def text(field: str, value: str) -> str:
+    """``value`` if the kernel can be told it, as a path or a word.  Raises InvalidRequest."""
+    if "\0" in value:
+        raise InvalidRequest(field, "contains a NUL character")
+    return value
+
+
 def io_request(
     request: pb.CreateTaskRequest | pb.ExecProcessRequest,
 ) -> IORequest:
+    """Raises InvalidRequest."""
     return IORequest(
-        stdin=request.stdin,
-        stdout=request.stdout,
-        stderr=request.stderr,
+        stdin=text("stdin", request.stdin),
+        stdout=text("stdout", request.stdout),
+        stderr=text("stderr", request.stderr),
         terminal=request.terminal,
     )
 
 
 def rootfs(request: pb.CreateTaskRequest) -> tuple[RootfsMount, ...]:
+    """Raises InvalidRequest."""
     return tuple(
         RootfsMount(
-            type=mount.type,
-            source=mount.source,
-            target=mount.target,
-            options=tuple(mount.options),
+            type=text("rootfs: type", mount.type),
+            source=text("rootfs: source", mount.source),
+            target=text("rootfs: target", mount.target),
+            options=tuple(text("rootfs: options", each) for each in mount.options),
         )
         for mount in request.rootfs
     )

@@ -125,7 +125,7 @@ class TaskService:
             pid = self._pod.create(
                 CreateRequest(
                     id=request.id,
-                    bundle=request.bundle,
+                    bundle=convert.text("bundle", request.bundle),
                     io=convert.io_request(request),
                     config=self._options(options.type_url, options.value, request.id),
                     rootfs=convert.rootfs(request),

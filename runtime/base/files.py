@@ -17,9 +17,11 @@ def read_bounded(path: str, limit: int, *, follow: bool = False) -> bytes | None
     """The bytes of the regular file ``path``; None if there is no such file.
 
     A symbolic link at the end of the path is refused unless ``follow`` is set.  Never blocks on
-    a FIFO or a device.  Raises InvalidRequest if it isn't a regular file or is longer than
-    ``limit`` bytes, OSError where it can't be read.
+    a FIFO or a device.  Raises InvalidRequest if it isn't a regular file, is longer than
+    ``limit`` bytes or can't be a file's name, OSError where it can't be read.
     """
+    if "\0" in path:
+        raise InvalidRequest(repr(path[:200]), "contains a NUL character")
     try:
         fd = os.open(path, _READ if follow else _READ | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):

@@ -65,7 +65,9 @@ def fuzz_target(name: str, seconds: float, seed: int) -> bool:
     if done.returncode == 0 and counted:
         print(f"{name}: {counted[1]} inputs in {counted[2]} s", flush=True)
         return False
-    print(f"{name}: found\n{(done.stdout + done.stderr)[-4000:]}", flush=True)
+    words = done.stdout.splitlines()[-25:]
+    words += [line for line in done.stderr.splitlines()[-12:] if line[:1] not in "#"]
+    print(f"{name}: found\n  " + "\n  ".join(words), flush=True)
     return True
 
 

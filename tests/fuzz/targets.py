@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
-from protos import bootstrap_pb2
+from protos import bootstrap_pb2, task_pb2
 from runtime.base import fastjson, json_fields, toml_subset
 from runtime.base.errors import InvalidRequest, NotFound, RuntimeFault
 from runtime.bundle import hook_spec, mount_options, spec, volumes
@@ -214,7 +214,10 @@ def urpc_reply(data: bytes) -> None:
         return
     if reply is None:
         return
-    whole = urpc.ReplyDecoder().feed(data)
+    try:
+        whole = urpc.ReplyDecoder().feed(data)
+    except urpc.ProtocolError:
+        return  # more came at once than a reply
     assert whole is not None
     assert repr(whole.result) == repr(reply.result)
     if not reply.success:
@@ -255,6 +258,21 @@ def config_json(data: bytes) -> None:
             fastjson.dumps(done.spec.raw)
         except RuntimeFault:
             continue
+
+
+def create_request(data: bytes) -> None:
+    """What containerd says of a container: bundle, pipes, mounts, checkpoint's options."""
+    try:
+        request = task_pb2.CreateTaskRequest.FromString(data)
+    except DecodeError:
+        return
+    try:
+        convert.io_request(request)
+        convert.rootfs(request)
+        spec.validate_id("container", request.id)
+        spec.load_spec(convert.text("bundle", request.bundle))
+    except RuntimeFault:
+        return
 
 
 def exec_spec(data: bytes) -> None:
@@ -467,6 +485,13 @@ _LINK = (
     + b"\x09\0\3\0eth0\0\0\0\0" + b"\x0a\0\1\0\1\2\3\4\5\6\0\0"
 )  # fmt: skip
 
+_CREATE = task_pb2.CreateTaskRequest(
+    id="c",
+    bundle="/nonexistent",
+    rootfs=[task_pb2.Mount(type="bind", source="/a", options=["ro"])],
+    stdin="/i",
+).SerializeToString()
+
 TARGETS: dict[str, Target] = {
     "ttrpc-frames": Target(ttrpc_frames, (_REQUEST + _RESPONSE, b"\xff" * 12)),
     "ttrpc-server": Target(ttrpc_server, (_REQUEST, _REQUEST + _REQUEST)),
@@ -475,7 +500,13 @@ TARGETS: dict[str, Target] = {
     "any": Target(any_message, (wire.any_message("t", b"v"),)),
     "bootstrap": Target(bootstrap_stdin, (_BOOTSTRAP, wire.any_message("t", b"v"))),
     "options": Target(
-        runtime_options, (b"\0" + _TOML, b"\1" + wire.bytes_field(6, "runsc"), b"\2x")
+        runtime_options,
+        (
+            b"\0" + _TOML,
+            b"\1" + wire.bytes_field(6, "runsc"),
+            b"\2x",
+            b"\3" + wire.bytes_field(2, "/no\0such"),
+        ),
     ),
     "toml": Target(toml, (_TOML, b"a = 'x'\r\nb = 0 # y")),
     "json": Target(json_value, (b'{"a":[1,-2.5e3,"\\u00e9",null,true]}', b"NaN", b"[" * 50)),
@@ -489,6 +520,7 @@ TARGETS: dict[str, Target] = {
         ),
     ),
     "spec": Target(config_json, (_SPEC,)),
+    "create": Target(create_request, (_CREATE,)),
     "exec": Target(exec_spec, (b'{"args":["x"],"cwd":"/","user":{"uid":0,"gid":0}}',)),
     "hooks": Target(hooks, (b'{"prestart":[{"path":"/h","args":["h"],"env":[],"timeout":5}]}',)),
     "resources": Target(

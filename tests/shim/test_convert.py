@@ -62,3 +62,18 @@ def test_resources_are_the_json_object() -> None:
         value=b'{"memory":{"limit":1}}',
     )
     assert convert.resources(value) == {"memory": {"limit": 1}}
+
+
+@pytest.mark.parametrize("field", ["stdin", "stdout", "stderr"])
+def test_pipes_that_no_path_can_name_are_refused(field: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{field}: contains a NUL"):
+        convert.io_request(pb.ExecProcessRequest(**{field: "/a\0b"}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [pb.Mount(type="\0"), pb.Mount(source="\0"), pb.Mount(target="\0"), pb.Mount(options=["\0"])],
+)
+def test_mounts_that_no_word_can_name_are_refused(mount: pb.Mount) -> None:
+    with pytest.raises(InvalidRequest, match=r"rootfs: .*NUL"):
+        convert.rootfs(pb.CreateTaskRequest(rootfs=[mount]))

@@ -171,6 +171,15 @@ def test_a_bundle_without_start_gets_our_address(shim: Shim, tmp_path: Path) -> 
     assert (tmp_path / "address").read_text() == "unix:///run/s/1"
 
 
+def test_a_bundle_that_no_path_can_name_is_refused(shim: Shim) -> None:
+    with shim.client() as client:
+        request = pb.CreateTaskRequest(id="new", bundle="/a\0b")
+        assert refusal(client, "Create", request) == (
+            3,
+            "bundle: contains a NUL character (code 3)",
+        )
+
+
 def test_an_exec_spec_that_is_no_json_is_refused(shim: Shim) -> None:
     shim.adopt()
     shim.bench.run()
