@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupported
+from runtime.bundle.mount_options import RootfsMount
 from runtime.bundle.rootfs import mount_rootfs, mounts_below, unmount_all
 from runtime.host import linux
 from runtime.host.fds import FdSet
 from runtime.host.pids import Foreign, start_time
-from runtime.host.spawn import Child, IdMap, SpawnSpec, owns, spawn
-from runtime.task.events import RootfsMount
+from runtime.host.spawn import Child, owns, spawn
+from runtime.host.spawn_spec import IdMap, SpawnSpec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

@@ -19,6 +19,7 @@ from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, Runtim
 from runtime.base.record import Record
 from shim import sockets, wire
 from shim.arguments import check_id
+from shim.daemon_args import DaemonArgs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,27 +42,6 @@ _FOREIGN_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 _SIGKILL, _SIGPIPE, _NSIG = 9, 13, 32
 #: A containerd log level from here up (Go's log/slog) is quieter than info.
 _SLOG_LEVELS = ((-8, "trace"), (-4, "debug"), (0, "info"), (4, "warn"))
-
-
-class DaemonArgs(Record):
-    """All that a daemon is told.  Its working directory is ``bundle`` when it begins."""
-
-    namespace: str
-    #: The group's first container: for a pod, its sandbox.
-    id: str
-    bundle: str
-    #: containerd's gRPC and ttrpc sockets; either may be empty.
-    address: str
-    ttrpc_address: str
-    publish_binary: str
-    #: Owned by the daemon from here on; blocking, bound and listening.
-    listener_fd: int
-    #: ``unix://`` and the listener's path.
-    socket_address: str
-    #: A name of logrus' levels: containerd's own, as far as it tells.
-    log_level: str = "info"
-    #: Type URL and value of the runtime options that came on stdin.
-    options: tuple[str, bytes] = ("", b"")
 
 
 class Params(Record):
@@ -477,13 +457,3 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
         raise
     finally:
         os.close(listener)
-
-
-def remove_socket(address: str) -> None:
-    """Unlink a daemon's own socket, to be called while it still listens.
-
-    As long as it does, no other shim can have bound the path anew.
-    """
-    path = sockets.path_of(address)
-    if path:
-        sockets.remove(path)

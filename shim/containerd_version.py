@@ -160,7 +160,8 @@ def _ask(binary: str) -> bytes:
     from shim import paths
 
     paths.complete("_cffi_backend")
-    from runtime.host.spawn import SpawnSpec, spawn
+    from runtime.host.spawn import spawn
+    from runtime.host.spawn_spec import SpawnSpec
 
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:

@@ -9,7 +9,7 @@ from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any, Timestamp
 from runtime.base import fastjson
 from runtime.base.errors import InvalidRequest
-from runtime.task.events import RootfsMount
+from runtime.bundle.mount_options import RootfsMount
 from runtime.task.lifecycle import State
 from runtime.task.process import IORequest
 

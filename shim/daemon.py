@@ -19,9 +19,9 @@ from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.config import CACHE_DIR
-from runtime.task.create import Context
+from runtime.task.context import Context
 from runtime.task.pod import Pod
-from shim import bootstrap, bundles, events, options, service
+from shim import bundles, events, options, service, sockets
 from shim.forsaken import Forsaken
 from shim.ttrpc.server import Server
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.config import RunscConfig
     from runtime.task.process import IO, IORequest
-    from shim.bootstrap import DaemonArgs
+    from shim.daemon_args import DaemonArgs
     from shim.ttrpc.call import Call
 
 #: Seconds that a shutdown gives the event queue, and open replies.
@@ -190,7 +190,7 @@ class Daemon:
             self._log.error("thread.dumped", thread=names.get(ident, ident), stack=stack)
 
     def _close(self) -> None:
-        bootstrap.remove_socket(self.args.socket_address)
+        sockets.remove_socket(self.args.socket_address)
         self.server.stop(STOP_TIMEOUT)
         self.publisher.flush(FLUSH_TIMEOUT)
         self.publisher.close()

@@ -188,7 +188,8 @@ class BinaryTransport:
         self._argv = (binary, "--address", address, "publish", "--namespace", namespace, "--topic")
 
     def __call__(self, item: Item) -> None:
-        from runtime.host.spawn import SpawnSpec, spawn
+        from runtime.host.spawn import spawn
+        from runtime.host.spawn_spec import SpawnSpec
 
         try:
             reader, writer = os.pipe2(os.O_CLOEXEC)

@@ -36,6 +36,7 @@ def info(stdin: int) -> bytes:
     ``name=1, version=2 {version=1}, options=3, features=4`` (containerd's
     api/types/introspection.proto).
     """
+    from runtime.cgroups.factory import host_mode
     from shim.bootstrap import read_stdin
 
     given = ("", b"")
@@ -46,7 +47,7 @@ def info(stdin: int) -> bytes:
         echo = data
     except (wire.WireError, RuntimeFault, OSError):
         pass
-    content = json.dumps(features(_flags(given)), separators=(",", ":")).encode()
+    content = json.dumps(features(_flags(given), host_mode()), separators=(",", ":")).encode()
     return (
         wire.bytes_field(1, NAME)
         + wire.bytes_field(2, wire.bytes_field(1, VERSION))

@@ -12,6 +12,7 @@ from runtime.base import files
 from runtime.base.errors import Failed
 from shim import bootstrap, sockets
 from shim.arguments import check_id
+from shim.daemon_args import DaemonArgs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def serve(call: Invocation, output: tuple[int, int]) -> NoReturn:
     for fd in output:
         os.close(fd)
     bootstrap.run_daemon(
-        bootstrap.DaemonArgs(
+        DaemonArgs(
             namespace=call.namespace,
             id=call.id,
             bundle=bundle,

@@ -15,7 +15,7 @@ from protos.wkt_pb2 import Any
 from runtime.base import log
 from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import parse_process
-from runtime.task.create import CreateRequest
+from runtime.task.context import CreateRequest
 from shim import convert, status
 from shim.ttrpc.errors import StatusError
 

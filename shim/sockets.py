@@ -192,3 +192,13 @@ def remove_stale(path: str) -> bool:
             return False
         remove(path)
         return True
+
+
+def remove_socket(address: str) -> None:
+    """Unlink a daemon's own socket, to be called while it still listens.
+
+    As long as it does, no other shim can have bound the path anew.
+    """
+    path = path_of(address)
+    if path:
+        remove(path)

@@ -20,7 +20,20 @@ SOLE_IMPORTERS = {
     "pyroute2": {"runtime/network/helper.py"},
     "structlog": {"runtime/base/log.py"},
     "cffi": {"runtime/_native_build.py"},
-    "runtime._native": {"runtime/host/linux.py", "runtime/host/spawn.py", "runtime/host/birth.py"},
+    "runtime._native": {"runtime/host/linux.py", "runtime/host/spawn.py"},
+}
+#: The rooms of ``runtime/`` from the ground up, and those that each may import.
+ARROWS = {
+    "base": (),
+    "host": ("base",),
+    "bundle": ("host", "base"),
+    "network": ("bundle", "host", "base"),
+    "cgroups": ("bundle", "host", "base"),
+    "runsc": ("cgroups", "bundle", "host", "base"),
+    "sandbox": ("runsc", "cgroups", "network", "bundle", "host", "base"),
+    "state": ("sandbox", "runsc", "cgroups", "network", "bundle", "host", "base"),
+    "task": ("state", "sandbox", "runsc", "cgroups", "network", "bundle", "host", "base"),
+    "cli": ("task", "state", "sandbox", "runsc", "cgroups", "network", "bundle", "host", "base"),
 }
 #: Never at a module's top level: each costs every pod memory or time.
 LAZY = {
@@ -43,10 +56,12 @@ def _guarded(node: ast.If) -> bool:
     return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def imports(tree: ast.AST, package: str = "", *, everywhere: bool = True) -> Iterator[str]:
+def imports(
+    tree: ast.AST, package: str = "", *, everywhere: bool = True, types: bool = False
+) -> Iterator[str]:
     """The modules that code in ``package`` imports; its top level only unless ``everywhere``.
 
-    What is for type checkers only doesn't count.
+    What is for type checkers only counts if ``types``.
     """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
@@ -56,11 +71,11 @@ def imports(tree: ast.AST, package: str = "", *, everywhere: bool = True) -> Ite
             module = ".".join(filter(None, (package if node.level else "", node.module)))
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If) and _guarded(node):
+        elif isinstance(node, ast.If) and _guarded(node) and not types:
             rest = ast.Module(node.orelse, [])
-            yield from imports(rest, package, everywhere=everywhere)
+            yield from imports(rest, package, everywhere=everywhere, types=types)
         elif everywhere or not isinstance(node, ast.FunctionDef):
-            yield from imports(node, package, everywhere=everywhere)
+            yield from imports(node, package, everywhere=everywhere, types=types)
 
 
 def imports_of(path: Path, *, everywhere: bool = True) -> set[str]:
@@ -92,6 +107,45 @@ def test_arrows(path: Path) -> None:
                 assert name in importers, f"{imported} is imported by {name}"
 
 
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports, in functions and for type checkers, too."""
+    names = {
+        name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+        for path in modules()
+    }
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        tree = ast.parse(path.read_text())
+        everything = set(imports(tree, package, types=True))
+        found[name] = {i for i in everything if i in names and i not in (name, package)}
+    return found
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if module.count(".") > 1 else ""
+
+
+def test_arrows_between_rooms_run_downward() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, targets in graph().items()
+        if module.startswith("runtime.") and room_of(module)
+        for imported in sorted(targets)
+        if room_of(imported) not in (*ARROWS[room_of(module)], room_of(module), "")
+    ]
+    assert wrong == []
+
+
+def test_every_room_is_in_the_table_and_is_no_hall() -> None:
+    rooms = {path.parent.name for path in (ROOT / "runtime").glob("*/__init__.py")}
+    assert rooms == set(ARROWS)
+    flat = {path.name for path in (ROOT / "runtime").glob("*.py")}
+    assert flat == {"__init__.py", "_native_build.py"}
+    sizes = {folder: len(list(folder.glob("*.py"))) - 1 for folder in {p.parent for p in modules()}}
+    assert {str(folder): n for folder, n in sizes.items() if n > 22} == {}
+
+
 @pytest.mark.parametrize("path", [p for p in modules() if name_of(p) not in TOOLS], ids=name_of)
 def test_nothing_heavy_at_the_top(path: Path) -> None:
     found = imports_of(path, everywhere=False)
@@ -99,20 +153,18 @@ def test_nothing_heavy_at_the_top(path: Path) -> None:
 
 
 def test_no_cycles() -> None:
-    graph: dict[str, set[str]] = {}
-    for path in modules():
-        name = name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        graph[name] = imports_of(path, everywhere=False)
+    """Not for type checkers either, but within the vendored ttrpc."""
+    arrows = {m: t for m, t in graph().items() if not m.startswith("shim.ttrpc")}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
         assert name not in trail, " -> ".join((*trail, name))
-        if name in graph and name not in done:
-            for imported in sorted(graph[name]):
+        if name in arrows and name not in done:
+            for imported in sorted(arrows[name]):
                 visit(imported, (*trail, name))
             done.add(name)
 
-    for name in graph:
+    for name in arrows:
         visit(name, ())
 
 

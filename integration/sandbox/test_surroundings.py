@@ -13,7 +13,8 @@ from integration.sandbox.lab import PROC, TIMEOUT, Lab
 from runtime.base.errors import (
     Failed,
 )
-from runtime.host.spawn import SpawnSpec, spawn
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import SpawnSpec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 

@@ -59,17 +59,19 @@ CLAIMS: Mapping[str, object] = {
 }  # fmt: skip
 
 
-def features(flags: Mapping[str, str]) -> dict[str, object]:
-    """The claims, as far as they depend on runsc's flags and on the host, ready for JSON."""
+def features(flags: Mapping[str, str], cgroup_mode: str) -> dict[str, object]:
+    """The claims, ready for JSON.
+
+    They depend on runsc's flags, on the host's ``cgroup_mode`` and on whether systemd runs it.
+    """
+    from runtime.base.golang import parse_bool
     from runtime.bundle.capabilities import NAMES
-    from runtime.cgroups import factory
-    from runtime.runsc.config import parse_bool
 
     body: dict[str, object] = fastjson.loads(fastjson.dumps(CLAIMS).encode())
     linux = body["linux"]
     assert isinstance(linux, dict)
     linux["capabilities"] = list(NAMES)
     # Scopes are asked for on v2 alone, and of a systemd that is the host's init (sd_booted(3)).
-    linux["cgroup"]["systemd"] = factory.host_mode() == "v2" and os.path.isdir(_SYSTEMD)
+    linux["cgroup"]["systemd"] = cgroup_mode == "v2" and os.path.isdir(_SYSTEMD)
     linux["seccomp"]["enabled"] = parse_bool(flags.get("oci-seccomp", "")) is not False
     return body

@@ -26,7 +26,8 @@ from runtime.base.record import Record
 from runtime.base.version import OCI_VERSION
 from runtime.bundle.hook_spec import CREATE_CONTAINER, POSTSTOP, STAGES
 from runtime.host.linux import CLONE_NEWNET, CLONE_NEWNS
-from runtime.host.spawn import SpawnSpec, spawn
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import SpawnSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

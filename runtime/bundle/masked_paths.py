@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.spec import Mount, Spec
-    from runtime.runsc.release import Generation
 
     Pair = tuple[Mount, dict[str, Any]]
 
@@ -88,7 +87,7 @@ _WRITABLE = (
 _MASK_OPTIONS = ["ro", "nosuid", "nodev", "noexec", "mode=0555"]
 
 
-def restrict(spec: Spec, generation: Generation) -> tuple[Spec, tuple[str, ...]]:
+def restrict(spec: Spec, newer: bool) -> tuple[Spec, tuple[str, ...]]:
     """The spec with mounts for its masked and read-only paths, and what had to be left out.
 
     Paths that aren't there need nothing, as with any runtime.  Raises InvalidRequest for a path
@@ -105,7 +104,7 @@ def restrict(spec: Spec, generation: Generation) -> tuple[Spec, tuple[str, ...]]
     ]
     if not masked and not readonly:
         return spec, ()
-    work = _Restriction(spec, generation)
+    work = _Restriction(spec, newer)
     for path in masked:
         work.mask(path)
     for path in readonly:
@@ -125,7 +124,7 @@ class Covered(Record):
     masked: bool
 
 
-def special_files(spec: Spec, generation: Generation) -> list[Covered]:
+def special_files(spec: Spec, newer: bool) -> list[Covered]:
     """What :func:`restrict` leaves to the gofer's mount namespace.
 
     A gofer opens the place of a mount before it mounts: a FIFO never opens, a socket or a device
@@ -135,7 +134,7 @@ def special_files(spec: Spec, generation: Generation) -> list[Covered]:
     if linux is None:
         return []
     found = []
-    work = _Restriction(spec, generation)
+    work = _Restriction(spec, newer)
     masked = _paths(linux, "maskedPaths")
     for path in dict.fromkeys((*masked, *_paths(linux, "readonlyPaths"))):
         place, mode = work.find(path)
@@ -189,10 +188,9 @@ def _within(path: str, parent: str) -> bool:
 class _Restriction:
     """A spec's mounts while they are rewritten."""
 
-    def __init__(self, spec: Spec, generation: Generation) -> None:
+    def __init__(self, spec: Spec, newer: bool) -> None:
         self._spec = spec
         self._root_readonly = spec.root_readonly
-        newer = generation.mount_confs
         self._directories = _DIRECTORIES | _NEWER_DIRECTORIES if newer else _DIRECTORIES
         self._files = _FILES | _NEWER_FILES if newer else _FILES
         raw = spec.raw.get("mounts") or []

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from runtime.task.events import RootfsMount
+    from runtime.bundle.mount_options import RootfsMount
 
 # Data of mount(2) is one page with its NUL.
 _MAX_DATA = 4095
@@ -278,7 +278,8 @@ def _aside(flags: int, work: Callable[[], int]) -> int:
 def _run_helper(mount: RootfsMount, place: str) -> None:
     """Mount with ``mount.fuse`` or ``mount.fuse3``, called as containerd calls them."""
     from runtime.host.fds import FdSet
-    from runtime.host.spawn import SpawnSpec, spawn
+    from runtime.host.spawn import spawn
+    from runtime.host.spawn_spec import SpawnSpec
 
     kind, _, name = mount.type.partition(".")
     program = f"mount.{kind}"

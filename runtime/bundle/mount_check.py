@@ -14,7 +14,6 @@ from runtime.base.json_fields import Fields
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.bundle.spec import Mount, Spec
-    from runtime.runsc.release import Generation
 
 #: What each release mounts.
 TYPES = frozenset(("tmpfs", "proc", "sysfs", "devpts", "cgroup"))
@@ -37,20 +36,22 @@ _NOTED_OPTIONS = {
 _NOTED_DATA = ("nr_inodes=", "nr_blocks=", "huge=", "mpol=")
 
 
-def check(spec: Spec, generation: Generation) -> tuple[str, ...]:
+def check(spec: Spec, newer: bool) -> tuple[str, ...]:
     """Refuse mounts that can't be made; returns what is done in part, in words for the log.
+
+    ``newer`` releases know more types.
 
     Raises Unsupported naming the mount and what is wrong, InvalidRequest for one without source.
     """
     notes: list[str] = []
     for mount in spec.mounts:
-        _check_type(mount, generation)
+        _check_type(mount, newer)
         _check_options(mount, notes)
     _check_root(spec)
     return tuple(notes)
 
 
-def _check_type(mount: Mount, generation: Generation) -> None:
+def _check_type(mount: Mount, newer: bool) -> None:
     what = f"mount {mount.destination[:200]}"
     if mount.is_bind:
         if not mount.source:
@@ -60,7 +61,7 @@ def _check_type(mount: Mount, generation: Generation) -> None:
         return
     if mount.type in _OWN.get(os.path.normpath(mount.destination), ()):
         return
-    if mount.type in _NEWER_TYPES and generation.gofer_takes_id:
+    if mount.type in _NEWER_TYPES and newer:
         return
     raise Unsupported(f"{what}: gVisor has no file system of type {mount.type[:100]!r}")
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtime.host.spawn import IdMap
+    from runtime.host.spawn_spec import IdMap
 
 _MAX_ID_MAPS = 340  # user_namespaces(7)
 
@@ -119,7 +119,7 @@ def parse_options(options: Sequence[str]) -> Options:
 
 
 def _id_maps(option: str, value: str) -> tuple[IdMap, ...]:
-    from runtime.host.spawn import IdMap
+    from runtime.host.spawn_spec import IdMap
 
     maps = []
     for part in value.split(","):
@@ -134,3 +134,12 @@ def _id_maps(option: str, value: str) -> tuple[IdMap, ...]:
     if len(maps) > _MAX_ID_MAPS:
         raise InvalidRequest("rootfs", f"more than {_MAX_ID_MAPS} id maps")
     return tuple(maps)
+
+
+class RootfsMount(Record):
+    """A mount of the task's root file system, as containerd asked for it."""
+
+    type: str
+    source: str
+    target: str = ""
+    options: tuple[str, ...] = ()

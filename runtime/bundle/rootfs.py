@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtime.task.events import RootfsMount
+    from runtime.bundle.mount_options import RootfsMount
 
 # Mounts can hide each other, so that several rounds may be needed.
 _ROUNDS = 32

@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.spec import Mount, Spec
-    from runtime.runsc.release import Generation
 
 #: Whatever may open it; mknod(2)'s umask is the container's own matter.
 _DEVICE_MODE = 0o666
 _CWD_OPTIONS = ("ro", "nosuid", "nodev", "mode=0755")
 
 
-def fill(spec: Spec, generation: Generation, *, own_sandbox: bool) -> Spec:
+def fill(spec: Spec, *, own_sandbox: bool, makes_cwd: bool) -> Spec:
     """The spec with its defaults spelled out.
 
     A sandbox has one host name, that of its first container: ``own_sandbox`` says whether this is
-    it.  Raises Failed naming a namespace that can't be read, InvalidRequest naming the member.
+    it, ``makes_cwd`` whether this release makes a working directory in a read-only root itself.
+    Raises Failed naming a namespace that can't be read, InvalidRequest naming the member.
     """
     if own_sandbox and not spec.hostname:
         name = _host_name(spec.namespaces.get("uts", ""))
         spec = spec.replace(hostname=name, raw={**spec.raw, "hostname": name})
     spec = _devices(spec)
     mounts = [_mount(mount, raw) for mount, raw in _pairs(spec)]
-    if generation.makes_no_cwd_in_readonly_root:
+    if not makes_cwd:
         mounts += _working_directory(spec)
     if mounts != list(spec.raw.get("mounts") or []):
         spec = with_mounts(spec, mounts)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 
 from runtime.base.errors import InvalidRequest
+from runtime.base.golang import parse_bool
 from runtime.bundle.spec import with_mounts
-from runtime.runsc.config import parse_bool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.spec import Mount, Spec
-    from runtime.runsc.release import Generation
 
 KUBELET_PODS = "/var/lib/kubelet/pods"
 
@@ -39,7 +38,7 @@ _SHM_NAME = "gvisorinternaldevshm"
 
 def prepare(
     spec: Spec,
-    generation: Generation,
+    newer: bool,
     sandbox: Mapping[str, str] | None,
     pods: str = KUBELET_PODS,
 ) -> Spec:
@@ -51,7 +50,7 @@ def prepare(
     """
     annotations = dict(spec.annotations)
     if sandbox is None:
-        _complete(annotations, generation, pods)
+        _complete(annotations, newer, pods)
         hints = annotations
     else:
         hints = dict(sandbox)
@@ -68,7 +67,7 @@ def prepare(
 # -- the sandbox's annotations -----------------------------------------------------------------
 
 
-def _complete(annotations: dict[str, str], generation: Generation, pods: str) -> None:
+def _complete(annotations: dict[str, str], newer: bool, pods: str) -> None:
     """Add what an admission controller can't know: where each volume lies."""
     uid = _pod_uid(annotations)
     for name, kind in _types(annotations).items():
@@ -88,7 +87,7 @@ def _complete(annotations: dict[str, str], generation: Generation, pods: str) ->
             if _is_shared_with_host(annotations, name, path):
                 annotations[_key(name, "type")] = "bind"
                 annotations[_key(name, "share")] = "shared"
-            elif generation.mount_confs or kind == "tmpfs":
+            elif newer or kind == "tmpfs":
                 # The older ones know tmpfs for volumes in memory only.
                 annotations[_key(name, "type")] = "tmpfs"
         # Without it, old releases refuse to boot and newer ones ignore the volume.

@@ -277,3 +277,10 @@ def _metrics(
         networks=networks,
     )
     return Metrics(**values)
+
+
+class MemoryUse(Record):
+    """A container's memory in bytes.  ``exact``: its own, and not a share of the sandbox's."""
+
+    bytes: int
+    exact: bool

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from runtime.cgroups.cgroup import Cgroup
-    from runtime.task.acquired import Holdings
 
 _PERIOD: Final = 100000
 
@@ -47,21 +46,26 @@ class Limits:
         with self._lock:
             return self._memory
 
-    def update(self, resources: Mapping[str, Any], holdings: Holdings) -> None:
+    def update(
+        self,
+        resources: Mapping[str, Any],
+        cgroup: Cgroup | None,
+        own: Cgroup | None,
+        pod: PodLimits | None,
+    ) -> None:
         """Change those that ``resources`` names, all or none of them.
 
-        The first container of a sandbox has that one's cgroup.  Another's go to its own, empty
-        cgroup, where they can be seen; what the sandbox's limits are the sums of follows.  Raises
-        what :meth:`Cgroup.update` does.
+        ``cgroup`` is the sandbox's, if this is its first container.  Another's go to its ``own``,
+        empty cgroup, where they can be seen; what the sandbox's limits are the sums of
+        follows.  Raises what :meth:`Cgroup.update` does.
         """
-        own, pod = holdings.own_cgroup, holdings.pod_limits
         with self._updating:
             with self._lock:
                 old = self._resources
             new = merged(old, resources)
             parse(new)
-            if holdings.cgroup is not None:
-                holdings.cgroup.update(resources)
+            if cgroup is not None:
+                cgroup.update(resources)
                 if pod is not None:
                     pod.replaced(resources)
             elif own is not None and pod is not None:

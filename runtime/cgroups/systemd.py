@@ -22,17 +22,20 @@ from runtime.cgroups.cgroup import refuse_below_usage, require_controllers
 from runtime.cgroups.counters import parse_number
 from runtime.cgroups.v2 import CgroupV2
 from runtime.host import systemd
-from runtime.host.spawn import SpawnSpec, spawn
-from runtime.host.systemd import Manager, UnitExists
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import SpawnSpec
+from runtime.host.systemd import _INFINITY, Manager, UnitExists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Self
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Final, Self
 
     from runtime.cgroups.hierarchy import CgroupRoot
     from runtime.cgroups.paths import Location
+    from runtime.cgroups.settings import Setting
     from runtime.host.spawn import Child
+    from runtime.host.systemd import Property
 
 _log = get_logger("cgroup")
 
@@ -123,7 +126,7 @@ class CgroupSystemd(CgroupV2):
                 self._root,
                 [(setting, f"{self._directory}/{setting.file}") for setting in settings],
             )
-            properties = systemd.limit_properties(settings)
+            properties = limit_properties(settings)
             if not properties:
                 return
             try:
@@ -148,7 +151,7 @@ class CgroupSystemd(CgroupV2):
 def _start(location: Location, settings: list[cgroup_limits.Setting], pid: int) -> bool:
     """Start the scope; False if there is one of its name already."""
     properties = systemd.scope_properties(location.unit, location.slice, pid)
-    properties += systemd.limit_properties(settings)
+    properties += limit_properties(settings)
     with Manager.connect(JOB_TIMEOUT) as manager:
         for attempt in range(2):
             try:
@@ -176,3 +179,88 @@ def _end(holder: Child) -> None:
     except DeadlineExceeded as fault:
         _log.warning("scope.holder_left", pid=holder.pid, error=str(fault))
     holder.close()
+
+
+_AMOUNTS: Final = {
+    "memory.max": "MemoryMax",
+    "memory.high": "MemoryHigh",
+    "memory.low": "MemoryLow",
+    "memory.min": "MemoryMin",
+    "memory.swap.max": "MemorySwapMax",
+    "pids.max": "TasksMax",
+    "cpu.weight": "CPUWeight",
+}
+
+
+_IO: Final = {
+    "rbps": "IOReadBandwidthMax",
+    "wbps": "IOWriteBandwidthMax",
+    "riops": "IOReadIOPSMax",
+    "wiops": "IOWriteIOPSMax",
+}
+
+
+def limit_properties(settings: Sequence[Setting]) -> list[Property]:
+    """The limits of v2 that systemd knows, in its terms.  Pure.
+
+    Told to systemd, they survive its going over the unit.  Others (huge pages, bursts) are files
+    that it leaves alone.
+    """
+    found: list[Property] = []
+    throttles: dict[str, list[tuple[str, int]]] = {}
+    for setting in settings:
+        file, value = setting.file, setting.value
+        if file in _AMOUNTS and _is_amount(value):
+            found.append((_AMOUNTS[file], ("t", _amount(value))))
+        elif file == "cpu.max":
+            found += _quota(value)
+        elif file in ("cpuset.cpus", "cpuset.mems"):
+            name = "AllowedCPUs" if file == "cpuset.cpus" else "AllowedMemoryNodes"
+            found.append((name, ("ay", _bits(value))))
+        elif file == "io.weight" and value.isdigit():
+            found.append(("IOWeight", ("t", int(value))))
+        elif file == "io.max" and setting.key:
+            kind, _, rate = value.rpartition(" ")[2].partition("=")
+            if kind in _IO and _is_amount(rate):
+                entry = (f"/dev/block/{setting.key}", _amount(rate))
+                throttles.setdefault(_IO[kind], []).append(entry)
+    found += [(name, ("a(st)", entries)) for name, entries in throttles.items()]
+    return found
+
+
+def _is_amount(text: str) -> bool:
+    return text == "max" or text.isdigit()
+
+
+def _amount(text: str) -> int:
+    return _INFINITY if text == "max" else int(text)
+
+
+def _quota(value: str) -> list[Property]:
+    quota, _, period = value.partition(" ")
+    if not _is_amount(quota) or not period.isdigit() or not int(period):
+        return []
+    per_second = _INFINITY
+    if quota != "max":
+        # systemd keeps whole percents; more is better than less, as runc has it.
+        percents = -(-int(quota) * 100 // int(period))
+        per_second = percents * 10000
+    return [
+        ("CPUQuotaPerSecUSec", ("t", per_second)),
+        ("CPUQuotaPeriodUSec", ("t", int(period))),
+    ]
+
+
+def _bits(text: str) -> list[int]:
+    """A list of CPUs or nodes as bits, the lowest first.  Raises Failed."""
+    mask = 0
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            low, high = int(first), int(last or first)
+            if not 0 <= low <= high < 1 << 16:
+                raise ValueError
+            mask |= ((1 << (high - low + 1)) - 1) << low
+    except ValueError:
+        raise Failed(f"{text!r} is not a list of cpus or memory nodes") from None
+    return list(mask.to_bytes((mask.bit_length() + 7) // 8, "little"))

@@ -331,7 +331,8 @@ def which(name: str, search: str = "") -> str:
 
 def ask(path: str, *words: str) -> str:
     """What a program prints; empty if it fails.  Bounded."""
-    from runtime.host.spawn import SpawnSpec, spawn
+    from runtime.host.spawn import spawn
+    from runtime.host.spawn_spec import SpawnSpec
 
     memory = os.memfd_create("answer", os.MFD_CLOEXEC)
     try:

@@ -16,7 +16,7 @@ import termios
 from functools import partial
 
 from runtime.base.errors import DeadlineExceeded, Failed
-from runtime.cli import attached, execute
+from runtime.cli import attached, stdio
 from runtime.task.inherited_io import send_descriptor
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ def leave(container: StoredContainer, process: ProcessSpec, args: argparse.Names
         raise Failed(
             words.decode("utf-8", "replace").strip() or "exec: the process was not started"
         )
-    execute.write_pid(args.pid_file, child)
+    stdio.write_pid(args.pid_file, child)
     if args.detach:
         return 0
     return _follow(child)
@@ -92,10 +92,10 @@ def _stay(
         if process.terminal:
             pid = _start_with_terminal(container, process, console_socket)
         else:
-            with execute.Reopened() as fds:
+            with stdio.Reopened() as fds:
                 pid = container.execute(process, fds, False)
     except BaseException as error:
-        os.write(telling, execute.message(error).encode("utf-8", "replace") + b"\n")
+        os.write(telling, stdio.message(error).encode("utf-8", "replace") + b"\n")
         return 1
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
@@ -113,7 +113,7 @@ def _stay(
 def _start_with_terminal(
     container: StoredContainer, process: ProcessSpec, console_socket: str
 ) -> int:
-    master, slave = execute.open_terminal(process)
+    master, slave = stdio.open_terminal(process)
     # A description of its own: the sentry makes its one non-blocking.
     own = os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(own, termios.TIOCSCTTY, 0)

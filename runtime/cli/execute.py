@@ -6,8 +6,8 @@ import os
 from functools import partial
 
 from runtime.base import files
-from runtime.base.errors import Failed, InvalidRequest, RuntimeFault
-from runtime.cli import attached, find
+from runtime.base.errors import InvalidRequest
+from runtime.cli import attached, find, stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def exec_verb(args: argparse.Namespace) -> int:
         return run(container, process, args.pid_file)
     if not args.pid_file and not terminal:
         # Nobody waits for it, so its status stays with the sentry for who asks.
-        with Reopened() as fds:
+        with stdio.Reopened() as fds:
             container.execute(process, fds, False)
         return 0
     from runtime.cli.exec_monitor import leave
@@ -105,21 +105,21 @@ def _run_attached(container: StoredContainer, process: ProcessSpec, pid_file: st
     try:
         pid = container.execute(process, theirs, False)
     finally:
-        close(theirs)
+        stdio.close(theirs)
     os.set_blocking(our_in, False)
     streams = (
         attached.Stream(0, our_in, close_target=True, is_input=True),
         attached.Stream(our_out, 1),
         attached.Stream(our_err, 2),
     )
-    write_pid(pid_file, os.getpid())
+    stdio.write_pid(pid_file, os.getpid())
     forward = partial(attached.quietly, container.signal_process, pid)
     return attached.run(partial(container.wait_pid, pid), forward, streams)
 
 
 def _run_terminal(container: StoredContainer, process: ProcessSpec, pid_file: str) -> int:
     attached.require_terminal()
-    master, slave = open_terminal(process)
+    master, slave = stdio.open_terminal(process)
     attached.copy_size(0, master)
     try:
         pid = container.execute(process, (slave, slave, slave), True)
@@ -140,72 +140,6 @@ def _run_terminal(container: StoredContainer, process: ProcessSpec, pid_file: st
         attached.Stream(0, master, seen=typed, is_input=True),
         attached.Stream(master, 1),
     )
-    write_pid(pid_file, os.getpid())
+    stdio.write_pid(pid_file, os.getpid())
     with attached.RawTerminal(0):
         return attached.run(partial(container.wait_pid, pid), forward, streams)
-
-
-# -- what the ways have in common ---------------------------------------------------------------
-
-
-def open_terminal(process: ProcessSpec) -> tuple[int, int]:
-    """A new terminal's master and slave, of the size that the process asks for."""
-    import pty
-    import termios
-
-    master, slave = pty.openpty()
-    if process.console_size is not None:
-        termios.tcsetwinsize(master, process.console_size)
-    return master, slave
-
-
-class Reopened:
-    """Our stdio as descriptions of their own, where that can be had; a context manager.
-
-    The sentry makes what it gets non-blocking, which others who share it would not expect.
-    """
-
-    def __enter__(self) -> tuple[int, int, int]:
-        self._fds = _reopened()
-        return self._fds
-
-    def __exit__(self, *_: object) -> None:
-        close(self._fds)
-
-
-def _reopened() -> tuple[int, int, int]:
-    found: list[int] = []
-    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
-        try:
-            append = os.O_APPEND if flags else 0
-            found.append(
-                os.open(f"/proc/self/fd/{number}", flags | append | os.O_CLOEXEC | os.O_NOCTTY)
-            )
-        except OSError:  # a socket, or closed
-            try:
-                found.append(os.dup(number))
-            except OSError:
-                found.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-    return found[0], found[1], found[2]
-
-
-def close(fds: tuple[int, ...]) -> None:
-    for fd in set(fds):
-        os.close(fd)
-
-
-def write_pid(path: str, pid: int) -> None:
-    """Write a pid file, as the last thing before success.  Raises Failed."""
-    if not path:
-        return
-    try:
-        files.replace_file(path, str(pid).encode(), 0o644)
-    except OSError as error:
-        raise Failed(f"pid file {path}: {os.strerror(error.errno or 0).lower()}") from None
-
-
-def message(error: BaseException) -> str:
-    """An error in the words that its user gets."""
-    if isinstance(error, RuntimeFault):
-        return str(error)
-    return str(error) or type(error).__name__

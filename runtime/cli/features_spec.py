@@ -17,10 +17,11 @@ _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 
 def features_verb(args: argparse.Namespace) -> None:
     from runtime.bundle.features import features
+    from runtime.cgroups.factory import host_mode
     from runtime.cli import settings
 
     flags = settings.config(args, "/").flags
-    output.write(output.dumps(features(flags), indent=2))
+    output.write(output.dumps(features(flags, host_mode()), indent=2))
 
 
 def completion_verb(args: argparse.Namespace) -> None:

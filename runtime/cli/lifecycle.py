@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from runtime.base.errors import InvalidRequest, NotFound, RuntimeFault
-from runtime.cli import attached, execute, find, settings
+from runtime.cli import attached, find, settings, stdio
 from runtime.task import library
 
 TYPE_CHECKING = False
@@ -54,20 +54,20 @@ def _preserved(count: int) -> dict[int, int]:
 
 def create_verb(args: argparse.Namespace) -> None:
     """``create``: stdio is the container's from now on, in descriptions of its own."""
-    with execute.Reopened() as stdio:
-        library.create(_request(args, stdio=stdio))
+    with stdio.Reopened() as fds:
+        library.create(_request(args, stdio=fds))
 
 
 def start_verb(args: argparse.Namespace) -> None:
     container = find.find(args)
-    with execute.Reopened() as stdio:
-        library.start(container, settings.config(args, container.root), stdio=stdio)
+    with stdio.Reopened() as fds:
+        library.start(container, settings.config(args, container.root), stdio=fds)
 
 
 def run_verb(args: argparse.Namespace) -> int:
     if args.detach or args.console_socket:
-        with execute.Reopened() as stdio:
-            request = _request(args, stdio=stdio, attached=not args.detach)
+        with stdio.Reopened() as fds:
+            request = _request(args, stdio=fds, attached=not args.detach)
             if args.detach:
                 return library.run(request, detach=True)
             return _Run(args, request).run()
@@ -81,9 +81,9 @@ def restore_verb(args: argparse.Namespace) -> int:
     except NotFound:
         return run_verb(args)
     image = os.path.abspath(args.image_path)
-    with execute.Reopened() as stdio:
+    with stdio.Reopened() as fds:
         config = settings.config(args, container.root)
-        library.start(container, config, stdio=stdio, checkpoint=image)
+        library.start(container, config, stdio=fds, checkpoint=image)
     return 0
 
 
@@ -159,7 +159,7 @@ class _Run:
 
     def _let_go(self) -> None:
         theirs, self._theirs = self._theirs, ()
-        execute.close(theirs)
+        stdio.close(theirs)
 
     def forward(self, number: int) -> None:
         container = self._container

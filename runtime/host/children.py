@@ -206,3 +206,9 @@ def destroy(pid: int, timeout: float) -> None:
     finally:
         if pidfd >= 0:
             os.close(pidfd)
+
+
+def describe_status(raw: int) -> str:
+    """A wait status in words."""
+    status = os.waitstatus_to_exitcode(raw)
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

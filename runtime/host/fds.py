@@ -7,7 +7,11 @@ descriptors made here are close-on-exec.  Knows nothing of what the descriptors 
 from __future__ import annotations
 
 import _socket
+import errno
 import os
+import stat
+
+from runtime.base.errors import Failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,3 +93,29 @@ class FdSet:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_namespace(path: str, fds: FdSet) -> int:
+    """A namespace's file, to be joined.  Raises Failed naming it."""
+    try:
+        return fds.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise Failed(f"open namespace {path}: {why}") from None
+
+
+def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:
+    """Give stdio to the sandbox's user, so that the container can change modes and owners.
+
+    As runsc's configureStdios, but devices that everybody shares, such as /dev/null, are left
+    alone.  File systems that can't are ignored.
+    """
+    for fd in set(fds):
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISCHR(mode) and not os.isatty(fd):
+            continue
+        try:
+            os.fchown(fd, uid, gid)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
+                raise

@@ -12,9 +12,9 @@ import _socket
 from binascii import b2a_base64, unhexlify
 
 from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.golang import parse_bool
 from runtime.base.record import Record
 from runtime.network.routes import Link, Route, decide
-from runtime.runsc.config import parse_bool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import time
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.base.record import Record
 from runtime.host.linux import CLONE_NEWNET
-from runtime.host.spawn import SpawnSpec, spawn
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import SpawnSpec
 from runtime.network.argument import Options, loopback_argument, plan, read_options
 from runtime.network.routes import Link, Route
 

@@ -52,15 +52,6 @@ class RunscConfig(Record):
         return self.flags.get("root", "") or self.root
 
 
-def parse_bool(value: str) -> bool | None:
-    """What Go's ``strconv.ParseBool`` makes of a flag's value; None where it fails."""
-    if value in ("1", "t", "T", "true", "TRUE", "True"):
-        return True
-    if value in ("0", "f", "F", "false", "FALSE", "False"):
-        return False
-    return None
-
-
 def find_binary(name: str, search_path: str | None = None) -> str:
     """The absolute path of the runsc binary: ``name`` itself if it has a slash, else by $PATH.
 

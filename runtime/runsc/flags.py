@@ -8,8 +8,8 @@ decides by a flag (namespaces, credentials, overlays) it must come to the same a
 from __future__ import annotations
 
 from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.golang import parse_bool
 from runtime.base.record import Record
-from runtime.runsc.config import parse_bool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import time
 from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed, Unsupported
 from runtime.base.record import Record
-from runtime.host.spawn import SpawnSpec, spawn
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import SpawnSpec
 from runtime.runsc.sidecars import find_sentry
 
 TYPE_CHECKING = False

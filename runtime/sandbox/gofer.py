@@ -15,8 +15,10 @@ from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed
 from runtime.bundle.masked_paths import special_files
 from runtime.host.child_log import ChildLog
-from runtime.host.fds import FdSet
-from runtime.host.spawn import IdMap, SpawnSpec, spawn
+from runtime.host.children import describe_status
+from runtime.host.fds import FdSet, open_namespace
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import IdMap, SpawnSpec
 from runtime.runsc.driver import CLONE_NEWUSER, GoferCommand, user_maps
 from runtime.runsc.log_files import open_logs
 from runtime.sandbox.gofer_mounts import (
@@ -27,6 +29,7 @@ from runtime.sandbox.gofer_mounts import (
     require_sources,
     shared_sources,
 )
+from runtime.sandbox.spec_file import spec_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ class Gofer:
                 log = ChildLog("gofer-log")
                 if driver.generation.gofer_rpc:
                     require_sources(spec, plan.confs)
-                special = special_files(spec, driver.generation)
+                special = special_files(spec, driver.generation.mount_confs)
                 given = spec
                 spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
                 if special:
@@ -284,47 +287,9 @@ def _pair(sentrys: FdSet, gofers: FdSet) -> tuple[int, int]:
     return sentrys.add(one.detach()), gofers.add(other.detach())
 
 
-def raw_spec(spec: Spec, terminal: bool) -> dict[str, Any]:
-    """The spec as runsc gets it: as it was checked, and with a terminal if the caller gives one."""
-    process = {**spec.raw["process"], "terminal": terminal}
-    raw = {**spec.raw, "process": process}
-    # Ours to run (hooks.py); a gofer would run some of them again (since release-20260520).
-    raw.pop("hooks", None)
-    return raw
-
-
-def spec_file(spec: Spec, terminal: bool, fds: FdSet) -> int:
-    """A file with the spec.  Each reader needs one of its own: runsc reads it twice.
-
-    What was validated is what runs, whatever happens to config.json meanwhile.
-    """
-    fd = fds.add(os.memfd_create("config.json", os.MFD_CLOEXEC))
-    text = fastjson.dumps(raw_spec(spec, terminal))
-    data = memoryview(text.encode("ascii"))
-    while data:
-        data = data[os.write(fd, data) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-def open_namespace(path: str, fds: FdSet) -> int:
-    """A namespace's file, to be joined.  Raises Failed naming it."""
-    try:
-        return fds.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-    except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"open namespace {path}: {why}") from None
-
-
 def id_maps(kind: str, spec: Spec) -> tuple[tuple[IdMap, ...], ...]:
     """The maps of a new user namespace, for spawn."""
     return tuple(
         tuple(IdMap(container_id=a, host_id=b, size=n) for a, b, n in maps)
         for maps in user_maps(kind, spec)
     )
-
-
-def describe_status(raw: int) -> str:
-    """A wait status in words."""
-    status = os.waitstatus_to_exitcode(raw)
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

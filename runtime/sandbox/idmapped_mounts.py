@@ -112,7 +112,7 @@ def _user_namespace(mount: Mount, spec: Spec, fds: FdSet) -> int:
     if not all(maps):
         path = spec.namespaces.get("user", "")
         if path:
-            from runtime.sandbox.gofer import open_namespace
+            from runtime.host.fds import open_namespace
 
             return open_namespace(path, fds)
         maps = spec.uid_mappings, spec.gid_mappings
@@ -127,7 +127,7 @@ def _user_namespace(mount: Mount, spec: Spec, fds: FdSet) -> int:
 
 
 def _id_maps(mappings: Sequence[IdMapping]) -> tuple[Any, ...]:
-    from runtime.host.spawn import IdMap
+    from runtime.host.spawn_spec import IdMap
 
     return tuple(
         IdMap(container_id=m.container_id, host_id=m.host_id, size=m.size) for m in mappings

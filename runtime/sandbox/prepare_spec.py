@@ -74,7 +74,7 @@ def prepare(
     linux = Fields(dict(spec.raw), "config.json").fields("linux") or Fields(
         {}, "config.json", "linux"
     )
-    notes = _check(spec, linux, generation) + mount_check.check(spec, generation)
+    notes = _check(spec, linux, generation) + mount_check.check(spec, generation.gofer_takes_id)
     spec, unknown = _known_capabilities(spec, generation)
     notes += unknown
     flags = dict(config.flags)
@@ -102,7 +102,7 @@ def prepare(
         from runtime.bundle.submounts import separate
 
         spec, left_readonly = separate(spec)
-    spec, left_writable = restrict(_plain_options(spec), generation)
+    spec, left_writable = restrict(_plain_options(spec), generation.mount_confs)
     # Whatever this spec says: an exec is filtered only if the sandbox's own flag is set, and a
     # pod's pause container may have no profile.
     filtered = switch_on("oci-seccomp")

@@ -20,6 +20,8 @@ from runtime.base.errors import (
     Unreachable,
 )
 from runtime.bundle.capabilities import NET_RAW
+from runtime.cgroups.metrics import MemoryUse
+from runtime.host.fds import own_stdio
 from runtime.network.setup import NetworkSetup, loopback_argument
 from runtime.runsc.control import ContainerState, Control, SandboxProcess, SignalMode
 from runtime.runsc.urpc import DEFAULT_TIMEOUT
@@ -29,10 +31,9 @@ from runtime.sandbox.exits import ExitInfo, Exits
 from runtime.sandbox.gofer import Gofer
 from runtime.sandbox.gofer_mounts import remove_filestores
 from runtime.sandbox.restore import Restore
-from runtime.sandbox.sentry import Sentry, own_stdio, undo_boot
+from runtime.sandbox.sentry import Sentry, undo_boot
 from runtime.sandbox.subcontainer import Subcontainer
 from runtime.sandbox.watchdog import Watchdog
-from runtime.task.pod_memory import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -398,10 +399,10 @@ class Sandbox:
             others = [other for other in (self.id, *self._subs) if other != cid]
         return self._params_of(cid).judge(self._control.event(cid, timeout, others))
 
-    def memory(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> Usage:
+    def memory(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> MemoryUse:
         """A container's memory, as the sentry counts it."""
         found = self._params_of(cid).judge(self._control.usage(cid, timeout))
-        return Usage(bytes=found.memory_usage, exact=found.owns_memory)
+        return MemoryUse(bytes=found.memory_usage, exact=found.owns_memory)
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""

@@ -12,21 +12,23 @@ import os
 import select
 import stat
 import time
-from binascii import crc32
 
 from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
 from runtime.base.log import get_logger
 from runtime.host.child_log import ChildLog
-from runtime.host.fds import FdSet
-from runtime.host.spawn import IdMap, SpawnSpec, spawn
+from runtime.host.children import describe_status
+from runtime.host.fds import FdSet, open_namespace, own_stdio
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import IdMap, SpawnSpec
+from runtime.runsc.control_address import control_addresses
 from runtime.runsc.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
 from runtime.runsc.log_files import open_logs
 from runtime.runsc.sidecars import closed_folder
 from runtime.runsc.urpc import SocketPath
-from runtime.sandbox.gofer import describe_status, id_maps, open_namespace, spec_file
+from runtime.sandbox.gofer import id_maps
 from runtime.sandbox.gofer_mounts import remove_filestores
-from runtime.state.runsc_state import abstract_address
+from runtime.sandbox.spec_file import spec_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 _log = get_logger("sentry")
 _SIGKILL = 9
 _RLIMIT_MEMLOCK = 8
-_NAME_LIMIT = 80
-#: Bytes of sun_path.
-_MAX_ABSTRACT = 108
 #: Seconds for a process that failed to be gone, so that its last words are complete.
 _DYING_TIMEOUT = 1.0
 #: Seconds to reap each of those that were killed.
@@ -285,33 +284,6 @@ def _terminal_number(argv: tuple[str, ...]) -> int:
 # -- the control socket --------------------------------------------------------------------------
 
 
-def control_address(directory: str, sandbox_id: str) -> str:
-    """The path of a sandbox's control socket: ``runsc-<id>.sock``, as runsc itself names it.
-
-    Of an overlong id the end is a checksum.
-    """
-    name = sandbox_id
-    if len(name) > _NAME_LIMIT - 12:
-        name = f"{name[: _NAME_LIMIT - 21]}-{crc32(name.encode()):08x}"
-    return os.path.join(directory, f"runsc-{name}.sock")
-
-
-def control_addresses(directory: str, sandbox_id: str, abstract: bool) -> tuple[str, ...]:
-    """Where a sandbox's control socket may be, to be tried in this order.
-
-    ``abstract`` is an operator's wish for the one name under which runsc's own commands look for
-    sandboxes of before release-20230920; the sentry itself doesn't mind.  Every user of the
-    network namespace can reach it, and the sentry takes all of them for its own: in its user
-    namespace they have the overflow id, which is its own, too.  It is one for all root
-    directories: where it is taken, or too long, there is the path.
-    """
-    path = control_address(directory, sandbox_id)
-    name = abstract_address(sandbox_id)
-    if not abstract or len(os.fsencode(name)) > _MAX_ABSTRACT:
-        return (path,)
-    return name, path
-
-
 def _bind_first(addresses: tuple[str, ...], sandbox_id: str, fds: FdSet) -> tuple[int, str]:
     """A socket bound to the first of the addresses that is free, and that address."""
     for address in addresses[:-1]:
@@ -392,23 +364,6 @@ def _unlink(path: str) -> None:
 
 
 # -- what a sentry is given ------------------------------------------------------------------------
-
-
-def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:
-    """Give stdio to the sandbox's user, so that the container can change modes and owners.
-
-    As runsc's configureStdios, but devices that everybody shares, such as /dev/null, are left
-    alone.  File systems that can't are ignored.
-    """
-    for fd in set(fds):
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISCHR(mode) and not os.isatty(fd):
-            continue
-        try:
-            os.fchown(fd, uid, gid)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
-                raise
 
 
 def open_device(settings: Settings, fds: FdSet) -> int:

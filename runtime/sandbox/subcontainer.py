@@ -16,7 +16,7 @@ from runtime.base.errors import (
 )
 from runtime.base.log import get_logger
 from runtime.host.fds import FdSet
-from runtime.sandbox.gofer import raw_spec
+from runtime.sandbox.spec_file import raw_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

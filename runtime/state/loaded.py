@@ -24,10 +24,10 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.cgroups.metrics import combine
+from runtime.host.fds import own_stdio
 from runtime.runsc.control import SignalMode, shell_status, wait_status
 from runtime.runsc.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
 from runtime.runsc.usage import UsageFiles, parse_usage
-from runtime.sandbox.sentry import own_stdio
 from runtime.state import runsc_state, shim_record
 from runtime.state.loaded_state import CREATED, PAUSED, RUNNING, STOPPED, StoredState
 from runtime.state.lock import StateLock

@@ -13,6 +13,7 @@ from runtime.base import fastjson, files
 from runtime.base.errors import Failed, InvalidRequest
 from runtime.base.json_fields import Fields, parse_object
 from runtime.base.record import Record
+from runtime.runsc.control_address import abstract_address
 from runtime.state.lock import LOCK, STATE, StateLock, file_name
 
 TYPE_CHECKING = False
@@ -76,11 +77,6 @@ class RunscState(Record):
     def with_status(self, status: str) -> RunscState:
         """The same in another status."""
         return self.replace(status=status, raw={**self.raw, "status": status})
-
-
-def abstract_address(sandbox_id: str) -> str:
-    """Where a sentry of before release-20230920 listens: Go's library counts a final NUL."""
-    return f"\0runsc-sandbox.{sandbox_id}\0"
 
 
 def decode(data: bytes, where: str) -> RunscState:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from runtime.sandbox.gofer import Gofer
     from runtime.state.loaded import StoredContainer
     from runtime.state.lock import StateLock
-    from runtime.task.create import Context
+    from runtime.task.context import Context
 
 _SIGKILL = 9
 

@@ -22,7 +22,7 @@ from runtime.base.errors import (
 )
 from runtime.base.log import get_logger
 from runtime.bundle.spec import validate_id
-from runtime.cgroups.metrics import CpuClock, combine
+from runtime.cgroups.metrics import CpuClock, MemoryUse, combine
 from runtime.cgroups.pod_limits import Limits
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
 from runtime.task import hook_stages
@@ -36,7 +36,6 @@ from runtime.task.events import (
 from runtime.task.joined import Joined
 from runtime.task.kill import Killing
 from runtime.task.lifecycle import Op, State
-from runtime.task.pod_memory import Usage
 from runtime.task.process import Exit, IORequest, Pid, Process
 
 TYPE_CHECKING = False
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from runtime.host.children import Child
     from runtime.sandbox.sandbox import Sandbox
     from runtime.task.acquired import Holdings
-    from runtime.task.create import Context
+    from runtime.task.context import Context
 
 #: Seconds that execs get to report their end after init's, before they are given up.
 EXEC_END_TIMEOUT = 5.0
@@ -465,7 +464,7 @@ class Container:
         with self._lock:
             self._last_metrics = metrics
         if sentry is not None and holdings is not None and holdings.memory is not None:
-            usage = Usage(bytes=sentry.memory_usage, exact=sentry.owns_memory)
+            usage = MemoryUse(bytes=sentry.memory_usage, exact=sentry.owns_memory)
             holdings.memory.note(self.id, usage)
         return metrics
 
@@ -482,7 +481,7 @@ class Container:
         holdings = self.holdings
         if holdings is None or (holdings.cgroup is None and holdings.own_cgroup is None):
             raise InvalidState("update", self.init.subject, "running without a cgroup")
-        self.limits.update(resources, holdings)
+        self.limits.update(resources, holdings.cgroup, holdings.own_cgroup, holdings.pod_limits)
         if holdings.memory is not None:
             holdings.memory.refresh()
 

@@ -12,17 +12,15 @@ from functools import partial
 
 from runtime.base.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.base.log import get_logger
-from runtime.base.record import Record
 from runtime.bundle import executable, spec_defaults, volumes
 from runtime.bundle.rootfs import mount_rootfs
 from runtime.bundle.spec import load_spec
 from runtime.cgroups import factory, oom_score, placement
 from runtime.cgroups.pod_limits import PodLimits
 from runtime.network import setup as network
-from runtime.runsc.driver import find_driver
+from runtime.runsc.control_address import control_address
 from runtime.sandbox import cgroup_mounts, prepare_spec
 from runtime.sandbox.sandbox import BootParams, Sandbox
-from runtime.sandbox.sentry import control_address
 from runtime.task import hook_stages
 from runtime.task.acquired import Holdings
 from runtime.task.events import TaskCreated
@@ -36,16 +34,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.spec import Spec
-    from runtime.cgroups.factory import Cgroup, CgroupRoot
+    from runtime.cgroups.factory import Cgroup
     from runtime.host.children import Child
-    from runtime.host.reactor import Reactor
-    from runtime.host.workers import Workers
     from runtime.network.setup import NetworkSetup
     from runtime.runsc.config import RunscConfig
     from runtime.runsc.driver import Driver
     from runtime.task.container import Container
-    from runtime.task.events import Event, RootfsMount
-    from runtime.task.process import IO
+    from runtime.task.context import Context, CreateRequest
 
 #: Seconds in which a sandbox must be up, on a host that boots many at once.
 BOOT_TIMEOUT = 60.0
@@ -91,64 +86,6 @@ STEPS_OF_MEMBER = (
 NETWORK_TIMEOUT = 20.0
 
 _log = get_logger("creation")
-
-
-class Context:
-    """What all containers of a shim share.
-
-    ``observe`` is told of each step of a creation, before it, with the container's id; what it
-    raises makes the creation fail.  ``find_driver`` and ``boot`` are the ways to drive a sandbox,
-    ``cgroup_root`` is where cgroups are.
-    """
-
-    def __init__(
-        self,
-        *,
-        namespace: str,
-        reactor: Reactor,
-        workers: Workers,
-        emit: Callable[[Event], None],
-        open_io: Callable[[IORequest, str, int, int, bool, float], IO],
-        cache_dir: str,
-        shim_address: str = "",
-        starts: bool = True,
-        observe: Callable[[str, str], None] | None = None,
-        find_driver: Callable[[RunscConfig, str], Driver] = find_driver,
-        boot: Callable[..., Sandbox] = Sandbox.boot,
-        cgroup_root: CgroupRoot | None = None,
-    ) -> None:
-        self.namespace = namespace
-        self.reactor = reactor
-        self.workers = workers
-        workers.call_later = reactor.call_later
-        self.emit = emit
-        self.open_io = open_io
-        self.cache_dir = cache_dir
-        self.shim_address = shim_address
-        #: Whether what is created is started by the same process, and worth preparing.
-        self.starts = starts
-        self.observe = observe
-        self.find_driver = find_driver
-        self.boot = boot
-        # One for all of them, as it remembers what it has found out.
-        self.cgroup_root = cgroup_root or factory.CgroupRoot()
-
-
-class CreateRequest(Record):
-    """What a caller asks for.  ``bundle`` holds config.json; mounts go to ``bundle``/rootfs."""
-
-    id: str
-    bundle: str
-    io: IORequest
-    config: RunscConfig
-    rootfs: tuple[RootfsMount, ...] = ()
-    checkpoint: str = ""
-    #: Whether sentry and gofers die with this process.
-    attached: bool = False
-    #: A file for what the sentry has to say to the container's user.
-    user_log: str = ""
-    #: Further files of init, in a sandbox of its own: its number to ours.
-    pass_fds: Mapping[int, int] = {}
 
 
 def create(
@@ -345,8 +282,14 @@ def _prepare(
     """Spec and configuration in which what the sentry doesn't do by itself is spelled out."""
     host = root.holdings.sandbox if root is not None and root.holdings is not None else None
     hints = root.spec.annotations if root is not None and root.spec is not None else None
-    spec = spec_defaults.fill(spec, driver.generation, own_sandbox=root is None)
-    spec = cgroup_mounts.prepare(volumes.prepare(spec, driver.generation, hints), driver.generation)
+    spec = spec_defaults.fill(
+        spec,
+        own_sandbox=root is None,
+        makes_cwd=not driver.generation.makes_no_cwd_in_readonly_root,
+    )
+    spec = cgroup_mounts.prepare(
+        volumes.prepare(spec, driver.generation.mount_confs, hints), driver.generation
+    )
     network = host.network if host is not None else None
     prepared = prepare_spec.prepare(spec, config, driver.generation, network)
     if prepared.notes:

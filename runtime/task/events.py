@@ -7,14 +7,9 @@ from __future__ import annotations
 
 from runtime.base.record import Record
 
-
-class RootfsMount(Record):
-    """A mount of the task's root file system, as containerd asked for it."""
-
-    type: str
-    source: str
-    target: str = ""
-    options: tuple[str, ...] = ()
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.bundle.mount_options import RootfsMount
 
 
 class Event(Record):

@@ -19,14 +19,28 @@ from runtime.bundle.hook_spec import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Event
+    from typing import Protocol
 
+    from runtime.bundle.spec import Spec
     from runtime.sandbox.sandbox import Sandbox
-    from runtime.task.container import Container
+    from runtime.task.process import Process
 
 _SIGKILL = 9
 
+if TYPE_CHECKING:
 
-def while_creating(container: Container, sandbox: Sandbox, deadline: float) -> None:
+    class HookSubject(Protocol):
+        """What the stages need of a container; its own class says what each member is."""
+
+        id: str
+        init: Process
+        is_root: bool
+        spec: Spec | None
+        abandoned: Event
+
+
+def while_creating(container: HookSubject, sandbox: Sandbox, deadline: float) -> None:
     """prestart, createRuntime and createContainer: the first that fails ends the creation.
 
     They come when the sentry is there and init isn't, with the sentry's pid for init's.
@@ -46,7 +60,7 @@ def while_creating(container: Container, sandbox: Sandbox, deadline: float) -> N
 
 
 def before_start(
-    container: Container, sandbox: Sandbox, deadline: float
+    container: HookSubject, sandbox: Sandbox, deadline: float
 ) -> tuple[Callable[[], None], ...]:
     """startContainer: what to do between the making of init and its first instruction, if any.
 
@@ -81,7 +95,7 @@ def _end_held(sandbox: Sandbox, container_id: str) -> None:
         return  # it has just ended, or the sandbox has
 
 
-def after_start(container: Container, deadline: float) -> None:
+def after_start(container: HookSubject, deadline: float) -> None:
     """poststart: failures are logged."""
     spec = container.spec
     if spec is None or POSTSTART not in spec.hooks:
@@ -92,7 +106,7 @@ def after_start(container: Container, deadline: float) -> None:
     hooks.run_all(spec, POSTSTART, state, deadline)
 
 
-def after_delete(container: Container) -> None:
+def after_delete(container: HookSubject) -> None:
     """poststop: once, when nothing of the container is left; failures are logged."""
     spec = container.spec
     if spec is not None and POSTSTOP in spec.hooks:

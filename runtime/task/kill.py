@@ -32,9 +32,10 @@ from runtime.task.process import Exit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from runtime.host.reactor import Reactor
-    from runtime.task.container import Container
+    from runtime.sandbox.sandbox import Sandbox
     from runtime.task.process import IO, Process
 
 #: Seconds that the sentry has to acknowledge a signal.
@@ -53,10 +54,29 @@ _SIGKILL = 9
 _log = get_logger("killing")
 
 
+if TYPE_CHECKING:
+
+    class Killable(Protocol):
+        """What signals need of a container; its own class says what each member is."""
+
+        id: str
+        init: Process
+        is_root: bool
+
+        @property
+        def sandbox(self) -> Sandbox: ...
+        @property
+        def has_ended(self) -> bool: ...
+        def process(self, exec_id: str) -> Process: ...
+        def require_created(self) -> None: ...
+        def submit(self, task: Callable[[], None]) -> None: ...
+        def init_exited(self, info: ExitInfo) -> None: ...
+
+
 class Killing:
     """The signals to one container.  From any thread."""
 
-    def __init__(self, container: Container, reactor: Reactor) -> None:
+    def __init__(self, container: Killable, reactor: Reactor) -> None:
         self._container = container
         self._reactor = reactor
         # How a container ended whose sentry was killed on its account; written once, by one who

@@ -28,7 +28,8 @@ from runtime.state.lock import StateLock
 from runtime.task import attach
 from runtime.task import create as creation
 from runtime.task.container import Container
-from runtime.task.create import BOOT_TIMEOUT, Context, CreateRequest
+from runtime.task.context import Context, CreateRequest
+from runtime.task.create import BOOT_TIMEOUT
 from runtime.task.inherited_io import GivenIO, check_terminal
 from runtime.task.process import IORequest
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from runtime.bundle.spec import Spec
     from runtime.sandbox.sandbox import Sandbox
-    from runtime.task.create import Context, CreateRequest
+    from runtime.task.context import Context, CreateRequest
     from runtime.task.events import Event
     from runtime.task.process import Exit
 

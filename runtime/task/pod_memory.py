@@ -23,13 +23,13 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.base.log import get_logger
-from runtime.base.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Protocol
 
+    from runtime.cgroups.metrics import MemoryUse
     from runtime.cgroups.watch import Cancelable, Reactor
 
     class Host(Protocol):
@@ -76,13 +76,6 @@ _PAUSE, _PAUSE_FACTOR, _LONGEST_PAUSE = 0.005, 2.0, 0.25
 _RECOVERY = 1.0
 
 
-class Usage(Record):
-    """A container's memory in bytes.  ``exact``: its own, and not a share of the sandbox's."""
-
-    bytes: int
-    exact: bool
-
-
 class _Figures:
     """What is known of one container."""
 
@@ -110,7 +103,7 @@ class PodMemory:
         self,
         sandbox_id: str,
         host: Host,
-        measure: Callable[[str, float], Usage],
+        measure: Callable[[str, float], MemoryUse],
         measure_files: Callable[[float], int],
         reactor: Reactor,
         workers: Submitter,
@@ -187,7 +180,7 @@ class PodMemory:
             self._looking = True
         self._workers.submit(self._look)
 
-    def note(self, container_id: str, usage: Usage) -> None:
+    def note(self, container_id: str, usage: MemoryUse) -> None:
         """The sentry was asked by somebody else; may end the container."""
         with self._lock:
             figures = self._members.get(container_id)
@@ -283,7 +276,7 @@ class PodMemory:
         # Before the containers are asked: what is taken meanwhile must count as still to come, or
         # the mark would be set beyond a use that nobody has seen and that stands still from now on.
         total = self._host.memory_usage()
-        asked: list[tuple[Member, Usage]] = []
+        asked: list[tuple[Member, MemoryUse]] = []
         for member in members:
             if member.is_pause or not member.runs:
                 continue
@@ -310,7 +303,9 @@ class PodMemory:
             self._end(member, usage)
         return total
 
-    def _without_files(self, asked: list[tuple[Member, Usage]]) -> list[tuple[Member, Usage]]:
+    def _without_files(
+        self, asked: list[tuple[Member, MemoryUse]]
+    ) -> list[tuple[Member, MemoryUse]]:
         """The figures without files that are mapped or cached, as far as that may matter.
 
         The kernel would drop such pages rather than kill.  The sentry tells only how many all
@@ -337,13 +332,13 @@ class PodMemory:
             for limit, (member, usage) in zip(limits, asked, strict=True)
         ]
 
-    def _record_locked(self, figures: _Figures, usage: Usage) -> None:
+    def _record_locked(self, figures: _Figures, usage: MemoryUse) -> None:
         if usage.exact or self._alone_locked():
             before = figures.used
             figures.grown = max(usage.bytes - before, 0) if before is not None else 0
             figures.used, figures.exact = usage.bytes, usage.exact
 
-    def _over_locked(self, figures: _Figures, usage: Usage) -> bool:
+    def _over_locked(self, figures: _Figures, usage: MemoryUse) -> bool:
         limit = figures.member.memory_limit
         if limit is None or figures.member.is_pause or usage.bytes <= limit:
             return False
@@ -353,7 +348,7 @@ class PodMemory:
         """Whether a share of the sandbox's memory is a container's own: there is no other."""
         return sum(not f.member.is_pause for f in self._members.values()) == 1
 
-    def _end(self, member: Member, usage: Usage) -> None:
+    def _end(self, member: Member, usage: MemoryUse) -> None:
         self._log.info(
             "memory.own_limit_exceeded",
             container=member.id,

@@ -16,7 +16,8 @@ import time
 
 from runtime.base.errors import DeadlineExceeded, Failed, ResourceExhausted
 from runtime.base.log import get_logger
-from runtime.host.spawn import SpawnSpec, spawn
+from runtime.host.spawn import spawn
+from runtime.host.spawn_spec import SpawnSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import Any
 
 from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import ProcessSpec, parse_process
-from runtime.cgroups.metrics import SentryStats
+from runtime.cgroups.metrics import MemoryUse, SentryStats
 from runtime.host.workers import Workers
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
 from runtime.task.container import Container
-from runtime.task.create import Context
+from runtime.task.context import Context
 from runtime.task.events import Event, TaskCreated
 from runtime.task.lifecycle import Op
-from runtime.task.pod_memory import PodMemory, Usage
+from runtime.task.pod_memory import PodMemory
 from runtime.task.process import IORequest
 
 TRUE = parse_process(b'{"args":["/bin/true"],"cwd":"/","user":{"uid":0,"gid":0}}', "spec")
@@ -285,7 +285,7 @@ class Bench:
         self.memory = PodMemory(
             container_id,
             self.holdings.cgroup,
-            lambda cid, timeout: Usage(bytes=0, exact=True),
+            lambda cid, timeout: MemoryUse(bytes=0, exact=True),
             lambda timeout: 0,
             self.context.reactor,
             self.workers,

@@ -25,8 +25,8 @@ from runtime.base import log
 from runtime.base.errors import InvalidState, RuntimeFault
 from runtime.host import children
 from runtime.runsc.config import RunscConfig
+from runtime.runsc.control_address import control_address
 from runtime.runsc.urpc import call as sentry_call
-from runtime.sandbox.sentry import control_address
 from runtime.task.lifecycle import Op, State, step
 from shim import service as task_service
 from shim import status

@@ -248,7 +248,9 @@ def config_json(data: bytes) -> None:
         try:
             spec.sandbox_to_join(found)
             read = flags.read_settings(config, generation, found)
-            prepared = cgroup_mounts.prepare(volumes.prepare(found, generation, None), generation)
+            prepared = cgroup_mounts.prepare(
+                volumes.prepare(found, generation.mount_confs, None), generation
+            )
             done = prepare_spec.prepare(prepared, config, generation, None)
             placement.place(done.spec, "c", "v1", lambda path: ())
             gofer_mounts.mount_hints(done.spec.annotations)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from protos import bootstrap_pb2
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from shim import bootstrap, daemon, sockets, wire
+from shim.daemon_args import DaemonArgs
 from tests.shim.process import CRASHING_DAEMON, Shim, ask, quit_daemon, what_daemon_saw
 
 OPTIONS = ("runtimeoptions.v1.Options", wire.bytes_field(3, b'log_level = "debug"\n'))
@@ -431,7 +432,7 @@ def test_all_that_the_daemon_is_told_is_read() -> None:
             for node in ast.walk(ast.parse(source.read())):
                 if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("args"):
                     read.add(node.attr)
-    assert set(bootstrap.DaemonArgs._fields) <= read
+    assert set(DaemonArgs._fields) <= read
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_options_are_echoed_and_count(shim: Shim) -> None:
 
 
 def test_claims_have_the_types_of_the_specification() -> None:
-    features = claims.features({})
+    features = claims.features({}, "v2")
     assert all(isinstance(features[key], list) for key in ("hooks", "mountOptions"))
     linux = features["linux"]
     assert isinstance(linux, dict)

@@ -40,7 +40,9 @@ def run(
         "mounts": list(mounts),
         "linux": {"maskedPaths": list(masked), "readonlyPaths": list(readonly)},
     }
-    spec, notes = restrict(parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[year])
+    spec, notes = restrict(
+        parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[year].mount_confs
+    )
     # The two views of the mounts are of the same.
     assert [m.destination for m in spec.mounts] == [m["destination"] for m in spec.raw["mounts"]]
     return spec, notes
@@ -159,7 +161,7 @@ def test_malformed(root: Path, paths: Any) -> None:
     linux = {"maskedPaths": paths}
     value = {"process": {"args": ["x"]}, "root": {"path": str(root)}, "linux": linux}
     with pytest.raises(InvalidRequest, match=r"linux\.maskedPaths"):
-        restrict(parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[2024])
+        restrict(parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[2024].mount_confs)
 
 
 def test_special_files_are_for_the_gofers_own_mounts(root: Path, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_special_files_are_for_the_gofers_own_mounts(root: Path, tmp_path: Path)
     mounts = [bind("/mnt", tmp_path)]
     spec, _ = run(root, masked, readonly, mounts)
     assert [m.destination for m in spec.mounts] == ["/mnt", "/etc/secret"]
-    found = special_files(spec, GENERATIONS[2024])
+    found = special_files(spec, GENERATIONS[2024].mount_confs)
     assert [(f.path, f.place, f.masked) for f in found] == [
         ("/etc/fifo", "/etc/fifo", True),
         ("/mnt/pipe", "/pipe", True),

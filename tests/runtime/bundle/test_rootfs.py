@@ -11,7 +11,7 @@ from runtime.base.errors import InvalidRequest
 from runtime.bundle.mount_options import parse_options
 from runtime.bundle.rootfs import mount_rootfs, mounts_below, unescape, unmount_all
 from runtime.host import linux
-from runtime.host.spawn import IdMap
+from runtime.host.spawn_spec import IdMap
 
 
 def test_flags_are_told_from_data() -> None:

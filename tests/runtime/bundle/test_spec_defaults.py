@@ -25,7 +25,11 @@ def make(root: str = "/no/such/root", mounts: Any = (), linux: Any = None, **mor
 
 
 def run(spec: Spec, year: int = 2026, own_sandbox: bool = True) -> Spec:
-    return fill(spec, GENERATIONS[year], own_sandbox=own_sandbox)
+    return fill(
+        spec,
+        own_sandbox=own_sandbox,
+        makes_cwd=not GENERATIONS[year].makes_no_cwd_in_readonly_root,
+    )
 
 
 def test_a_spec_that_says_all_stays_as_it_is() -> None:

@@ -33,11 +33,11 @@ class Pod:
 
     def sandbox(self, year: int = 2024, mounts: Any = (), **annotations: str) -> Spec:
         spec = make_spec(mounts, {**LOGS, **annotations})
-        return prepare(spec, GENERATIONS[year], None, str(self.pods))
+        return prepare(spec, GENERATIONS[year].mount_confs, None, str(self.pods))
 
     def member(self, sandbox: Spec, mounts: Any = (), **annotations: str) -> Spec:
         spec = make_spec(mounts, annotations)
-        return prepare(spec, GENERATIONS[2024], sandbox.annotations, str(self.pods))
+        return prepare(spec, GENERATIONS[2024].mount_confs, sandbox.annotations, str(self.pods))
 
 
 def make_spec(mounts: Any, annotations: dict[str, str]) -> Spec:
@@ -147,7 +147,7 @@ def test_names_are_not_paths(pod: Pod) -> None:
 
 def test_sources_of_ones_own(pod: Pod) -> None:
     given = {key("x", "type"): "tmpfs", key("x", "share"): "pod", key("x", "source"): "/data"}
-    spec = prepare(make_spec((), given), GENERATIONS[2024], None, str(pod.pods))
+    spec = prepare(make_spec((), given), GENERATIONS[2024].mount_confs, None, str(pod.pods))
     assert spec.annotations == given
 
 

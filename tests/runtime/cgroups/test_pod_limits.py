@@ -42,6 +42,10 @@ def test_a_container_that_was_unlimited_adds_to_the_sum() -> None:
     assert shifted({"memory": {"limit": 300}}, {}, OWN) == {"memory": {"limit": 400}}
 
 
+def _update(limits: Limits, resources: dict[str, Any], holdings: Any) -> None:
+    limits.update(resources, holdings.cgroup, holdings.own_cgroup, holdings.pod_limits)
+
+
 class Scene:
     def __init__(self) -> None:
         self.pod, self.own = FakeCgroup(), FakeCgroup()
@@ -52,7 +56,7 @@ class Scene:
         self.holdings.pod_limits = PodLimits(self.pod, SUMS)  # type: ignore[arg-type]
 
     def update(self, resources: dict[str, Any]) -> None:
-        self.limits.update(resources, self.holdings)
+        _update(self.limits, resources, self.holdings)
 
 
 def test_an_update_reaches_the_container_and_the_pod() -> None:
@@ -102,6 +106,6 @@ def test_limits_of_the_sandbox_itself_replace_the_sums() -> None:
     scene = Scene()
     root: Any = FakeHoldings()
     root.cgroup, root.pod_limits = scene.pod, scene.holdings.pod_limits
-    Limits().update({"memory": {"limit": 1000}}, root)
+    _update(Limits(), {"memory": {"limit": 1000}}, root)
     scene.update({"memory": {"limit": 150}})
     assert scene.pod.updates == [{"memory": {"limit": 1000}}, {"memory": {"limit": 1050}}]

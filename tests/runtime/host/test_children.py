@@ -13,7 +13,8 @@ import pytest
 
 from runtime.base.errors import DeadlineExceeded
 from runtime.host.pids import start_time
-from runtime.host.spawn import SpawnSpec, owns, reap_orphans, spawn
+from runtime.host.spawn import owns, reap_orphans, spawn
+from runtime.host.spawn_spec import SpawnSpec
 from tests.runtime.leaks import WAIT, nothing_is_left, run
 
 __all__ = ("nothing_is_left",)

@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import Failed, InvalidRequest
-from runtime.host import birth, linux
+from runtime.host import linux
+from runtime.host import spawn as spawning
 from runtime.host.fds import FdSet
-from runtime.host.spawn import IdMap, SpawnSpec, reap_orphans, spawn, userns
+from runtime.host.spawn import reap_orphans, spawn, userns
+from runtime.host.spawn_spec import IdMap, SpawnSpec
 from tests.runtime.leaks import WAIT, nothing_is_left, our_children, run
 
 __all__ = ("nothing_is_left",)
@@ -140,7 +142,7 @@ def test_a_start_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
     os.mkfifo(fifo)  # opening it for writing blocks as long as nobody reads
     step = f"join cgroup {fifo}"
     for seconds in (0.1, 1.0, 8.0):  # a busy machine may not let it get to the step so soon
-        monkeypatch.setattr(birth, "TIMEOUT", seconds)
+        monkeypatch.setattr(spawning, "TIMEOUT", seconds)
         with pytest.raises(Failed, match=f"no progress within {seconds:g} s$") as caught:
             spawn(SpawnSpec(path="/bin/true", argv=("true",), cgroup_procs=(str(fifo),)))
         if step in str(caught.value):

@@ -13,8 +13,9 @@ import pytest
 from runtime.base.errors import DeadlineExceeded, Failed
 from runtime.cgroups import resources as cgroup_resources
 from runtime.cgroups import settings
+from runtime.cgroups.systemd import limit_properties
 from runtime.host.dbus import Bus
-from runtime.host.systemd import Manager, UnitExists, limit_properties, scope_properties
+from runtime.host.systemd import Manager, UnitExists, scope_properties
 from tests.fakes.systemd import FakeSystemd
 
 UNIT = "cri-containerd-c.scope"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, Unsupported
+from runtime.base.golang import parse_bool
 from runtime.bundle.spec import Spec, parse_spec
 from runtime.runsc import release
-from runtime.runsc.config import RunscConfig, find_binary, parse_bool
+from runtime.runsc.config import RunscConfig, find_binary
 from runtime.runsc.flags import read_settings
 from runtime.runsc.release import parse_help, probe
 from tests.fakes.generations import GENERATIONS, help_text

@@ -27,14 +27,14 @@ from runtime.base.errors import (
 from runtime.bundle.process_spec import ProcessSpec
 from runtime.bundle.spec import load_spec
 from runtime.host import children
+from runtime.host.fds import own_stdio
 from runtime.host.reactor import Reactor
 from runtime.network.setup import NetworkSetup
 from runtime.runsc.config import RunscConfig
+from runtime.runsc.control_address import abstract_address, control_address, control_addresses
 from runtime.sandbox import exits
 from runtime.sandbox.exits import ExitInfo
 from runtime.sandbox.sandbox import BootParams, Sandbox
-from runtime.sandbox.sentry import control_address, control_addresses, own_stdio
-from runtime.state.runsc_state import abstract_address
 from tests.fakes import runsc
 from tests.fakes.driver import Unprivileged
 from tests.fakes.generations import GENERATIONS

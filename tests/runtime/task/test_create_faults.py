@@ -18,13 +18,13 @@ from runtime.host import children
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.config import RunscConfig
+from runtime.runsc.control_address import control_address
 from runtime.runsc.driver import DirectDriver
 from runtime.sandbox.sandbox import BootParams, Sandbox
-from runtime.sandbox.sentry import control_address
 from runtime.state import shim_record
 from runtime.task import create as creation
 from runtime.task.container import Container
-from runtime.task.create import Context, CreateRequest
+from runtime.task.context import Context, CreateRequest
 from runtime.task.events import Event
 from runtime.task.pod import Pod
 from runtime.task.process import IORequest

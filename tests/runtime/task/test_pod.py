@@ -12,7 +12,7 @@ import pytest
 from runtime.base.errors import AlreadyExists, InvalidRequest, NotFound, RuntimeFault, SandboxGone
 from runtime.host.workers import Workers
 from runtime.runsc.config import RunscConfig
-from runtime.task.create import Context, CreateRequest
+from runtime.task.context import Context, CreateRequest
 from runtime.task.pod import Pod
 from runtime.task.process import IORequest
 from tests.fakes.sandbox import FakeReactor

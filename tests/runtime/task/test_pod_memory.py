@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import NotFound, ResourceExhausted, Unsupported
-from runtime.task.pod_memory import PodMemory, Usage
+from runtime.cgroups.metrics import MemoryUse
+from runtime.task.pod_memory import PodMemory
 from tests.fakes.sandbox import FakeCgroup, FakeMark
 
 MIB = 1 << 20
@@ -60,7 +61,7 @@ class Scene:
         self.host.limit = limit
         self.here = Here()
         self.members = {member.id: member for member in members}
-        self.used: dict[str, int | Usage] = {}
+        self.used: dict[str, int | MemoryUse] = {}
         self.asked: list[str] = []
         self.files = 0
         self.after_an_answer: list[Callable[[], None]] = []
@@ -76,19 +77,19 @@ class Scene:
         for member in members:
             self.memory.add(member)
 
-    def measure(self, id: str, timeout: float) -> Usage:
+    def measure(self, id: str, timeout: float) -> MemoryUse:
         self.asked.append(id)
         used = self.used.get(id)
         if used is None:
             raise NotFound("container", id)
         if self.after_an_answer:
             self.after_an_answer.pop()()
-        return used if isinstance(used, Usage) else Usage(bytes=used, exact=True)
+        return used if isinstance(used, MemoryUse) else MemoryUse(bytes=used, exact=True)
 
-    def uses(self, **used: int | Usage) -> None:
+    def uses(self, **used: int | MemoryUse) -> None:
         """The host sees the sum of it; a mark that this passes is told of."""
         self.used.update(used)
-        self.host.used = sum(u.bytes if isinstance(u, Usage) else u for u in self.used.values())
+        self.host.used = sum(u.bytes if isinstance(u, MemoryUse) else u for u in self.used.values())
         mark = self.mark
         if mark is not None and not mark.low < self.host.used < mark.high:
             mark.callback()
@@ -162,7 +163,7 @@ def test_files_are_not_held_against_a_container() -> None:
     scene.uses(hog=100 * MIB)
     assert hog.ooms == []
     assert scene.mark is not None and scene.mark.high == 114 * MIB
-    scene.memory.note("hog", Usage(bytes=110 * MIB, exact=True))
+    scene.memory.note("hog", MemoryUse(bytes=110 * MIB, exact=True))
     assert hog.ooms == []
     scene.uses(hog=116 * MIB)
     assert hog.ooms == [True]
@@ -228,8 +229,8 @@ def test_use_that_moves_during_a_look_is_looked_at_once_more() -> None:
 
 
 def test_shares_of_the_sandboxs_memory_end_nobody_but_one_that_is_alone() -> None:
-    def share(mib: int) -> Usage:
-        return Usage(bytes=mib * MIB, exact=False)
+    def share(mib: int) -> MemoryUse:
+        return MemoryUse(bytes=mib * MIB, exact=False)
 
     alone = FakeMember("a", 64 * MIB)
     scene = Scene(pause(), alone)
@@ -244,11 +245,11 @@ def test_shares_of_the_sandboxs_memory_end_nobody_but_one_that_is_alone() -> Non
 def test_figures_of_others_count() -> None:
     hog = FakeMember("hog", 64 * MIB)
     scene = Scene(pause(), hog, FakeMember("b"))
-    scene.memory.note("hog", Usage(bytes=64 * MIB, exact=True))
+    scene.memory.note("hog", MemoryUse(bytes=64 * MIB, exact=True))
     assert hog.ooms == []
-    scene.memory.note("hog", Usage(bytes=65 * MIB, exact=True))
+    scene.memory.note("hog", MemoryUse(bytes=65 * MIB, exact=True))
     assert hog.ooms == [True]
-    scene.memory.note("unknown", Usage(bytes=65 * MIB, exact=True))
+    scene.memory.note("unknown", MemoryUse(bytes=65 * MIB, exact=True))
 
 
 def test_a_host_without_marks_is_borne() -> None:
@@ -391,9 +392,9 @@ def test_what_nobody_is_known_to_have_had_an_unknown_one_had() -> None:
 def test_a_share_taken_for_ones_own_is_forgotten_when_another_comes() -> None:
     first, second = FakeMember("first", 90 * MIB), FakeMember("second")
     scene = Scene(pause(), first, limit=100 * MIB)
-    scene.uses(first=Usage(bytes=30 * MIB, exact=False))
+    scene.uses(first=MemoryUse(bytes=30 * MIB, exact=False))
     scene.memory.add(second)
-    scene.uses(second=Usage(bytes=30 * MIB, exact=False))
+    scene.uses(second=MemoryUse(bytes=30 * MIB, exact=False))
     scene.killed()
     assert (first.ooms, second.ooms) == ([], [False])
 

@@ -1,0 +1,79 @@
+"""What all containers of a shim share, and what a caller asks for when it creates one."""
+
+from __future__ import annotations
+
+from runtime.base.record import Record
+from runtime.cgroups import factory
+from runtime.runsc.driver import find_driver
+from runtime.sandbox.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from runtime.bundle.mount_options import RootfsMount
+    from runtime.cgroups.hierarchy import CgroupRoot
+    from runtime.host.reactor import Reactor
+    from runtime.host.workers import Workers
+    from runtime.runsc.config import RunscConfig
+    from runtime.runsc.driver import Driver
+    from runtime.task.events import Event
+    from runtime.task.process import IO, IORequest
+
+
+class Context:
+    """What all containers of a shim share.
+
+    ``observe`` is told of each step of a creation, before it, with the container's id; what it
+    raises makes the creation fail.  ``find_driver`` and ``boot`` are the ways to drive a sandbox,
+    ``cgroup_root`` is where cgroups are.
+    """
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        reactor: Reactor,
+        workers: Workers,
+        emit: Callable[[Event], None],
+        open_io: Callable[[IORequest, str, int, int, bool, float], IO],
+        cache_dir: str,
+        shim_address: str = "",
+        starts: bool = True,
+        observe: Callable[[str, str], None] | None = None,
+        find_driver: Callable[[RunscConfig, str], Driver] = find_driver,
+        boot: Callable[..., Sandbox] = Sandbox.boot,
+        cgroup_root: CgroupRoot | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.reactor = reactor
+        self.workers = workers
+        workers.call_later = reactor.call_later
+        self.emit = emit
+        self.open_io = open_io
+        self.cache_dir = cache_dir
+        self.shim_address = shim_address
+        #: Whether what is created is started by the same process, and worth preparing.
+        self.starts = starts
+        self.observe = observe
+        self.find_driver = find_driver
+        self.boot = boot
+        # One for all of them, as it remembers what it has found out.
+        self.cgroup_root = cgroup_root or factory.CgroupRoot()
+
+
+class CreateRequest(Record):
+    """What a caller asks for.  ``bundle`` holds config.json; mounts go to ``bundle``/rootfs."""
+
+    id: str
+    bundle: str
+    io: IORequest
+    config: RunscConfig
+    rootfs: tuple[RootfsMount, ...] = ()
+    checkpoint: str = ""
+    #: Whether sentry and gofers die with this process.
+    attached: bool = False
+    #: A file for what the sentry has to say to the container's user.
+    user_log: str = ""
+    #: Further files of init, in a sandbox of its own: its number to ours.
+    pass_fds: Mapping[int, int] = {}
