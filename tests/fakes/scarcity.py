@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from runtime.host import birth, fds
+from runtime.host import fds, spawn
 from runtime.host.reactor import Reactor
 from runtime.runsc import urpc
 from runtime.sandbox import gofer, sentry
@@ -42,7 +42,7 @@ class Scarcity:
         sockets: Any = types.SimpleNamespace(**vars(_socket))
         for name in ("socket", "socketpair"):
             setattr(sockets, name, self._wrap(name, getattr(_socket, name)))
-        for module in (birth, fds, gofer, sentry, urpc):
+        for module in (spawn, fds, gofer, sentry, urpc):
             monkeypatch.setattr(module, "_socket", sockets)
         start = threading.Thread.start
 

@@ -24,7 +24,7 @@ from runtime.runsc.driver import Credentials
 from runtime.sandbox.gofer_mounts import MountPlan
 from runtime.sandbox.sandbox import BootParams, Sandbox
 from runtime.task.container import Container
-from runtime.task.create import Context
+from runtime.task.context import Context
 from runtime.task.events import Event, TaskExited, TaskOOM
 from runtime.task.lifecycle import Op, State
 from runtime.task.pod_memory import PodMemory
