@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -355,3 +357,18 @@ def test_update(node: Node) -> None:
     node.api.task("Update", container_id=name, resources=resources)
     text = str(node.metrics(name))
     assert str(300 << 20) in text, text
+
+
+def test_the_pid_is_gone_when_its_end_is_told(node: Node) -> None:
+    """Who hears of a container's end looks at the pid that Create reported, and finds nobody."""
+    for _ in range(3):
+        name = node.run_detached("sleep", "1000")
+        pid = node.pid(name)
+        with node.shim(name) as shim:
+            started = time.monotonic()
+            shim.call("Kill", id=name, signal=SIGKILL, all=True)
+            assert shim.call("Wait", id=name).exit_status == 128 + SIGKILL
+            lives, took = Path(f"/proc/{pid}").exists(), time.monotonic() - started
+        # A sentry that takes longer than that to end is not waited for.
+        assert not lives or took > 0.2, took
+        node.delete(name)
