@@ -41,7 +41,7 @@ def _mutated(dice: random.Random, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("seed", _SCRIPTS)
 def test_random_calls_at_a_whole_shim(seed: int) -> None:
-    outcome = attempt(script(seed))
+    outcome = attempt(script(seed), calls.stdio(seed))
     assert outcome.flaws == []
     assert outcome.calls > 10
     assert outcome.events

@@ -483,7 +483,9 @@ class Life:
         whole = reached and (part.kind != "dies" or not self.disturbed)
         whole = whole and (part.kind != "waits" or container in self._asked)
         beats = self.volume / part.name
-        written = len(beats.read_text().splitlines()) if beats.exists() else 0
+        # CRI drops the output of a container whose start failed.
+        counts = container in self._started and beats.exists()
+        written = len(beats.read_text().splitlines()) if counts else 0
 
         def flaws() -> list[str]:
             text = path.read_text() if path.exists() else ""

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz import calls, targets
@@ -32,15 +33,22 @@ def fuzz_calls(seconds: float, seed: int, once: bool, keep_going: bool) -> bool:
     found = False
     while time.monotonic() - began < seconds:
         script = calls.script(seed)
-        outcome = calls.attempt(script)
+        stdio = calls.stdio(seed)
+        outcome = calls.attempt(script, stdio)
         trials, made, events = trials + 1, made + outcome.calls, events + outcome.events
         for line in outcome.slow:
             print(f"calls: seed {seed}: {line}", flush=True)
         if outcome.flaws:
             found = True
-            print(f"calls: seed {seed} found\n  " + "\n  ".join(outcome.flaws), flush=True)
+            print(
+                f"calls: seed {seed} ({stdio}) found\n  " + "\n  ".join(outcome.flaws), flush=True
+            )
             if not once and not keep_going:
-                script = calls.shrink(script, lambda s: any(calls.attempt(s).flaws for _ in "123"))
+
+                def fails(shorter: Sequence[calls.Action], stdio: str = stdio) -> bool:
+                    return any(calls.attempt(shorter, stdio).flaws for _ in range(3))
+
+                script = calls.shrink(script, fails)
             print("  by " + ", ".join(map(str, script)), flush=True)
         if once or (found and not keep_going):
             break

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protos import events_pb2, runc_pb2
 from protos import task_pb2 as pb
@@ -28,15 +28,20 @@ from runtime.runsc.config import RunscConfig
 from runtime.runsc.control_address import control_address
 from runtime.runsc.urpc import call as sentry_call
 from runtime.task.lifecycle import Op, State, step
+from runtime.task.process import IORequest
 from shim import service as task_service
 from shim import status
 from shim.bundles import Bundles
 from shim.events import ForwardTransport, Publisher
+from shim.stdio.process_io import ProcessIO
 from shim.ttrpc.client import Client
 from shim.ttrpc.errors import ConnectionLost, StatusError, TtrpcError
 from shim.ttrpc.server import Server
 from tests.runtime.leaks import open_fds, our_children
 from tests.runtime.task.test_create_faults import NullIO, Plant
+
+if TYPE_CHECKING:
+    from runtime.task.process import IO
 
 CONTAINERS = ("root", "a", "b")
 EXECS = ("e1", "e2")
@@ -61,6 +66,11 @@ _METHODS = (
     "Processes",
 )
 _SPEC = AnyMessage(type_url="Process", value=b'{"args":["x"],"cwd":"/","user":{"uid":0,"gid":0}}')
+
+
+def stdio(seed: int) -> str:
+    """What stdio is in the script of that seed."""
+    return STDIO[seed % len(STDIO)]
 
 
 class Action(NamedTuple):
@@ -168,17 +178,18 @@ class Containerd:
         return b""
 
 
-def _slow_io() -> NullIO:
-    """Stdio whose client takes its time, as threads come: none, or some."""
-    time.sleep(random.choice((0, 0, 0.05)))
-    return NullIO()
+#: What stdio is: nothing, pipes as containerd's clients have them, or terminals.
+STDIO = ("null", "pipes", "terminals")
 
 
 class Whole(Plant):
     """The shim, its containerd and the clients of the lanes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stdio: str) -> None:
         super().__init__(folder)
+        self.stdio = stdio
+        self._lock = threading.Lock()
+        self._pipes: dict[str, int] = {}  # guarded by _lock; the clients' ends
         self.containerd = Containerd(str(folder / "events"))
         self.publisher = Publisher(ForwardTransport(self.containerd.path, "ns"))
         self.pod.context.emit = self.publisher.publish
@@ -203,7 +214,7 @@ class Whole(Plant):
             on_error=lambda call, error: self.crashes.append(f"{call.method}: {error!r}"),
             on_idle=self.service.idle,
         )
-        self.open_io = _slow_io
+        self.pod.context.open_io = self._open
         self.server.start()
         self.requests = {
             cid: self.bundle(cid, "directed", member=cid != "root") for cid in CONTAINERS
@@ -212,7 +223,55 @@ class Whole(Plant):
     def client(self) -> Client:
         return Client(str(self.folder / "s"))
 
+    def _open(
+        self,
+        request: IORequest,
+        cid: str,
+        uid: int,
+        gid: int,
+        emulate_signals: bool,
+        deadline: float,
+    ) -> IO:
+        """Stdio whose client takes its time, as threads come: none, or some."""
+        time.sleep(random.choice((0, 0, 0.05)))
+        if self.stdio == "null":
+            return NullIO()
+        return ProcessIO.open(
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            terminal=request.terminal,
+            container_id=cid,
+            namespace="ns",
+            uid=os.geteuid(),
+            gid=os.getegid(),
+            reactor=self.reactor,
+            deadline=deadline,
+            emulate_signals=emulate_signals,
+        )
+
+    def pipes(self, name: str) -> dict[str, Any]:
+        """The fields of a request that say where its stdio is; the pipes are there, and read."""
+        terminal = self.stdio == "terminals"
+        kinds = () if self.stdio == "null" else ("stdin", "stdout", "stderr")[: 3 - terminal]
+        with self._lock:
+            for kind in kinds:
+                path = str(self.folder / f"{name}.{kind}")
+                if path not in self._pipes:
+                    os.mkfifo(path)
+                    self._pipes[path] = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        paths = {kind: str(self.folder / f"{name}.{kind}") for kind in kinds}
+        return {**paths, "terminal": terminal}
+
+    def hang_up(self) -> None:
+        """The clients close their ends."""
+        with self._lock:
+            for fd in self._pipes.values():
+                os.close(fd)
+            self._pipes.clear()
+
     def close(self) -> None:
+        self.hang_up()
         self.server.stop(2)
         self.publisher.close()
         self.containerd.stop()
@@ -223,12 +282,12 @@ class Whole(Plant):
 class Trial:
     """One script at one shim.  ``flaws`` is what was wrong."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stdio: str) -> None:
         self.flaws: list[str] = []
         self.calls = 0
         #: Calls that took seconds, which they may.
         self.slow: list[str] = []
-        self._whole = Whole(folder)
+        self._whole = Whole(folder, stdio)
         self._lock = threading.Lock()
         #: Exit statuses that a container or an exec of it was told to end with.
         self._told: dict[str, set[int]] = {cid: set() for cid in CONTAINERS}
@@ -522,10 +581,15 @@ def _request(action: Action, whole: Whole) -> tuple[str, Any]:
     makers: dict[str, Callable[[], tuple[str, Any]]] = {
         "create": lambda: (
             "Create",
-            pb.CreateTaskRequest(id=cid, bundle=whole.requests[cid].bundle),
+            pb.CreateTaskRequest(id=cid, bundle=whole.requests[cid].bundle, **whole.pipes(cid)),
         ),
         "start": lambda: ("Start", pb.StartRequest(id=cid)),
-        "exec": lambda: ("Exec", pb.ExecProcessRequest(id=cid, exec_id=exec_id, spec=_SPEC)),
+        "exec": lambda: (
+            "Exec",
+            pb.ExecProcessRequest(
+                id=cid, exec_id=exec_id, spec=_SPEC, **whole.pipes(f"{cid}-{exec_id}")
+            ),
+        ),
         "start exec": lambda: ("Start", pb.StartRequest(id=cid, exec_id=exec_id)),
         "kill": lambda: ("Kill", pb.KillRequest(id=cid, signal=signal, all=number > 50)),
         "kill exec": lambda: ("Kill", pb.KillRequest(id=cid, exec_id=exec_id, signal=signal)),
@@ -577,15 +641,15 @@ class Outcome(NamedTuple):
     slow: list[str]
 
 
-def attempt(actions: Sequence[Action]) -> Outcome:
-    """Run a script at a shim of its own."""
+def attempt(actions: Sequence[Action], stdio: str = "null") -> Outcome:
+    """Run a script at a shim of its own, with stdio of that kind."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     record = os.open(folder / "log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND)
     os.close(os.open("/dev/urandom", os.O_RDONLY))
     log.configure(record, log.ERROR)
     threads, fds, kids = threading.active_count(), open_fds(), our_children()
     try:
-        trial = Trial(folder)
+        trial = Trial(folder, stdio)
         trial.run(actions)
         flaws = trial.flaws
         limit = time.monotonic() + 5
