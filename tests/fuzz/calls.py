@@ -210,7 +210,7 @@ class Whole(Plant):
         self.server = Server(
             listener,
             self.service.handle,
-            submit=self.workers.submit,
+            submit=self.workers.submit_now,
             on_error=lambda call, error: self.crashes.append(f"{call.method}: {error!r}"),
             on_idle=self.service.idle,
         )

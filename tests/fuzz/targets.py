@@ -252,7 +252,7 @@ def config_json(data: bytes) -> None:
                 volumes.prepare(found, generation.mount_confs, None), generation
             )
             done = prepare_spec.prepare(prepared, config, generation, None)
-            placement.place(done.spec, "c", "v1", lambda path: ())
+            placement.place(done.spec, "c", "v1", lambda path: True)
             gofer_mounts.mount_hints(done.spec.annotations)
             assert isinstance(read, flags.Settings)
             for mount in done.spec.mounts:
