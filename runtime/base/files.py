@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import stat
 
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import Failed, InvalidRequest
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def read_bounded(path: str, limit: int, *, follow: bool = False) -> bytes | None:
+def read_bounded(
+    path: str, limit: int, *, follow: bool = False, ours: bool = False
+) -> bytes | None:
     """The bytes of the regular file ``path``; None if there is no such file.
 
     A symbolic link at the end of the path is refused unless ``follow`` is set.  Never blocks on
     a FIFO or a device.  Raises InvalidRequest if it isn't a regular file, is longer than
-    ``limit`` bytes or can't be a file's name, OSError where it can't be read.
+    ``limit`` bytes or can't be a file's name, OSError where it can't be read; with ``ours`` as
+    :func:`require_ours`.
     """
     if "\0" in path:
         raise InvalidRequest(repr(path[:200]), "contains a NUL character")
@@ -27,8 +30,11 @@ def read_bounded(path: str, limit: int, *, follow: bool = False) -> bytes | None
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
             raise InvalidRequest(path, "is not a regular file")
+        if ours:
+            require_ours(path, info)
         chunks: list[bytes] = []
         room = limit + 1
         while room and (chunk := os.read(fd, min(room, 1 << 20))):
@@ -39,6 +45,17 @@ def read_bounded(path: str, limit: int, *, follow: bool = False) -> bytes | None
     if not room:
         raise InvalidRequest(path, f"is larger than {limit} bytes")
     return b"".join(chunks)
+
+
+def require_ours(path: str, info: os.stat_result) -> None:
+    """Raise Failed if others than root and we can write the file, or in the directory.
+
+    What we act by (processes to kill, files to remove, programs to start) must be our own word.
+    """
+    shared = info.st_mode & 0o002 or (info.st_mode & 0o020 and info.st_gid not in (0, os.getegid()))
+    if info.st_uid not in (0, os.geteuid()) or shared:
+        what = f"owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}"
+        raise Failed(f"{path} is not believed: others can write it ({what})")
 
 
 def write_all(fd: int, data: bytes) -> None:

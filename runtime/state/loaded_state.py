@@ -100,7 +100,11 @@ class StoredState:
     def _read_all(cls, root: str, only: str) -> tuple[Listed[Self], Listed[str]]:
         found: Listed[Self] = []
         problems: Listed[str] = []
-        for container_id, sandbox_id in list_ids(root):
+        try:
+            listed = list_ids(root)
+        except RuntimeFault as fault:
+            return [], [str(fault)]
+        for container_id, sandbox_id in listed:
             if only and sandbox_id != only:
                 continue
             try:

@@ -54,13 +54,29 @@ def split_name(name: str, ending: str) -> tuple[str, str] | None:
 
 
 def list_ids(root: str) -> list[tuple[str, str]]:
-    """(container id, sandbox id) of all that have a state file or a record below ``root``."""
-    try:
-        names = os.listdir(root)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    """(container id, sandbox id) of all that have a state file or a record below ``root``.
+
+    Raises Failed if others can write there.
+    """
+    names = names_in(root)
     found = (split_name(name, ending) for name in names for ending in (STATE, RECORD))
     return sorted({ids for ids in found if ids is not None})
+
+
+def names_in(root: str) -> list[str]:
+    """What the directory ``root`` holds; nothing if there is none.
+
+    Raises Failed if others can write there: they could have made all of it.
+    """
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        files.require_ours(root, os.fstat(fd))
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def find_id(root: str, ident: str) -> tuple[str, str]:
@@ -108,20 +124,20 @@ class StateLock:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 # flock has no time-out, and its holder may be a process that hangs.
-                os.close(fd)
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded(f"lock {self.path}", timeout) from None
-                time.sleep(pause)
-                pause = min(pause * 2, _LONGEST_WAIT)
-                continue
+                pass
             except BaseException:
                 os.close(fd)
                 raise
-            # Whoever destroys a container removes the file that it holds locked.
-            if self._is_current(fd):
-                self._fd = fd
-                return self
+            else:
+                # Whoever destroys a container removes the file that it holds locked.
+                if self._is_current(fd):
+                    self._fd = fd
+                    return self
             os.close(fd)
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"lock {self.path}", timeout)
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_WAIT)
 
     def _is_current(self, fd: int) -> bool:
         try:
@@ -137,6 +153,7 @@ class StateLock:
         Raises AlreadyExists if there is one of that id, in whatever sandbox.
         """
         os.makedirs(self._root, 0o711, exist_ok=True)
+        files.require_ours(self._root, os.stat(self._root))
         self.acquire(timeout)
         for container, sandbox in list_ids(self._root):
             name = file_name(container, sandbox, STATE)

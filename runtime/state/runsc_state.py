@@ -177,7 +177,7 @@ def load(root: str, container_id: str, sandbox_id: str) -> RunscState | None:
 
 
 def _read(path: str) -> RunscState | None:
-    data = files.read_bounded(path, MAX_STATE)
+    data = files.read_bounded(path, MAX_STATE, ours=True)
     return None if data is None else decode(data, "")
 
 

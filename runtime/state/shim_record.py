@@ -25,6 +25,7 @@ from runtime.state.lock import (
     check_id,
     file_name,
     list_ids,
+    names_in,
     split_name,
 )
 
@@ -167,17 +168,14 @@ def _decode(data: bytes) -> ContainerRecord:
 
 
 def _names(root: str) -> list[str]:
-    try:
-        return sorted(n for n in os.listdir(root) if split_name(n, RECORD) is not None)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return sorted(n for n in names_in(root) if split_name(n, RECORD) is not None)
 
 
 def _read(root: str, name: str) -> ContainerRecord | None:
     """The record, or None if it vanished meanwhile.  Raises Failed if it is corrupt."""
     path = os.path.join(root, name)
     try:
-        data = files.read_bounded(path, MAX_RECORD)
+        data = files.read_bounded(path, MAX_RECORD, ours=True)
         if data is None:
             return None
         record = _decode(data)

@@ -148,6 +148,31 @@ def test_a_corrupt_file_is_named_and_harms_no_other(scene: Scene, data: bytes) -
     assert len(problems) == 1 and "c1_sandbox:c1.state" in problems[0]
 
 
+@pytest.mark.parametrize("what", ["state", "record", "root"])
+def test_what_others_can_write_is_not_believed(scene: Scene, what: str) -> None:
+    """It would name processes to kill, files to remove and programs to start."""
+    state = scene.write()
+    assert StoredContainer.load(str(scene.root), "c1").id == "c1"
+    record = scene.root / "c1_sandbox:c1.shim.json"
+    record.write_text("{}")
+    path = {"state": state, "record": record, "root": scene.root}[what]
+    path.chmod(0o777)
+    match = f"{path} is not believed: others can write it"
+    with pytest.raises(Failed, match=match):
+        StoredContainer.load(str(scene.root), "c1")
+    found, problems = StoredContainer.list(str(scene.root))
+    assert found == [] and match in problems[0]
+    if what == "root":
+        with pytest.raises(Failed, match=match):
+            StateLock(str(scene.root), "c2", "c2").acquire_for_new()
+    if os.geteuid() == 0:
+        path.chmod(0o700)
+        os.chown(path, 1000, 0)
+        with pytest.raises(Failed, match="owner 1000, mode 0700"):
+            StoredContainer.load(str(scene.root), "c1")
+        os.chown(path, 0, 0)
+
+
 def test_a_file_that_is_being_written_is_waited_for(scene: Scene) -> None:
     """runsc writes in place, under the lock."""
     path = scene.write()

@@ -55,6 +55,28 @@ def test_it_excludes_another_process(tmp_path: Path) -> None:
     lock.release()
 
 
+def test_a_file_that_is_replaced_again_and_again_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = StateLock(str(tmp_path), "c1", "c1")
+    looks = []
+
+    def replaced(_: int) -> bool:
+        os.replace(make_file(tmp_path / "other"), lock.path)
+        looks.append(1)
+        return False
+
+    monkeypatch.setattr(lock, "_is_current", replaced)
+    with pytest.raises(DeadlineExceeded, match=r"c1_sandbox:c1\.lock"):
+        lock.acquire(0.05)
+    assert 1 < len(looks) < 100 and not lock.held
+
+
+def make_file(path: Path) -> Path:
+    path.touch()
+    return path
+
+
 def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
     first, second = (StateLock(str(tmp_path), "c1", "c1") for _ in range(2))
     first.acquire()
