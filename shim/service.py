@@ -15,6 +15,7 @@ from protos.wkt_pb2 import Any
 from runtime.base import log
 from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import parse_process
+from runtime.bundle.spec import validate_id
 from runtime.task.context import CreateRequest
 from shim import convert, status
 from shim.ttrpc.errors import StatusError
@@ -119,6 +120,8 @@ class TaskService:
     def _create(self, call: Call) -> bytes:
         request = pb.CreateTaskRequest.FromString(call.payload)
         options = request.options
+        # The options may make it a part of a path.
+        validate_id("container", request.id)
         # Nobody would ever delete a container whose creator has gone: it is given up.
         call.on_cancel(lambda: self._pod.abandon(request.id))
         try:

@@ -164,7 +164,7 @@ def tail_start(fd: int, end: int, lines: int) -> int:
 
 def _copy(fd: int, position: int) -> int:
     while data := os.pread(fd, _CHUNK, position):
-        output.write(data.decode("utf-8", "replace"))
+        output.write(output.plain(data.decode("utf-8", "replace")))
         position += len(data)
     return position
 

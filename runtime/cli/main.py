@@ -109,8 +109,10 @@ def _find_log(argv: Sequence[str]) -> tuple[str, str]:
 
 
 def _say(text: str) -> None:
+    from runtime.cli import output
+
     try:
-        sys.stderr.write(f"{arguments.PROGRAM}: {text}\n")
+        sys.stderr.write(f"{arguments.PROGRAM}: {output.plain(text)}\n")
         sys.stderr.flush()
     except OSError:
         pass  # no one listens any more

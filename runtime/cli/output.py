@@ -31,6 +31,20 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+#: What terminals act on, but for the end of a line and the tabulator.
+_CONTROLS = {
+    code: f"\\x{code:02x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
+
+def plain(text: str) -> str:
+    """Lines of text without other control characters: a sandbox's words must not drive the
+    operator's terminal."""
+    return text.translate(_CONTROLS)
+
+
 def dumps(value: object, *, indent: int | None = None) -> str:
     """JSON in a line, or indented."""
     return json.dumps(value, indent=indent) + "\n"
@@ -44,7 +58,7 @@ def write(text: str) -> None:
 
 def warn(text: str) -> None:
     """A line on stderr that is no failure."""
-    sys.stderr.write(f"gvctl: {text}\n")
+    sys.stderr.write(f"gvctl: {plain(text)}\n")
 
 
 def size(number: int | None) -> str:

@@ -192,5 +192,5 @@ def usage_verb(args: argparse.Namespace) -> None:
 
 
 def stacks_verb(args: argparse.Namespace) -> None:
-    text = find.find(args).stacks()
+    text = output.plain(find.find(args).stacks())
     output.write(text if text.endswith("\n") else text + "\n")

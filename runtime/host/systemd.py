@@ -46,9 +46,14 @@ class Manager:
         self._bus = bus
         self._name = "" if private else _NAME
         self._deadline = deadline
+        #: The name that signals of systemd's bear; a match doesn't keep away what any local user
+        #: sends to us by name.
+        self._sender = ""
         if not private:
             self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
             self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", (_MATCH,))
+            owner = self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "GetNameOwner", "s", (_NAME,))
+            self._sender = str(owner[0]) if owner else _NAME
             self._ask(_NAME, _PATH, _MANAGER, "Subscribe")
 
     @classmethod
@@ -140,6 +145,7 @@ class Manager:
         def ours(signal: Message) -> bool:
             return (
                 signal.member == "JobRemoved"
+                and (not self._sender or signal.sender == self._sender)
                 and signal.signature == "uoss"
                 and signal.body[1] == path
             )

@@ -248,13 +248,15 @@ def save_sandbox(
     )
 
 
-def load(path: str, generation: Generation) -> Image:
+def load(path: str, generation: Generation, go_on: Callable[[], None] = lambda: None) -> Image:
     """Open and check the image in directory ``path``; the caller closes it.
+
+    It may be long: ``go_on`` is called again and again, and may raise.
 
     Raises NotFound if there is none, InvalidRequest if it is truncated, damaged, or of a runsc
     whose images this one can't read.
     """
-    image = load_image(path, generation.version)
+    image = load_image(path, generation.version, go_on)
     try:
         counted = "container_count" in image.header
         if image.about and counted and image.containers != len(image.about.containers):

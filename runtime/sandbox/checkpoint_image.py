@@ -23,7 +23,7 @@ from runtime.bundle.spec import validate_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, Self
 
 STATE = "checkpoint.img"
@@ -42,6 +42,8 @@ _MAX_HEADER = 16 << 20
 _MAX_ABOUT = 4 << 20
 _MAX_CONTAINERS = 1024
 _CHUNK = 1 << 20
+#: How many times larger than on disk a file may be.
+_MAX_HOLES = 64
 _FIELD = "checkpoint"
 
 
@@ -227,11 +229,12 @@ class Image:
             os.close(fd)
 
 
-def load(path: str, runsc: str) -> Image:
+def load(path: str, runsc: str, go_on: Callable[[], None] = lambda: None) -> Image:
     """Open and check the image in directory ``path``, for the runsc of version ``runsc``.
 
-    Reads all of it.  The caller closes it.  Raises NotFound if there is none, InvalidRequest if
-    it is truncated, damaged, or another runsc's.
+    Reads all of it, and calls ``go_on`` meanwhile, which may raise.  The caller closes it.
+    Raises NotFound if there is none, InvalidRequest if it is truncated, damaged, or another
+    runsc's.
     """
     _check_path(path)
     try:
@@ -255,7 +258,7 @@ def load(path: str, runsc: str) -> Image:
         if document is not None:
             about, files = _decode(path, document)
             _check_version(path, about.runsc, runsc)
-            _check_files(path, dict(zip(names, fds, strict=True)), files)
+            _check_files(path, dict(zip(names, fds, strict=True)), files, go_on)
         header = _read_header(path, fds[0])
         _check_version(path, header.get("runsc_version", ""), runsc)
         if header.get("compression", FLATE) not in COMPRESSIONS:
@@ -290,26 +293,37 @@ def _check_version(path: str, made_by: str, runsc: str) -> None:
 
 
 def _check_files(
-    path: str, present: Mapping[str, int], wanted: Mapping[str, tuple[int, int]]
+    path: str,
+    present: Mapping[str, int],
+    wanted: Mapping[str, tuple[int, int]],
+    go_on: Callable[[], None],
 ) -> None:
     if present.keys() != wanted.keys():
         lost = ", ".join(sorted(wanted.keys() ^ present.keys()))
         raise _broken(path, f"files don't belong together: {lost}")
     # Sizes first: they cost nothing.
     for name, fd in present.items():
-        size = os.fstat(fd).st_size
+        info = os.fstat(fd)
+        size = info.st_size
         if size != wanted[name][0]:
             raise _broken(path, f"{name} has {size} bytes instead of {wanted[name][0]}")
+        if size > _MAX_HOLES * (info.st_blocks * 512 + (1 << 20)):
+            # A sentry writes no zeros; a file of them would keep us reading for hours.
+            raise _broken(path, f"{name} has {size} bytes, but hardly any on disk")
     for name, fd in present.items():
-        if _measure(fd, name) != wanted[name]:
+        if _measure(fd, name, go_on) != wanted[name]:
             raise _broken(path, f"the checksum of {name} is wrong")
 
 
-def _measure(fd: int, name: str) -> tuple[int, int]:
-    """Size and CRC-32 of a file; leaves its offset where it is, which is the sentry's too."""
+def _measure(fd: int, name: str, go_on: Callable[[], None] = lambda: None) -> tuple[int, int]:
+    """Size and CRC-32 of a file; leaves its offset where it is, which is the sentry's too.
+
+    Between two parts it calls ``go_on``, which may raise.
+    """
     size = checksum = 0
     try:
         while chunk := os.pread(fd, _CHUNK, size):
+            go_on()
             checksum = crc32(chunk, checksum)
             size += len(chunk)
     except OSError as error:

@@ -6,6 +6,7 @@ others fail.  Imports no native code unless there is something to unmount.
 
 from __future__ import annotations
 
+import _thread
 import os
 import time
 
@@ -31,6 +32,9 @@ _KILL_SHARE = 0.7
 _LAST_KILL = 0.3
 _OUR_NAMES = (b"runsc-sandbox", b"runsc-gofer")
 _MAX_COMMAND = 1 << 17
+#: Seconds for all command lines to be read, and after which one that doesn't come is left alone.
+_READ_TIMEOUT = 1.5
+_STALL = 0.01
 #: The only files that are unlinked by a recorded path outside our own directories.
 _FILESTORE_PREFIX = ".gvisor.filestore."
 
@@ -150,18 +154,50 @@ def _strays(bundles: set[str]) -> list[Pinned]:
         return []
     wanted = {b"--bundle=" + os.fsencode(bundle) for bundle in bundles if bundle}
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for pid, command in _commands([int(n) for n in os.listdir("/proc") if n.isdigit()]).items():
+        arguments = command.split(b"\0")
         try:
-            arguments = (files.read_bounded(f"/proc/{name}/cmdline", _MAX_COMMAND) or b"").split(
-                b"\0"
-            )
             if arguments[0] in _OUR_NAMES and not wanted.isdisjoint(arguments):
-                found.append(shim_record.Pinned(pid=int(name), start_time=start_time(int(name))))
-        except (OSError, InvalidRequest):
-            continue  # it has ended, or its command line is longer than any of ours
+                found.append(shim_record.Pinned(pid=pid, start_time=start_time(pid)))
+        except OSError:
+            continue  # it has ended
     return found
+
+
+def _commands(pids: list[int], proc: str = "/proc") -> dict[int, bytes]:
+    """The command lines of those that let us read them in time.
+
+    They lie in the processes' own memory, which may be a file system of a stranger's that doesn't
+    answer: where one reader gets no further, another goes on with the next.
+    """
+    found: dict[int, bytes] = {}
+    todo, looked_at = list(pids), []
+    complete = _thread.allocate_lock()
+    complete.acquire()
+
+    def read() -> None:
+        while todo:
+            try:
+                pid = todo.pop()
+            except IndexError:
+                return  # another reader's
+            try:
+                found[pid] = files.read_bounded(f"{proc}/{pid}/cmdline", _MAX_COMMAND) or b""
+            except (OSError, InvalidRequest):
+                pass  # it has ended, or its command line is longer than any of ours
+            looked_at.append(pid)
+            if len(looked_at) == len(pids) and complete.locked():
+                complete.release()
+
+    deadline = time.monotonic() + _READ_TIMEOUT
+    before = -1
+    while pids and time.monotonic() < deadline:
+        if before in (-1, len(todo)) and todo:
+            _thread.start_new_thread(read, ())
+        before = len(todo)
+        if complete.acquire(timeout=_STALL):
+            break
+    return dict(found)
 
 
 def _attempt(faults: list[str], what: str, step: Callable[..., object], *args: object) -> None:

@@ -165,7 +165,7 @@ def _acquire(
     step("runsc")
     driver = context.find_driver(config, context.cache_dir)
     if request.checkpoint:
-        _open_image(request, holdings, driver, root)
+        _open_image(request, holdings, driver, root, lambda: _go_on(container))
     step("rootfs")
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
@@ -229,7 +229,11 @@ def _go_on(container: Container) -> None:
 
 
 def _open_image(
-    request: CreateRequest, holdings: Holdings, driver: Driver, root: Container | None
+    request: CreateRequest,
+    holdings: Holdings,
+    driver: Driver,
+    root: Container | None,
+    go_on: Callable[[], None],
 ) -> None:
     """Find and check what the container is to be restored from.  Raises NotFound, InvalidRequest.
 
@@ -239,7 +243,7 @@ def _open_image(
     from runtime.sandbox import checkpoint
 
     if root is None:
-        holdings.image = checkpoint.load(request.checkpoint, driver.generation)
+        holdings.image = checkpoint.load(request.checkpoint, driver.generation, go_on)
         return
     sandbox = root.holdings.sandbox if root.holdings is not None else None
     if sandbox is None or sandbox.restore is None or sandbox.restore.complete:

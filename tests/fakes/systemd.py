@@ -71,6 +71,8 @@ class FakeSystemd:
         self.refuse: dict[str, str] = {}
         self.on_call: Callable[[str, tuple[Any, ...]], None] = lambda member, body: None
         self.early_signals = False
+        #: Whether somebody else says that each job failed.
+        self.forged = False
         self.greeting = b""
         self._chunk = chunk
         self._serial = 0
@@ -168,6 +170,8 @@ class FakeSystemd:
     def _act(self, call: Message) -> tuple[str, tuple[Any, ...], bytes]:
         if call.member == "Hello":
             return "s", (":1.42",), self._signal("NameAcquired", "s", ":1.42")
+        if call.member == "GetNameOwner":
+            return "s", (":1.7",), b""
         if call.member == "StartTransientUnit":
             unit, _, properties, _ = call.body
             if self.result == "done":
@@ -187,12 +191,17 @@ class FakeSystemd:
         path = f"/org/freedesktop/systemd1/job/{self._jobs}"
         other = self._signal("JobRemoved", "uoss", 99, f"{path}9", "other.service", "failed")
         ours = self._signal("JobRemoved", "uoss", self._jobs, path, unit, self.result)
+        if self.forged:
+            body = (self._jobs, path, unit, "failed")
+            other += self._signal("JobRemoved", "uoss", *body, sender=":1.99")
         return "o", (path,), other + ours
 
-    def _signal(self, member: str, signature: str, *values: Any) -> bytes:
+    def _signal(self, member: str, signature: str, *values: Any, sender: str = ":1.7") -> bytes:
         fields: list[tuple[int, str, str | int]] = [
             (1, "o", "/org/freedesktop/systemd1"),
             (2, "s", MANAGER),
             (3, "s", member),
         ]
+        if not self.private:
+            fields.append((7, "s", sender))
         return message(4, self._next(), fields, signature, *values)

@@ -34,11 +34,12 @@ class Shim:
         self.bench.container.settled.set()
         self.make: Callable[[Any], int] = lambda container: 4711
         self.stopped = threading.Event()
+        self.asked: list[str] = []
         self.pod = Pod(self.bench.context)
         monkeypatch.setattr("runtime.task.pod.create", lambda container, *_: self.make(container))
         service = TaskService(
             self.pod,
-            options=lambda *_: None,  # type: ignore[arg-type, return-value]  # nobody looks
+            options=self.options,  # type: ignore[arg-type]  # nobody looks
             metrics=lambda figures: ("m", b"x"),
             shutdown=self.stopped.set,
             bundles=Bundles("unix:///run/s/1"),
@@ -51,6 +52,9 @@ class Shim:
             listener, service.handle, submit=self.workers.submit_now, on_idle=service.idle
         )
         self.server.start()
+
+    def options(self, _: str, __: bytes, container_id: str) -> None:
+        self.asked.append(container_id)
 
     def client(self) -> Client:
         return Client(self.path)
@@ -91,6 +95,12 @@ def test_both_versions_are_served_alike(shim: Shim, service: str) -> None:
     state = pb.StateResponse.FromString(reply)
     assert (state.id, state.status, state.pid) == ("c", pb.CREATED, shim.bench.sandbox.pid)
     assert state.exited_at.seconds == -62135596800
+
+
+def test_an_id_is_checked_before_the_options_make_a_path_of_it(shim: Shim) -> None:
+    with shim.client() as client:
+        code, message = refusal(client, "Create", pb.CreateTaskRequest(id="../x", bundle="/b"))
+    assert (code, shim.asked) == (3, []) and "container id" in message
 
 
 def test_unknown_services_and_methods_are_unimplemented(shim: Shim) -> None:

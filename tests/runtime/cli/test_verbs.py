@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from runtime.base.errors import InvalidRequest
 from runtime.cgroups.metrics import Metrics
-from runtime.cli import attached, config_snippets, logs, manage, output, top
-from runtime.cli.main import main
+from runtime.cli import attached, config_snippets, find, logs, manage, output, show, top
+from runtime.cli.main import _say, main
 from runtime.state import shim_record
 from runtime.state.shim_record import ContainerRecord
 
@@ -268,6 +270,26 @@ def test_the_last_lines_of_a_file(lines: int, text: str, tmp_path: Path) -> None
     assert os.pread(fd, 100, logs.tail_start(fd, 200_010, 1)) == b"unended"
     assert logs.tail_start(fd, 200_010, 2) == 2
     os.close(fd)
+
+
+def test_what_a_sandbox_says_does_not_drive_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\u009b31m\u202eabc\r\tfine\n"
+    shown = "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x202eabc\\x0d\tfine\n"
+    assert output.plain(evil) == shown
+    assert output.plain("ünï 日本\n") == "ünï 日本\n"
+    file = tmp_path / "log"
+    file.write_text(evil)
+    with file.open("rb") as log:
+        logs._copy(log.fileno(), 0)
+    assert capsys.readouterr().out == shown
+    _say(evil)
+    output.warn(evil)
+    assert "\x1b" not in capsys.readouterr().err
+    monkeypatch.setattr(find, "find", lambda _: SimpleNamespace(stacks=lambda: evil))
+    show.stacks_verb(argparse.Namespace())
+    assert capsys.readouterr().out == shown
 
 
 def test_logs_are_found_by_what_is_open(tmp_path: Path) -> None:

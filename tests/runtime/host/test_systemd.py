@@ -50,12 +50,22 @@ def test_the_life_of_a_scope(systemd: FakeSystemd) -> None:
         assert systemd.units == {}
         ours.stop(UNIT)  # gone: no error
         ours.kill(UNIT, 9)
-    greeting = [] if systemd.private else ["Hello", "AddMatch", "Subscribe"]
+    greeting = [] if systemd.private else ["Hello", "AddMatch", "GetNameOwner", "Subscribe"]
     assert systemd.members()[: len(greeting) + 1] == [*greeting, "StartTransientUnit"]
 
 
 def test_a_job_that_ends_before_the_reply_is_seen(systemd: FakeSystemd) -> None:
     systemd.early_signals = True
+    with manager(systemd) as ours:
+        ours.start_scope(UNIT, PROPERTIES)
+        ours.stop(UNIT)
+
+
+def test_a_signal_that_somebody_else_sends(systemd: FakeSystemd) -> None:
+    """Any local user may send us one by our name on the bus."""
+    if systemd.private:
+        pytest.skip("on its own socket there is nobody but systemd")
+    systemd.forged = True
     with manager(systemd) as ours:
         ours.start_scope(UNIT, PROPERTIES)
         ours.stop(UNIT)

@@ -382,6 +382,28 @@ def test_harm_is_found(sentry: FakeSentry, image: Path, harm: str) -> None:
     assert not _open_below(image)
 
 
+def test_an_image_of_holes(sentry: FakeSentry, image: Path) -> None:
+    """Reading a TiB of zeros takes minutes of a core, which nobody may be made to spend."""
+    save(image)
+    with (image / "checkpoint.img").open("ab") as file:
+        file.truncate(1 << 40)
+    _alter(image, files={"checkpoint.img": {"size": 1 << 40, "crc32": 0}})
+    with pytest.raises(InvalidRequest, match="hardly any on disk"):
+        load(image)
+    assert not _open_below(image)
+
+
+def test_a_check_that_nobody_waits_for_any_more(sentry: FakeSentry, image: Path) -> None:
+    save(image)
+
+    def give_up() -> None:
+        raise Failed("deleted meanwhile")
+
+    with pytest.raises(Failed, match="deleted meanwhile"):
+        checkpoint.load(str(image), GENERATIONS[2024], give_up)
+    assert not _open_below(image)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

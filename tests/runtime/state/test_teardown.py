@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,6 +166,31 @@ def test_a_sentry_that_no_record_names_is_found_by_its_bundle(
             assert stray.poll() == (-signal.SIGKILL if ended else None)
         finally:
             stray.kill()
+
+
+def test_a_command_line_that_does_not_come_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A local user can have its process's lie in a file system that doesn't answer."""
+    answer, asked = threading.Event(), []
+
+    def read(path: str, _: int) -> bytes:
+        asked.append(path)
+        pid = int(path.split("/")[2])
+        if pid % 5 == 0:
+            answer.wait(30)
+        if pid % 5 == 1:
+            raise FileNotFoundError(path)
+        return b"runsc-sandbox\0%d" % pid
+
+    monkeypatch.setattr(teardown.files, "read_bounded", read)
+    try:
+        found = teardown._commands(list(range(1, 51)))
+    finally:
+        answer.set()
+    assert found == {n: b"runsc-sandbox\0%d" % n for n in range(1, 51) if n % 5 > 1}
+    assert len(asked) == 50
+    assert teardown._commands([]) == {}
 
 
 def test_is_running(sleepers: Sleepers) -> None:
