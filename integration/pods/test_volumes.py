@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from integration.harness.waiting import until
 from runtime.host.linux import MNT_DETACH, MS_BIND, MS_REC, MS_SHARED, mount, umount2
 
 KUBELET = Path("/var/lib/kubelet/pods")
+
+SOCKET = Path(__file__).parents[1] / "programs" / "socket.c"
 
 pytestmark = pytest.mark.gvisor
 
@@ -92,6 +95,101 @@ def test_empty_dirs(pods: PodNode, uid: str) -> None:
         assert on_host["disk"] == [f".gvisor.filestore.{pod.id}"]
     pod.remove()
     assert sorted(os.listdir(folder / "disk")) in ([], ["f"])
+
+
+def _uid_pod(pods: PodNode, uid: str, **annotations: str) -> Pod:
+    """A pod whose volumes nobody annotated."""
+    return pods.pod(
+        log_directory=str(pods.daemon.folder / "logs" / f"default_pod_{uid}"),
+        annotations=annotations,
+    )
+
+
+def test_an_empty_dir_in_memory(pods: PodNode, uid: str) -> None:
+    """One file system for all containers, at /dev/shm as anywhere, of its own size and owner."""
+    source = KUBELET / uid / "volumes" / "kubernetes.io~empty-dir" / "memory"
+    source.mkdir()
+    mount("tmpfs", str(source), "tmpfs", 0, "size=8m,mode=2770,gid=7")
+    try:
+        pod = _uid_pod(pods, uid)
+        program = source.parents[3] / "socket"
+        subprocess.run(["gcc", "-static", "-o", program, SOCKET], check=True, timeout=60)
+        more = _mount("/socket", program, readonly=True)
+        places = ("/dev/shm", "/dev/shm", "/elsewhere")
+        one, two, car = (
+            pod.start("sleep", "1000", mounts=[_mount(place, source), more]) for place in places
+        )
+        for container, place in ((one, "/dev/shm"), (car, "/elsewhere")):
+            told = pods.exec(
+                container, "sh", "-c", f"stat -c '%a %g' {place}; stat -f -c '%T %b %S' {place}"
+            )
+            assert told.out.split()[:3] == ["2770", "7", "tmpfs"], told
+            blocks, size = told.out.split()[3:]
+            assert int(blocks) * int(size) == 8 << 20, told
+        assert pods.exec(one, "sh", "-c", "echo x > /dev/shm/f").code == 0
+        assert pods.exec(two, "cat", "/dev/shm/f").out == "x\n"
+        assert pods.exec(car, "cat", "/elsewhere/f").out == "x\n"
+        full = pods.exec(two, "dd", "if=/dev/zero", "of=/dev/shm/big", "bs=1M", "count=9")
+        assert full.code != 0 and "No space left" in full.err, full
+        held = "mkfifo /dev/shm/p; exec 3<>/dev/shm/p; /socket lock /dev/shm/l <&3"
+        lock = pods.cri.call_later(
+            "ExecSync", 30, container_id=one, cmd=["sh", "-c", held], timeout=15
+        )
+        until(lambda: pods.exec(two, "test", "-e", "/dev/shm/l").code == 0, 10, "the lock's file")
+        until(
+            lambda: "flock" in pods.exec(two, "/socket", "lock", "/dev/shm/l").err, 10, "the lock"
+        )
+        assert pods.exec(car, "sh", "-c", "echo go > /elsewhere/p").code == 0
+        assert lock().exit_code == 0
+        answer = pods.cri.call_later(
+            "ExecSync", 30, container_id=one, cmd=["/socket", "listen", "/dev/shm/s"], timeout=15
+        )
+        until(
+            lambda: pods.exec(car, "/socket", "connect", "/elsewhere/s").out == "hello\n",
+            10,
+            "an answer",
+        )
+        assert answer().exit_code == 0
+        part = KUBELET / uid / "volume-subpaths" / "memory" / "c" / "0"
+        part.mkdir(parents=True)
+        with pytest.raises(Refused, match="a subPath of volume 'memory'"):
+            pod.start("true", mounts=[_mount("/part", part)])
+        assert os.listdir(source) == []
+        pod.remove()
+    finally:
+        umount2(str(source), MNT_DETACH)
+
+
+def test_an_empty_dir_on_disk(pods: PodNode, uid: str) -> None:
+    """The host's without an option; used in parts it is so with the option, too."""
+    folder = KUBELET / uid / "volumes" / "kubernetes.io~empty-dir"
+    names = ("whole", "parts")
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name).chmod(0o777)
+    part = KUBELET / uid / "volume-subpaths" / "parts" / "c" / "0"
+    part.mkdir(parents=True)
+    options = pods.daemon.folder / "gvisor.toml"
+    text = options.read_text()
+    for kept in (False, True):
+        options.write_text(text + ('share_volumes = "all"\n' if kept else ""))
+        try:
+            pod = _uid_pod(pods, uid)
+        finally:
+            options.write_text(text)
+        mounts = [_mount(f"/{name}", folder / name) for name in names]
+        one = pod.start("sleep", "1000", mounts=[mounts[0], _mount("/part", part)])
+        two = pod.start("sleep", "1000", mounts=mounts)
+        done = pods.exec(one, "sh", "-c", "echo x > /whole/f; echo x > /part/f")
+        assert done.code == 0, done
+        assert pods.exec(two, "sh", "-c", "cat /whole/f; echo y > /parts/f").out == "x\n"
+        stored = [".gvisor.filestore." + pod.id] if kept else ["f"]
+        assert os.listdir(folder / "whole") == stored
+        assert os.listdir(part) == os.listdir(folder / "parts") == ["f"]
+        pod.remove()
+        for path in (folder / "whole", folder / "parts", part):
+            for file in path.iterdir():
+                file.unlink()
 
 
 @pytest.mark.core

@@ -64,6 +64,18 @@ def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
     return with_mounts(spec, raws), tuple(notes)
 
 
+def tmpfs_points(table: str = _TABLE) -> frozenset[str]:
+    """Where file systems of type tmpfs are mounted on the host."""
+    with open(table, "rb") as file:
+        lines = file.read(_MAX_TABLE).splitlines()
+    found = set()
+    for line in lines:
+        before, _, after = line.partition(b" - ")
+        if after.startswith(b"tmpfs ") and before.count(b" ") >= 5:
+            found.add(os.fsdecode(_unescape(before.split(b" ", 5)[4])))
+    return frozenset(found)
+
+
 def _mount_points(table: str) -> list[str]:
     with open(table, "rb") as file:
         lines = file.read(_MAX_TABLE).splitlines()

@@ -7,16 +7,19 @@ them, and matching the containers' mounts to them.  The rules are those of gViso
 (pkg/shim, utils/volumes.go).  Reads the kubelet's directories; changes nothing on the host.
 
 An annotated emptyDir becomes a tmpfs that all its users share.  In memory if the containers mount
-it as tmpfs; with a file in the volume behind it if their mounts stay bind mounts.
+it as tmpfs; with a file in the volume behind it if their mounts stay bind mounts.  Those that
+nobody annotated become the same by their medium, which the host's mount table tells, and by the
+operator's option.
 """
 
 from __future__ import annotations
 
 import os
 
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.base.golang import parse_bool
 from runtime.bundle.spec import with_mounts
+from runtime.bundle.submounts import tmpfs_points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from runtime.bundle.spec import Mount, Spec
 
 KUBELET_PODS = "/var/lib/kubelet/pods"
+#: Which volumes the sandbox keeps that nobody annotated: those in memory, the default.
+MEMORY = "memory"
+SHARES = (MEMORY, "all", "none")
 
 _PREFIX = "dev.gvisor.spec.mount."
 _FORCE_SHARED = "dev.gvisor.empty-dir.{}.force-shared"
@@ -34,6 +40,14 @@ _LOG_DIRECTORY = "io.kubernetes.cri.sandbox-log-directory"
 _FILESTORE = ".gvisor.filestore."
 _SHM = "/dev/shm"
 _SHM_NAME = "gvisorinternaldevshm"
+#: Sources of a tmpfs that is nobody's volume.
+_PRIVATE = ("tmpfs", "shm", "none", "", None)
+#: The medium of a volume that was annotated here.
+_MEDIUM = "dev.gvisor.shim.medium."
+_HOST_UDS = "dev.gvisor.flag.host-uds"
+#: The volume by which GKE's side-car for buckets speaks with its driver.
+_GCS_FUSE = "gke-gcsfuse-tmp"
+_WHOLE, _PARTS = "whole", "parts"
 
 
 def prepare(
@@ -41,22 +55,28 @@ def prepare(
     newer: bool,
     sandbox: Mapping[str, str] | None,
     pods: str = KUBELET_PODS,
+    *,
+    share: str = MEMORY,
+    used: dict[str, str] | None = None,
 ) -> Spec:
     """The spec with its volumes' annotations complete, or with its mounts matched to them.
 
     ``sandbox`` are the annotations of the sandbox that the container joins, as this function has
-    left them; None for a sandbox of its own.  Raises InvalidRequest naming the volume whose
-    directory isn't found.
+    left them; None for a sandbox of its own.  ``share`` is which volumes that nobody annotated the
+    sandbox keeps: ``memory``, ``all`` or ``none``.  ``used`` remembers for the sandbox how its
+    containers use each volume; without it a subPath of a shared one is refused.
+
+    Raises InvalidRequest naming the volume whose directory isn't found, Unsupported for a subPath
+    of a volume that the sandbox keeps already.
     """
     annotations = dict(spec.annotations)
     if sandbox is None:
         _complete(annotations, newer, pods)
-        hints = annotations
+        _add_hints(annotations, newer, pods, share)
+        mounts = _own_shared_memory(spec, annotations, newer)
     else:
-        hints = dict(sandbox)
-    mounts = _shared_memory(spec, annotations if sandbox is None else None)
-    if sandbox is not None:
-        mounts = _match(spec, mounts, hints)
+        mounts = _match(spec, annotations, dict(sandbox), used)
+    mounts = _without_private_shm(mounts)
     if annotations != spec.annotations:
         spec = spec.replace(annotations=annotations, raw={**spec.raw, "annotations": annotations})
     if mounts != list(spec.raw.get("mounts") or []):
@@ -84,14 +104,76 @@ def _complete(annotations: dict[str, str], newer: bool, pods: str) -> None:
             )
         annotations[_key(name, "source")] = path
         if os.path.basename(os.path.dirname(path)) == _EMPTY_DIRS:
+            annotations.setdefault(_key(name, "share"), "pod")
             if _is_shared_with_host(annotations, name, path):
                 annotations[_key(name, "type")] = "bind"
                 annotations[_key(name, "share")] = "shared"
             elif newer or kind == "tmpfs":
                 # The older ones know tmpfs for volumes in memory only.
                 annotations[_key(name, "type")] = "tmpfs"
+                if newer:
+                    annotations.setdefault(_key(name, "options"), _options(path))
+            if annotations[_key(name, "share")] == "shared" and name == _GCS_FUSE:
+                _allow_sockets(annotations, newer)
         # Without it, old releases refuse to boot and newer ones ignore the volume.
         annotations.setdefault(_key(name, "share"), "pod")
+
+
+def _add_hints(annotations: dict[str, str], newer: bool, pods: str, share: str) -> None:
+    """Annotate the pod's emptyDirs that nobody did: those in memory, or all of them.
+
+    Not with the oldest releases, where such a volume has neither size nor owner.
+    """
+    for key in [key for key in annotations if key.startswith(_MEDIUM)]:
+        del annotations[key]  # ours to say
+    uid = _pod_uid(annotations)
+    if share == "none" or not uid or not newer:
+        return
+    folder = os.path.join(pods, uid, "volumes", _EMPTY_DIRS)
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    in_memory = tmpfs_points() if names else frozenset()
+    for name in names:
+        path = os.path.join(folder, name)
+        if "." in name or any(key.startswith(_key(name, "")) for key in annotations):
+            continue
+        if _is_shared_with_host(annotations, name, path):
+            if name == _GCS_FUSE:
+                annotations[_key(name, "source")] = path
+                annotations[_key(name, "type")] = "bind"
+                annotations[_key(name, "share")] = "shared"
+                _allow_sockets(annotations, newer)
+            continue
+        memory = os.path.realpath(path) in in_memory
+        if not (memory or share == "all"):
+            continue
+        annotations[_key(name, "source")] = path
+        annotations[_key(name, "type")] = "tmpfs"
+        annotations[_key(name, "share")] = "pod"
+        annotations[_key(name, "options")] = _options(path, in_memory)
+        if memory:
+            annotations[_MEDIUM + name] = MEMORY
+
+
+def _options(path: str, in_memory: frozenset[str] | None = None) -> str:
+    """Options by which a tmpfs has the owner, the mode and the size of the host's directory."""
+    try:
+        info, size = os.stat(path), 0
+        if os.path.realpath(path) in (tmpfs_points() if in_memory is None else in_memory):
+            system = os.statvfs(path)
+            size = system.f_blocks * system.f_frsize
+    except OSError:
+        return "rw"
+    options = ["rw", f"mode={info.st_mode & 0o7777:o}", f"uid={info.st_uid}", f"gid={info.st_gid}"]
+    return ",".join([*options, f"size={size}"] if size else options)
+
+
+def _allow_sockets(annotations: dict[str, str], newer: bool) -> None:
+    """Let a side-car speak with the host's CSI driver by a socket in its volume."""
+    if newer and not annotations.get(_HOST_UDS):
+        annotations[_HOST_UDS] = "open"
 
 
 def _types(annotations: Mapping[str, str]) -> dict[str, str]:
@@ -144,57 +226,107 @@ def _is_shared_with_host(annotations: Mapping[str, str], name: str, path: str) -
 
 
 def _match(
-    spec: Spec, raws: list[Mapping[str, Any]], hints: Mapping[str, str]
+    spec: Spec, annotations: dict[str, str], hints: Mapping[str, str], used: dict[str, str] | None
 ) -> list[Mapping[str, Any]]:
-    """Volumes in memory are mounted as such."""
+    """The mounts, those of volumes in memory as such."""
+    types = _types(hints)
     sources = {
-        hints.get(_key(name, "source")): name
-        for name, kind in _types(hints).items()
-        if kind == "tmpfs"
+        hints[_key(name, "source")]: name for name in types if hints.get(_key(name, "source"))
     }
+    kept = {path: name for path, name in sources.items() if types[name] == "tmpfs"}
+    raws: list[Mapping[str, Any]] = list(spec.raw.get("mounts") or [])
+    on_host = _in_parts(spec, kept, used)
     result = []
-    for raw in raws:
-        name = sources.get(raw.get("source"))
-        # The container's annotation is still the admission controller's, and tells the medium.
-        if name and spec.annotations.get(_key(name, "type")) == "tmpfs":
-            raw = _as_tmpfs(raw)
+    for mount, raw in zip(spec.mounts, raws, strict=True):
+        name = sources.get(mount.source, "") if mount.is_bind else ""
+        if name in on_host:
+            # Not as the hint has it, so that the sentry doesn't take it for the one that it keeps.
+            raw = {**raw, "source": mount.source + "/."}
+        elif name == _SHM_NAME:
+            if os.path.normpath(mount.destination) == _SHM:
+                raw = _as_tmpfs(raw)
+        elif name and types[name] == "tmpfs":
+            # The container's annotation is still the admission controller's, and tells the medium.
+            if MEMORY in (hints.get(_MEDIUM + name), _medium(spec, name)):
+                raw = _as_tmpfs(raw)
+        elif name == _GCS_FUSE and hints.get(_HOST_UDS) and not annotations.get(_HOST_UDS):
+            annotations[_HOST_UDS] = hints[_HOST_UDS]
         result.append(raw)
     return result
 
 
-def _shared_memory(spec: Spec, hints: dict[str, str] | None) -> list[Mapping[str, Any]]:
+def _medium(spec: Spec, name: str) -> str:
+    return MEMORY if spec.annotations.get(_key(name, "type")) == "tmpfs" else ""
+
+
+def _in_parts(spec: Spec, kept: Mapping[str, str], used: dict[str, str] | None) -> frozenset[str]:
+    """Volumes of which a subPath is used: the host's, for all of the pod's containers.
+
+    The kubelet mounts a part of the host's directory for it, in which nothing is of what the
+    sandbox keeps.  Raises Unsupported if it keeps the volume for a container already.
+    """
+    known = used is not None
+    used = {} if used is None else used
+    for path, name in kept.items():
+        volumes, _, _ = path.partition(f"/volumes/{_EMPTY_DIRS}/")
+        part = f"{volumes}/volume-subpaths/{name}/"
+        for mount in spec.mounts:
+            if not mount.is_bind or not mount.source.startswith(part):
+                continue
+            if not known or used.get(name) == _WHOLE:
+                raise Unsupported(
+                    f"mount {mount.destination[:200]}: a subPath of volume {name!r}, which the "
+                    "sandbox keeps in memory or in one file for other containers; annotation "
+                    f"{_FORCE_SHARED.format(name)} = true keeps it on the host"
+                )
+            used[name] = _PARTS
+    for mount in spec.mounts:
+        name = kept.get(mount.source, "") if mount.is_bind else ""
+        if name:
+            used.setdefault(name, _WHOLE)
+    return frozenset(name for name in kept.values() if used.get(name) == _PARTS)
+
+
+# -- /dev/shm ----------------------------------------------------------------------------------
+
+
+def _own_shared_memory(spec: Spec, hints: dict[str, str], newer: bool) -> list[Mapping[str, Any]]:
     """/dev/shm, a bind mount of the pod's in CRI, as a tmpfs that all containers share.
 
-    The C library takes only a tmpfs for it.  A private one besides it is dropped.  ``hints`` are
-    the sandbox's annotations, to which the volume is added.
+    The C library takes only a tmpfs for it.  Adds the volume to the sandbox's annotations.
     """
     raws: list[Mapping[str, Any]] = list(spec.raw.get("mounts") or [])
-    index, mount = next(
-        (
-            (at, each)
-            for at, each in enumerate(spec.mounts)
-            if each.destination == _SHM and each.type == "bind"
-        ),
-        (-1, None),
-    )
-    if mount is None:
-        return raws
-    if hints is not None:
+    for index, mount in enumerate(spec.mounts):
+        if mount.destination != _SHM or mount.type != "bind" or not _is_callers_shm(spec, mount):
+            continue
         hints[_key(_SHM_NAME, "source")] = mount.source
         hints[_key(_SHM_NAME, "type")] = "tmpfs"
         hints[_key(_SHM_NAME, "share")] = "pod"
         # Each container mounts it with options of its own, which may not be wider.
-        hints[_key(_SHM_NAME, "options")] = "rw"
-    raws[index] = _as_tmpfs(raws[index])
-    return [
-        raw
-        for raw, each in zip(raws, spec.mounts, strict=True)
-        if each is mount or not _is_private_shm(each)
-    ]
+        options = _options(mount.source) if newer else "rw"
+        hints[_key(_SHM_NAME, "options")] = options
+        raws[index] = _as_tmpfs(raws[index])
+        break
+    return raws
 
 
-def _is_private_shm(mount: Mount) -> bool:
-    return mount.destination == _SHM and mount.type == "tmpfs"
+def _is_callers_shm(spec: Spec, mount: Mount) -> bool:
+    """Whether the mount is what a caller makes for each pod or container, and not its user's."""
+    if spec.container_type == "sandbox":
+        return True  # a pause container has no volumes
+    name = os.path.basename(mount.source)
+    return (
+        name == "shm" and mount.source != _SHM and os.path.realpath(mount.source) in tmpfs_points()
+    )
+
+
+def _without_private_shm(raws: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A private /dev/shm besides another mount in its place is dropped."""
+    there = [raw for raw in raws if raw.get("destination") == _SHM]
+    private = [raw for raw in there if raw.get("type") == "tmpfs" and raw.get("source") in _PRIVATE]
+    if len(there) == len(private):
+        return raws
+    return [raw for raw in raws if not any(raw is each for each in private)]
 
 
 def _as_tmpfs(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class RunscConfig(Record):
     allow_cgroup_parent: bool = False
     #: How checkpoints are compressed; empty for the default.
     checkpoint_compression: str = ""
+    #: Which emptyDirs without annotations a sandbox keeps: ``memory``, ``all`` or ``none``.
+    share_volumes: str = "memory"
 
     def flag(self, name: str, default: str = "") -> str:
         """The flag's value, as given."""

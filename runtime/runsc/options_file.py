@@ -34,6 +34,7 @@ _STRINGS = (
     "log_level",
     "log_path",
     "root",
+    "share_volumes",
     "shim_cgroup",
 )
 _NUMBERS = ("io_uid", "io_gid")
@@ -88,6 +89,8 @@ def check(where: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], list
                 raise InvalidRequest(place, f"{value!r} is none of {', '.join(_LEVELS)}")
             if key == "checkpoint_compression" and value not in ("", "flate-best-speed", "none"):
                 raise InvalidRequest(place, f"{value!r} is neither flate-best-speed nor none")
+            if key == "share_volumes" and value not in ("memory", "all", "none"):
+                raise InvalidRequest(place, f"{value!r} is none of memory, all, none")
             if key == "root" and value and not value.startswith("/"):
                 raise InvalidRequest(place, f"{value!r} is not an absolute path")
         elif key in _NUMBERS:
@@ -159,4 +162,5 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         abstract_control_socket=found.get("abstract_control_socket", False),
         allow_cgroup_parent=found.get("allow_cgroup_parent", False),
         checkpoint_compression=found.get("checkpoint_compression", ""),
+        share_volumes=found.get("share_volumes", "memory"),
     )

@@ -82,6 +82,8 @@ class Holdings:
         self.keeper: StateKeeper | None = None
         #: How init ended, and when, once that is known.
         self._exit: tuple[int, float] | None = None
+        #: How the sandbox's containers use the volumes that they share; see ``bundle/volumes.py``.
+        self.volume_uses: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def release(self, guests: Iterable[Holdings] = ()) -> None:

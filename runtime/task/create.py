@@ -291,9 +291,14 @@ def _prepare(
         own_sandbox=root is None,
         makes_cwd=not driver.generation.makes_no_cwd_in_readonly_root,
     )
-    spec = cgroup_mounts.prepare(
-        volumes.prepare(spec, driver.generation.mount_confs, hints), driver.generation
+    spec = volumes.prepare(
+        spec,
+        driver.generation.mount_confs,
+        hints,
+        share=config.share_volumes,
+        used=root.holdings.volume_uses if root is not None and root.holdings is not None else None,
     )
+    spec = cgroup_mounts.prepare(spec, driver.generation)
     network = host.network if host is not None else None
     prepared = prepare_spec.prepare(spec, config, driver.generation, network)
     if prepared.notes:

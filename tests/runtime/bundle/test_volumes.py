@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.bundle.spec import Spec, parse_spec
 from runtime.bundle.volumes import prepare
 from tests.fakes.generations import GENERATIONS
@@ -24,6 +25,7 @@ class Pod:
 
     def __init__(self, folder: Path) -> None:
         self.pods = folder
+        self.used: dict[str, str] = {}
         self.empty_dirs = folder / UID / "volumes" / "kubernetes.io~empty-dir"
         (self.empty_dirs / "cache").mkdir(parents=True)
         (folder / UID / "volumes" / "kubernetes.io~secret" / "keys").mkdir(parents=True)
@@ -31,13 +33,24 @@ class Pod:
     def source(self, name: str = "cache") -> str:
         return str(self.empty_dirs / name)
 
-    def sandbox(self, year: int = 2024, mounts: Any = (), **annotations: str) -> Spec:
-        spec = make_spec(mounts, {**LOGS, **annotations})
-        return prepare(spec, GENERATIONS[year].mount_confs, None, str(self.pods))
+    def sandbox(
+        self, year: int = 2024, mounts: Any = (), share: str = "memory", **annotations: str
+    ) -> Spec:
+        kind = {"io.kubernetes.cri.container-type": "sandbox"}
+        spec = make_spec(mounts, {**LOGS, **kind, **annotations})
+        return self.without_kind(
+            prepare(spec, GENERATIONS[year].mount_confs, None, str(self.pods), share=share)
+        )
+
+    @staticmethod
+    def without_kind(spec: Spec) -> Spec:
+        left = {k: v for k, v in spec.annotations.items() if not k.endswith("container-type")}
+        return spec.replace(annotations=left, raw={**spec.raw, "annotations": left})
 
     def member(self, sandbox: Spec, mounts: Any = (), **annotations: str) -> Spec:
         spec = make_spec(mounts, annotations)
-        return prepare(spec, GENERATIONS[2024].mount_confs, sandbox.annotations, str(self.pods))
+        hints, used = sandbox.annotations, self.used
+        return prepare(spec, GENERATIONS[2024].mount_confs, hints, str(self.pods), used=used)
 
 
 def make_spec(mounts: Any, annotations: dict[str, str]) -> Spec:
@@ -78,9 +91,15 @@ def test_without_annotations_nothing_changes(pod: Pod) -> None:
 
 @pytest.mark.parametrize("medium", ["tmpfs", "bind"])
 def test_empty_dir(pod: Pod, medium: str) -> None:
+    os.chmod(pod.source(), 0o2770)
     annotations = {key("cache", "type"): medium, key("cache", "share"): "container"}
     sandbox = pod.sandbox(**annotations)
-    assert hints(sandbox) == {"source": pod.source(), "type": "tmpfs", "share": "container"}
+    assert hints(sandbox) == {
+        "source": pod.source(),
+        "type": "tmpfs",
+        "share": "container",
+        "options": f"rw,mode=2770,uid={os.geteuid()},gid={os.getegid()}",
+    }
     member = pod.member(sandbox, [bind("/cache", pod.source(), "ro")], **annotations)
     if medium == "tmpfs":
         assert (member.mounts[0].type, member.mounts[0].options) == ("tmpfs", ("ro",))
@@ -166,3 +185,89 @@ def test_shared_memory(pod: Pod) -> None:
             ("tmpfs", "/run/pod/shm", ("ro",))
         ]
     assert pod.sandbox(mounts=[private]).annotations == LOGS
+
+
+# -- what nobody annotated ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_memory(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> Pod:
+    """The pod, its volume a tmpfs of the host's."""
+    points = frozenset((os.path.realpath(pod.source()),))
+    monkeypatch.setattr("runtime.bundle.volumes.tmpfs_points", lambda: points)
+    os.chmod(pod.source(), 0o777)
+    return pod
+
+
+def test_a_volume_in_memory_is_kept_by_the_sandbox(in_memory: Pod) -> None:
+    sandbox = in_memory.sandbox()
+    found = hints(sandbox)
+    size = os.statvfs(in_memory.source())
+    assert found.pop("options").split(",") == [
+        "rw", "mode=777", f"uid={os.geteuid()}", f"gid={os.getegid()}",
+        f"size={size.f_blocks * size.f_frsize}",
+    ]  # fmt: skip
+    assert found == {"source": in_memory.source(), "type": "tmpfs", "share": "pod"}
+    shm = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}
+    for mounts in ([shm, bind("/dev/shm", in_memory.source())], [bind("/x", in_memory.source())]):
+        member = in_memory.member(sandbox, mounts)
+        assert [(m.type, m.source) for m in member.mounts] == [("tmpfs", in_memory.source())]
+
+
+@pytest.mark.parametrize(("share", "kept"), [("memory", 0), ("all", 1), ("none", 0)])
+def test_a_volume_on_disk_by_option(pod: Pod, share: str, kept: int) -> None:
+    sandbox = pod.sandbox(share=share)
+    assert len([k for k in sandbox.annotations if k == key("cache", "source")]) == kept
+    assert pod.member(sandbox, [bind("/c", pod.source())]).mounts[0].is_bind
+
+
+@pytest.mark.parametrize(
+    ("year", "share", "more"),
+    [
+        (2024, "none", {}),
+        (2022, "memory", {}),
+        (2024, "memory", {"dev.gvisor.empty-dir.cache.force-shared": "true"}),
+        (2024, "memory", {key("cache", "share"): "pod"}),
+    ],
+)
+def test_a_volume_in_memory_that_stays_the_hosts(
+    in_memory: Pod, year: int, share: str, more: dict[str, str]
+) -> None:
+    more["dev.gvisor.shim.medium.cache"] = "memory"  # nobody else's to say
+    sandbox = in_memory.sandbox(year, share=share, **more)
+    del more["dev.gvisor.shim.medium.cache"]
+    assert sandbox.annotations == {**LOGS, **more}
+    assert in_memory.member(sandbox, [bind("/c", in_memory.source())]).mounts[0].is_bind
+
+
+def test_a_sub_path_is_never_of_other_files(in_memory: Pod) -> None:
+    sandbox = in_memory.sandbox()
+    part = bind("/part", f"{in_memory.pods}/{UID}/volume-subpaths/cache/main/0")
+    whole = bind("/whole", in_memory.source())
+    in_memory.member(sandbox, [whole])
+    with pytest.raises(
+        Unsupported, match=r"mount /part: a subPath of volume 'cache', .*force-shared"
+    ):
+        in_memory.member(sandbox, [part])
+    # Used in parts from the first on, it is the host's for all.
+    in_memory.used.clear()
+    assert in_memory.member(sandbox, [part]).mounts[0].source.endswith("/0")
+    mount = in_memory.member(sandbox, [whole]).mounts[0]
+    assert (mount.is_bind, mount.source) == (True, in_memory.source() + "/.")
+
+
+def test_the_socket_of_a_bucket(pod: Pod) -> None:
+    folder = pod.empty_dirs / "gke-gcsfuse-tmp"
+    folder.mkdir()
+    (folder / "socket").touch()
+    sandbox = pod.sandbox()
+    assert sandbox.annotations["dev.gvisor.flag.host-uds"] == "open"
+    member = pod.member(sandbox, [bind("/tmp", str(folder))])
+    assert member.annotations["dev.gvisor.flag.host-uds"] == "open"
+    assert "dev.gvisor.flag.host-uds" not in pod.member(sandbox, []).annotations
+
+
+def test_a_users_volume_at_dev_shm_is_the_users(pod: Pod) -> None:
+    """Of a container by itself: only what its caller mounts for shared memory is replaced."""
+    spec = make_spec([bind("/dev/shm", pod.source())], {})
+    assert prepare(spec, GENERATIONS[2024].mount_confs, None, str(pod.pods)) is spec
