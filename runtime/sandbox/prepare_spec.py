@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.golang import parse_bool
 from runtime.base.json_fields import Fields
 from runtime.base.record import Record
 from runtime.bundle import mount_check
@@ -20,6 +21,9 @@ from runtime.bundle.spec import with_mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runtime.bundle.capabilities import Capabilities
     from runtime.bundle.spec import Spec
     from runtime.runsc.config import RunscConfig
     from runtime.runsc.release import Generation
@@ -61,6 +65,27 @@ class Prepared(Record):
     left_writable: tuple[str, ...] = ()
 
 
+def _wants_raw_sockets(spec: Spec) -> bool:
+    capabilities = spec.process.capabilities
+    return capabilities is not None and bool(
+        (capabilities.bounding | capabilities.permitted) & NET_RAW
+    )
+
+
+def exec_capabilities(
+    given: Capabilities | None, spec: Spec, flags: Mapping[str, str]
+) -> Capabilities | None:
+    """What another process of the container may have that is to have ``given``.
+
+    Without any, what the container has, raw sockets included, as runsc does.  Raw sockets are else
+    for containers whose spec asks for them, or where ``flags``, runsc's, switch them on.
+    """
+    if given is None:
+        return spec.process.capabilities
+    raw = parse_bool(flags["net-raw"]) if "net-raw" in flags else _wants_raw_sockets(spec)
+    return given if raw else given.without(NET_RAW)
+
+
 def prepare(
     spec: Spec, config: RunscConfig, generation: Generation, network: str | None = None
 ) -> Prepared:
@@ -85,8 +110,7 @@ def prepare(
             flags[name] = value
         return flags.get(name) == value
 
-    capabilities = spec.process.capabilities
-    if capabilities is not None and (capabilities.bounding | capabilities.permitted) & NET_RAW:
+    if _wants_raw_sockets(spec):
         switch_on("net-raw")
     # A pod's sandbox is made before it is known what its containers ask for; a container that
     # must not gain privileges is kept from it by its own spec.

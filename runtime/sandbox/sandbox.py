@@ -19,7 +19,6 @@ from runtime.base.errors import (
     SandboxGone,
     Unreachable,
 )
-from runtime.bundle.capabilities import NET_RAW
 from runtime.cgroups.metrics import MemoryUse
 from runtime.host.fds import own_stdio
 from runtime.network.setup import NetworkSetup, loopback_argument
@@ -30,6 +29,7 @@ from runtime.sandbox.boot_params import BootParams
 from runtime.sandbox.exits import ExitInfo, Exits
 from runtime.sandbox.gofer import Gofer
 from runtime.sandbox.gofer_mounts import remove_filestores
+from runtime.sandbox.prepare_spec import exec_capabilities
 from runtime.sandbox.restore import Restore
 from runtime.sandbox.sentry import Sentry, undo_boot
 from runtime.sandbox.subcontainer import Subcontainer
@@ -362,13 +362,9 @@ class Sandbox:
         return self._control.execute(cid, process, fds, tty, _left(deadline))
 
     def _exec_capabilities(self, cid: str, process: ProcessSpec) -> Capabilities | None:
-        caps = process.capabilities
-        if caps is None:
-            # Like runsc: what the container has, raw sockets included.
-            return self._params_of(cid).spec.process.capabilities
-        # Each container's own: raw sockets are switched on where a spec asks for them.
         settings = self._settings if cid == self.id else self._sub(cid).settings
-        return caps if settings.net_raw else caps.without(NET_RAW)
+        flags = {"net-raw": "true" if settings.net_raw else "false"}
+        return exec_capabilities(process.capabilities, self._params_of(cid).spec, flags)
 
     def signal(
         self,

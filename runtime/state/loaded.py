@@ -20,6 +20,7 @@ from runtime.base.errors import (
     InvalidState,
     NotFound,
     SandboxGone,
+    Unanswered,
     Unreachable,
     Unsupported,
 )
@@ -28,6 +29,8 @@ from runtime.host.fds import own_stdio
 from runtime.runsc.control import SignalMode, shell_status, wait_status
 from runtime.runsc.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
 from runtime.runsc.usage import UsageFiles, parse_usage
+from runtime.sandbox.prepare_spec import exec_capabilities
+from runtime.sandbox.signals import Effect, effect
 from runtime.state import runsc_state, shim_record
 from runtime.state.loaded_state import CREATED, PAUSED, RUNNING, STOPPED, StoredState
 from runtime.state.lock import StateLock
@@ -50,8 +53,8 @@ _EXIT_TIMEOUT = 20.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 #: The first release whose sentry signals process groups.
 _GROUP_RELEASE = 20260413
-#: Signals whose default action is to do nothing: a container that never ran ignores them.
-_HARMLESS = frozenset({0, 17, 18, 23, 28})
+#: Seconds that a paused sentry has to acknowledge a signal, before it is resumed to take it.
+_KILL_TIMEOUT = 0.8
 
 
 class PendingExit:
@@ -123,8 +126,9 @@ class StoredContainer(StoredState):
         """
         self.require("execute in", CREATED, RUNNING)
         own_stdio(fds, *self.sandbox_owner())
-        if process.capabilities is None:
-            process = process.replace(capabilities=self.spec.process.capabilities)
+        flags = self.record.flags if self.record is not None else {}
+        capabilities = exec_capabilities(process.capabilities, self.spec, flags)
+        process = process.replace(capabilities=capabilities)
         return self.control().execute(self.id, process, fds, tty, timeout)
 
     def sandbox_owner(self) -> tuple[int, int]:
@@ -266,24 +270,22 @@ class StoredContainer(StoredState):
         """
         allowed = (CREATED, RUNNING, PAUSED, STOPPED) if everyone else (CREATED, RUNNING, PAUSED)
         status = self.require("signal", *allowed)
-        if status == CREATED:
-            self._signal_created(signo)
-            return
-        if status == PAUSED and signo == _SIGKILL and self.is_root:
-            # The sentry would deliver it once it is resumed.
-            self._kill_sandbox(signo)
-            return
+        what = effect(
+            signo, created=status == CREATED, paused=status == PAUSED, is_root=self.is_root
+        )
         mode = SignalMode.ALL if everyone else SignalMode.PROCESS
-        self.control().signal(self.id, signo, 0, mode, timeout)
-
-    def _signal_created(self, signo: int) -> None:
-        """There is no init yet that could take it: the container ends in its place."""
-        if signo in _HARMLESS:
-            return
-        if self.is_root:
+        if what is Effect.END_SANDBOX:
             self._kill_sandbox(_SIGKILL)
-        else:
+        elif what is Effect.END_CONTAINER:
             self.control().destroy_subcontainer(self.id, DEFAULT_TIMEOUT)
+        elif what is Effect.DELIVER:
+            self.control().signal(self.id, signo, 0, mode, timeout)
+        elif what is Effect.DELIVER_AND_RESUME:
+            try:
+                self.control().signal(self.id, signo, 0, mode, min(timeout, _KILL_TIMEOUT))
+            except Unanswered:
+                pass  # in its socket, as pending as one to a stopped process
+            self.resume(timeout)
 
     def _kill_sandbox(self, signo: int) -> None:
         process = self.sandbox_process()

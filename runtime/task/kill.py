@@ -26,6 +26,7 @@ from runtime.base.errors import (
 from runtime.base.log import get_logger
 from runtime.sandbox.exits import ExitInfo
 from runtime.sandbox.sandbox import SignalMode
+from runtime.sandbox.signals import HARMLESS, Effect, effect
 from runtime.task.lifecycle import HOLDS_EXIT, State
 from runtime.task.process import Exit
 
@@ -47,8 +48,6 @@ _AGAIN = 0.5
 GOFER_TIMEOUT = 3.0
 SENTRY_TIMEOUT = 8.0
 MAX_SIGNAL = 64
-#: Signals whose default action is to do nothing: a container that never ran ignores them.
-_HARMLESS = frozenset({0, 17, 18, 23, 28})
 _SIGKILL = 9
 
 _log = get_logger("killing")
@@ -102,16 +101,24 @@ class Killing:
         # An exec that was never started has no end of its own after init's.
         if not process.alive or (created and exec_id and container.has_ended):
             raise NotFound("process", exec_id or container.id, "process already finished")
-        if created:
-            if signo not in _HARMLESS:
-                self._kill_created(process, signo)
-        elif exec_id:
+        if exec_id and not created:
             self.signal(signo, process.pid, SignalMode.PROCESS)
-        elif container.sandbox.restoring and signo not in _HARMLESS:
+            return
+        if not created and container.sandbox.restoring and signo not in HARMLESS:
             self.kill_sentry(signo)  # nothing runs before all of the pod is restored
-        elif container.is_root and signo == _SIGKILL and self._would_be_held_back(process):
+            return
+        what = effect(
+            signo,
+            created=created,
+            paused=not created and self._would_be_held_back(process),
+            is_root=container.is_root and not exec_id,
+        )
+        if what is Effect.END_SANDBOX:
             self.kill_sentry(signo)
-        else:
+        elif what is Effect.END_CONTAINER:
+            self._kill_created(process, signo)
+        elif what is not Effect.NOTHING:
+            # Whether a paused sandbox goes on is asked once the signal is on its way.
             self.signal(signo, 0, SignalMode.ALL if everyone else SignalMode.PROCESS)
 
     def _would_be_held_back(self, process: Process) -> bool:
@@ -119,16 +126,10 @@ class Killing:
         return self._container.sandbox.paused or process.state in HOLDS_EXIT
 
     def _kill_created(self, process: Process, signo: int) -> None:
-        """There is no process yet that could take a signal.
-
-        A sandbox ends in its place; an exec, or a container in a sandbox, only counts as ended,
-        and never starts.
-        """
+        """Without a process that could take it: it counts as ended, and never starts."""
         container = self._container
         if process is not container.init:
             process.exited(Exit(status=128 + signo, at=time.time()))
-        elif container.is_root:
-            self.kill_sentry(signo)
         else:
             container.init_exited(ExitInfo(status=128 + signo))
             if process.state is State.STOPPED:
