@@ -1,4 +1,4 @@
-"""Parts of ARCHITECTURE.md that are written by programs, each between two marks of its own."""
+"""Parts of documents that are written by programs, each between two marks of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class Part:
     """What stands between ``begin`` and ``end``, lines that occur once."""
 
-    def __init__(self, begin: str, end: str) -> None:
+    def __init__(self, document: str, begin: str, end: str) -> None:
+        self.path = os.path.join(ROOT, document)
         self.begin, self.end = begin, end
 
     def current(self, text: str) -> str:
@@ -23,9 +24,8 @@ class Part:
         if "--write" not in sys.argv:
             print(wanted)
             return
-        path = os.path.join(ROOT, "ARCHITECTURE.md")
-        with open(path, encoding="utf-8") as source:
+        with open(self.path, encoding="utf-8") as source:
             head, rest = source.read().split(self.begin)
         tail = rest.split(self.end)[1]
-        with open(path, "w", encoding="utf-8") as target:
+        with open(self.path, "w", encoding="utf-8") as target:
             target.write(f"{head}{self.begin}\n{wanted}\n{self.end}{tail}")
