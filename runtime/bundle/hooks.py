@@ -10,7 +10,7 @@ Where a hook runs:
 * createContainer on the host as well, but in a mount namespace of its own, from which nothing it
   mounts gets out, and in the network namespace that the container's spec names;
 * startContainer in the container itself, by the sentry, before init's first instruction
-  (``container_hooks.py``): its path is the container's.
+  (``task/start_container_hooks.py``): its path is the container's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Where in the cgroup hierarchy a sandbox belongs, and with which limits.  Pure.
 
-Knows the annotations of CRI and gVisor about a pod's cgroup; making it is ``cgroups.py``'s part.
+Knows the annotations of CRI and gVisor about a pod's cgroup; making it is ``cgroups/factory.py``'s
+part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scopes of systemd: asking its manager over D-Bus to start, change and stop them.
 
 Owns names of methods and properties, and the waiting for a job's end.  What a cgroup is, is
-``cgroup_systemd.py``'s part.  Loaded only where systemd is asked.
+``cgroups/systemd.py``'s part.  Loaded only where systemd is asked.
 """
 
 from __future__ import annotations

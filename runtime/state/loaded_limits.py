@@ -3,7 +3,7 @@
 Owns whose business that is: of a container that a shim looks after the shim is asked, as it
 knows what the limits were and acts by them itself; any other's cgroups are in its record, and so
 are the limits of an earlier update, as nobody lives to remember them.  How limits are written is
-``limits.py``'s and the cgroup's part.
+``cgroups/pod_limits.py``'s and the cgroup's part.
 """
 
 from __future__ import annotations

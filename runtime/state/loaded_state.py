@@ -1,7 +1,7 @@
 """What a container is, from its state on disk alone, whoever made it: the shim, gvctl or runsc.
 
 Owns finding a container, joining runsc's state file with our own record, and judging its status
-by what lives and not only by what is written.  What can be done with it is in ``stored.py``.
+by what lives and not only by what is written.  What can be done with it is in ``state/loaded.py``.
 """
 
 from __future__ import annotations

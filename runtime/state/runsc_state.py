@@ -2,7 +2,7 @@
 
 Owns the format, which is that of gVisor's ``runsc/container`` and ``runsc/sandbox`` at each
 release: the structures as Go's encoding/json has them.  Pure but for reading and replacing the
-file.  What a container is from its state is ``stored.py``'s part.
+file.  What a container is from its state is ``state/loaded.py``'s part.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns the record's file: its name, format and replacement.  Decides nothing: ``teardown`` does.
 
 A record is ``<root>/<id>_sandbox:<sandbox id>.shim.json``, beside runsc's own state files of the
-same stem (``state_lock.py``), so that the members of a sandbox are found by name alone.  The
+same stem (``state/lock.py``), so that the members of a sandbox are found by name alone.  The
 bundle gets a file that says where ``root`` is.  Nothing is synced to disk: pids mean nothing
 after a power cut, which is also why a record carries the id of the machine's boot.
 """

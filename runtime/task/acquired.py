@@ -1,7 +1,7 @@
 """What was acquired for one container, and how it is given back.
 
 Owns the order of release, and the record on disk from which a later process can clean up after a
-shim that died.  Acquiring is ``creation.py``'s part.
+shim that died.  Acquiring is ``task/create.py``'s part.
 """
 
 from __future__ import annotations

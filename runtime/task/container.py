@@ -2,7 +2,7 @@
 
 Owns the rules that tie processes together: init's exit is published last, after the execs'; a
 delete joins one that is under way; a kill reaches a container in whatever state it is.  Creating
-one is ``creation.py``'s part, the registry of a pod's containers ``pod.py``'s.
+one is ``task/create.py``'s part, the registry of a pod's containers ``pod.py``'s.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Container:
         self.init = Process(container_id, "", io, context.emit)
         self._context = context
         self._log = get_logger("container", container=container_id)
-        # Set once by creation.py, before init is committed to CREATED.
+        # Set once by task/create.py, before init is committed to CREATED.
         self.spec: Spec | None = None
         self.holdings: Holdings | None = None
         self.is_root = True

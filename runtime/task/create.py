@@ -1,7 +1,7 @@
 """Create a container: acquire what it needs, in order, and give it all back if a step fails.
 
-Owns the order of acquisition.  Giving back is ``holdings.py``'s part, and what a container does
-once it exists ``container.py``'s.
+Owns the order of acquisition.  Giving back is ``task/acquired.py``'s part, and what a container
+does once it exists ``container.py``'s.
 """
 
 from __future__ import annotations

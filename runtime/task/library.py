@@ -2,7 +2,7 @@
 
 Owns what a program such as gvctl does around the steps that it shares with the shim: whose stdio
 it is, that a process may end once its call is over, the pid file, and waiting.  A container that
-was made here, by the shim or by runsc is driven by ``stored.py``.
+was made here, by the shim or by runsc is driven by ``state/loaded.py``.
 
 The order of things is that of gVisor's ``runsc/container/container.go``: New, Start, Run.
 """

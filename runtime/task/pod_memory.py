@@ -7,7 +7,7 @@ kernel would have ended it, by an OOM event and a SIGKILL, while the others live
 The sentry alone can tell its containers' memory apart, and it has to be asked.  It is asked when
 the kernel says that the sandbox's use has moved as far as could matter (a mark on the host's
 cgroup), so a pod whose memory stands still is never looked at.  Knows nothing of how marks are
-set: that is ``cgroup_watch.py``'s part.
+set: that is ``cgroups/watch.py``'s part.
 """
 
 from __future__ import annotations
