@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
-from integration.harness import cri
+from integration.harness import cri, peers
 from integration.harness.daemon_api import Refused
 from integration.harness.pods import PodNode, in_parallel
 from integration.harness.waiting import until
@@ -187,3 +190,35 @@ def test_volumes_are_shared(pods: PodNode) -> None:
     assert folder.joinpath("note").read_text() == "from writer\n"
     assert pods.exec(reader, "cat", "/mnt/note").out == "from writer\n"
     assert pods.exec(reader, "touch", "/mnt/other").code == 1
+
+
+@pytest.mark.gvisor
+def test_runsc_is_replaced_below_a_running_pod(pods: PodNode) -> None:
+    """What runs goes on with the release that it was made with; new pods take the new one."""
+    runsc = pods.daemon.folder / "bin" / "runsc"
+    before = runsc.readlink()
+    others = [peers.runsc(each) for each in peers.RUNSCS if peers.runsc(each) != before]
+    other = others[0] if others else before
+
+    def put(source: Path) -> None:
+        new = runsc.with_suffix(".new")
+        shutil.copy(source, new)
+        new.rename(runsc)
+
+    try:
+        put(before)
+        pod = pods.pod()
+        put(other)
+        container = pod.start("sleep", "1000")
+        assert pods.exec(container, "echo", "here").out == "here\n"
+        assert os.readlink(f"/proc/{pod.gofer(container)}/exe").endswith(" (deleted)")
+        late = pods.pod()
+        assert pods.exec(late.start("sleep", "1000"), "echo", "new").out == "new\n"
+        assert os.readlink(f"/proc/{late.gofer(late.id)}/exe") == str(runsc)
+        runsc.unlink()
+        assert pods.exec(pod.start("sleep", "1000"), "echo", "here").out == "here\n"
+        pod.remove()
+        late.remove()
+    finally:
+        runsc.unlink(missing_ok=True)
+        runsc.symlink_to(before)

@@ -82,7 +82,7 @@ class Birth:
             self._close_fds()
             lib.gv_slot_free(self.slot)
             raise self.failed("open descriptors", error.errno) from None
-        keep = {*fds.values(), self._theirs, *(fd for fd, _ in spec.join)}
+        keep = {*fds.values(), self._theirs, *spec.keep, *(fd for fd, _ in spec.join)}
         if spec.cgroup_fd is not None:
             keep.add(spec.cgroup_fd)
         self.native = ffi.new("struct gv_spec *")

@@ -63,6 +63,9 @@ class SpawnSpec(Record):
     fds: Mapping[int, int] = _EMPTY
     """The child's number -> our descriptor.  0 to 2 default to the null device; no other
     descriptor reaches the child."""
+    keep: tuple[int, ...] = ()
+    """Our descriptors that it has, by our numbers, until it executes: ``path`` may lead through
+    ``/proc/self/fd``.  Above all of the child's numbers."""
     namespaces: int = 0
     """CLONE_NEW* of those to be made."""
     join: tuple[tuple[int, int], ...] = ()

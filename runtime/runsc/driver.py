@@ -17,7 +17,7 @@ from runtime.bundle.capabilities import SETPCAP, SYS_ADMIN, SYS_CHROOT, SYS_PTRA
 from runtime.runsc import sidecars
 from runtime.runsc.config import find_binary
 from runtime.runsc.flags import check_flags, read_settings
-from runtime.runsc.release import probe
+from runtime.runsc.program import Program, is_program_of, probe_program, program_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,6 +155,10 @@ if TYPE_CHECKING:
 
         def gofer_namespaces(self) -> int: ...
         @property
+        def gofer_program(self) -> tuple[str, tuple[int, ...]]:
+            """``path`` and ``keep`` of a gofer's SpawnSpec: the file that the driver is for."""
+
+        @property
         def gofer_session(self) -> bool:
             """Whether the gofer leads a session of its own."""
 
@@ -195,15 +199,24 @@ if TYPE_CHECKING:
         ) -> dict[str, Any]: ...
 
 
-def find_driver(config: RunscConfig, cache_dir: str) -> Driver:
+def find_driver(config: RunscConfig, cache_dir: str, running: int = 0) -> Driver:
     """The driver for the configured binary; asks an unknown binary what it can.
+
+    ``running`` is the pid of a gofer of the sandbox that is to be driven: its program is taken
+    where the configured file is another by now.
 
     Raises Failed (no such binary, or a sentry of another release), Unsupported (not a runsc that
     can be driven), InvalidRequest (a configured flag that it doesn't know).
     """
-    generation = probe(find_binary(config.binary), cache_dir)
+    binary = path = find_binary(config.binary)
+    if running and not is_program_of(running, binary):
+        path = program_of(running)
+    generation, program = probe_program(path, cache_dir)
+    if path != binary:
+        named = binary if generation.boot_binary == path else generation.boot_binary
+        generation = generation.replace(binary=binary, boot_binary=named)
     check_flags(config, generation)
-    driver = DirectDriver(generation, os.environ.get(sidecars.RELEASE_VARIABLE, ""))
+    driver = DirectDriver(generation, os.environ.get(sidecars.RELEASE_VARIABLE, ""), program)
     _check_sentry(config, driver)
     return driver
 
@@ -237,10 +250,24 @@ def _check_sentry(config: RunscConfig, driver: DirectDriver) -> None:
 class DirectDriver:
     """Starts ``runsc gofer`` and ``runsc boot`` itself and speaks with the sentry itself."""
 
-    def __init__(self, generation: Generation, release_override: str = "") -> None:
-        """``release_override`` is the operator's own word on the check of the sentry's release."""
+    def __init__(
+        self,
+        generation: Generation,
+        release_override: str = "",
+        program: Program | None = None,
+    ) -> None:
+        """``release_override`` is the operator's own word on the check of the sentry's release.
+
+        ``program`` is the file of the generation's binary, which may be replaced meanwhile.
+        """
         self.generation = generation
         self._release_override = release_override
+        self._program = program
+
+    @property
+    def gofer_program(self) -> tuple[str, tuple[int, ...]]:
+        program, named = self._program, self.generation.binary
+        return program.to_execute(named) if program is not None else (named, ())
 
     def settings(self, config: RunscConfig, spec: Spec | None) -> Settings:
         return read_settings(config, self.generation, spec)

@@ -131,8 +131,10 @@ class Gofer:
                 elif kind:
                     namespaces |= CLONE_NEWUSER
                     maps = id_maps(kind, spec)
+                program, keep = driver.gofer_program
                 wanted = SpawnSpec(
-                    path=driver.generation.binary,
+                    path=program,
+                    keep=keep,
                     argv=command.argv,
                     # Nothing of ours is the business of what serves a container's files.
                     env={},

@@ -250,6 +250,7 @@ def adopt_host(
     params = _params(root, config, context, (-1,) * 3)
     sandbox = AdoptedSandbox.adopt(root, params, context)
     container = _container(root, context, sandbox)
+    container.made_with = params.driver, config.flags
     holdings = container.holdings
     assert holdings is not None
     holdings.cgroup = factory.of_process(sandbox.pid) if root.cgroup_paths else None
@@ -273,7 +274,7 @@ def adopt_created(
     ``stdio`` is for one that isn't its sandbox's first and has no terminal.  Raises SandboxGone.
     """
     config = configure(container, config)
-    params = _params(container, config, context, stdio)
+    params = _params(container, config, context, stdio, root)
     if container.is_root:
         sandbox = AdoptedSandbox.adopt(container, params, context)
     else:
@@ -346,13 +347,21 @@ def _params(
     config: RunscConfig,
     context: Context,
     stdio: tuple[int, int, int],
+    root: StoredContainer | None = None,
 ) -> BootParams:
+    """``root`` is the first container of its sandbox, if that is another."""
+    # The sandbox was made with its program, which may have been replaced since.
+    process = (root or container).gofer_process()
+    running = 0
+    if process is not None:
+        with process:
+            running = process.pid
     return BootParams(
         id=container.id,
         bundle=container.bundle,
         spec=container.spec,
         config=config,
-        driver=find_driver(config, context.cache_dir),
+        driver=find_driver(config, context.cache_dir, running),
         stdio=stdio,
         tty=container.spec.process.terminal,
     )

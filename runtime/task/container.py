@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from runtime.bundle.spec import Spec
     from runtime.cgroups.metrics import Metrics
     from runtime.host.children import Child
+    from runtime.runsc.driver import Driver
     from runtime.sandbox.sandbox import Sandbox
     from runtime.task.acquired import Holdings
     from runtime.task.context import Context
@@ -78,6 +79,8 @@ class Container:
         self.holdings: Holdings | None = None
         self.is_root = True
         self.io_owner = (0, 0)
+        #: What drives its sandbox, and the flags that its options gave; None before that is known.
+        self.made_with: tuple[Driver, Mapping[str, str]] | None = None
         #: Set by a delete that comes while the container is being created.
         self.abandoned = threading.Event()
         #: Set once creation has come to its end, either way.

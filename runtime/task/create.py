@@ -163,7 +163,13 @@ def _acquire(
     # Here, and not in a directory of our own: runsc's commands are told of this one.
     holdings.reserve(config.state_dir, root.id if root is not None else request.id)
     step("runsc")
-    driver = context.find_driver(config, context.cache_dir)
+    if root is not None and root.made_with is not None:
+        # The sandbox was made with these, whatever is configured by now; they don't fit others.
+        driver, flags = root.made_with
+        config = config.replace(flags=flags)
+    else:
+        driver = context.find_driver(config, context.cache_dir)
+    container.made_with = driver, config.flags
     if request.checkpoint:
         _open_image(request, holdings, driver, root, lambda: _go_on(container))
     step("rootfs")
