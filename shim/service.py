@@ -187,6 +187,9 @@ class TaskService:
         request = pb.ExecProcessRequest.FromString(call.payload)
         container = self._pod.container(request.id)
         spec = parse_process(request.spec.value, "exec spec")
+        if spec.unknown_capabilities:
+            unknown = [name[:100] for name in spec.unknown_capabilities[:10]]
+            self._log.warning("exec.partly_honoured", container=request.id, unknown=unknown)
         io = convert.io_request(request)
         container.add_exec(request.exec_id, spec, io, self._deadline(call))
         return b""

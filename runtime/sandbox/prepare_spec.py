@@ -54,6 +54,24 @@ _OPPOSITES = (("ro", "rw"), ("noexec", "exec"), ("noatime", "atime"))
 _TOLERATED_SYSCTLS = frozenset(("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"))
 
 
+#: Of other systems than Linux.
+REFUSED_PARTS = ("solaris", "windows", "vm", "zos")
+#: Fields of the OCI specification that nothing is made of; docs/spec.md has all of them.
+UNKNOWN_FIELDS = (
+    "process.ioPriority",
+    "process.scheduler",
+    "process.execCPUAffinity",
+    "linux.intelRdt",
+    "linux.memoryPolicy",
+    "linux.mountLabel",
+    "linux.netDevices",
+    "linux.personality",
+    "linux.timeOffsets",
+)
+#: What releases before 20260520 make nothing of.
+NEWER_FIELDS = ("process.user.umask", "domainname")
+
+
 class Prepared(Record):
     """A spec and a configuration to start a container's processes with."""
 
@@ -194,6 +212,15 @@ def _check(spec: Spec, linux: Fields, generation: Generation) -> tuple[str, ...]
         raise Unsupported("process.selinuxLabel: gVisor has no SELinux")
     if process.text("apparmorProfile"):
         notes.append("no AppArmor profile: gVisor has none")
+    for part in REFUSED_PARTS:
+        if spec.raw.get(part):
+            raise Unsupported(f"config.json: {part}: not for a Linux container")
+    parts = {"process": process.value, "process.user": process.value.get("user"), "": spec.raw}
+    parts["linux"] = linux.value
+    for name in UNKNOWN_FIELDS + (() if generation.gofer_takes_id else NEWER_FIELDS):
+        part, _, field = name.rpartition(".")
+        if (parts[part] or {}).get(field) is not None:
+            notes.append(f"{name} has no effect: gVisor doesn't know it")
     for name in linux.text_mapping("sysctl"):
         if name in _TOLERATED_SYSCTLS or (name == "fs.nr_open" and generation.mount_confs):
             continue
