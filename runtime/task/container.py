@@ -255,8 +255,7 @@ class Container:
         return pid
 
     def _exec_exited(self, process: Process, info: ExitInfo) -> None:
-        if process.io is not None:
-            process.io.finish()
+        process.finish_io()
         process.exited(Exit(status=info.status, at=time.time()))
         with self._quiet:
             self._quiet.notify_all()
@@ -265,8 +264,7 @@ class Container:
 
     def init_exited(self, info: ExitInfo) -> None:
         """The sandbox's word that init ended.  Called once, by the reactor."""
-        if self.init.io is not None:
-            self.init.io.finish()
+        self.init.finish_io()
         with self._lock:
             status = self.killing.outcome(info)
             self._init_exit = Exit(status=status, at=time.time())

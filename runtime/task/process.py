@@ -287,6 +287,12 @@ class Process:
         with self._lock:
             return self._io
 
+    def finish_io(self) -> None:
+        """Tell the stdio, unless a delete has taken it already, that the process has ended."""
+        io = self.io
+        if io is not None:
+            io.finish()
+
     def detach(self) -> IO | None:
         """Give the stdio up to the caller, who closes it."""
         with self._lock:

@@ -293,13 +293,18 @@ def hooks(data: bytes) -> None:
         return
 
 
+def _current(name: str) -> str:
+    """What stands in a file of a cgroup so far."""
+    return "max 100000" if name == "cpu.max" else "max"
+
+
 def resources(data: bytes) -> None:
     """An update's resources, as the files of both versions of cgroups."""
     value = any_pb2.Any(type_url="x/LinuxResources", value=data)
     try:
         parsed = cgroup_resources.parse(convert.resources(value))
         cgroup_limits.v1_settings(parsed)
-        cgroup_limits.v2_settings(parsed, lambda name: "max 100000")
+        cgroup_limits.v2_settings(parsed, _current)
     except RuntimeFault:
         return
 

@@ -11,6 +11,7 @@ from runtime.base.errors import InvalidState
 from runtime.task.events import Event, TaskCreated, TaskExited, TaskOOM, TaskStarted
 from runtime.task.lifecycle import Op, State
 from runtime.task.process import Exit, IORequest, Process
+from tests.fakes.sandbox import FakeIO
 
 DONE = Exit(status=7, at=100.0)
 
@@ -200,3 +201,16 @@ def test_a_close_of_stdin_before_there_is_one_is_kept_for_it() -> None:
     terminal = Terminal()
     process.attach(terminal)
     assert terminal.stdin_closed
+
+
+def test_the_stdio_of_a_process_that_ends_may_be_taken_in_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A delete detaches it: whoever looks twice finds none the second time."""
+    process, _ = running()
+    io = FakeIO()
+    looks: list[FakeIO] = [io]
+    monkeypatch.setattr(Process, "io", property(lambda _: looks.pop() if looks else None))
+    process.finish_io()
+    assert io.finished
+    process.finish_io()
