@@ -67,6 +67,37 @@ def test_a_container_over_its_own_limit(pods: PodNode, api: Api) -> None:
         assert pods.status(other).state == cri.RUNNING
 
 
+# Takes memory page by page, as fast as it can.
+GROWER = """
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    size_t size = 200 << 20, at;
+    char *taken = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (at = 0; at < size; at += 4096) taken[at] = 1;
+    sleep(1000);
+}
+"""
+
+
+def test_one_that_grows_fast(pods: PodNode, tmp_path: Path) -> None:
+    """It ends before the pod is out of memory, which the kernel would end as a whole.
+
+    The pod has the sum of its containers' limits, and what the README calls its overhead.
+    """
+    (tmp_path / "grower.c").write_text(GROWER)
+    subprocess.run(["gcc", "-static", "-o", tmp_path / "grower", tmp_path / "grower.c"], check=True)
+    volume = {"container_path": "/mnt", "host_path": str(tmp_path)}
+    pod = pods.pod(linux={"resources": {"memory_limit_in_bytes": (128 + 64) * MIB}})
+    other = pod.start("sleep", "1000", **limited(64))
+    for attempt in range(3):
+        config = {"mounts": [volume], "attempt": attempt, **limited(64)}
+        grower = pod.start("/mnt/grower", **config)
+        assert pods.wait_reason(grower, "OOMKilled", 30) == 137
+    assert pods.exec(other, "echo", "fine").out == "fine\n"
+    assert pods.status(other).state == cri.RUNNING
+
+
 # Maps a file and reads every page of it, then waits.
 MAPPER = """
 #include <fcntl.h>

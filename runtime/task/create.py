@@ -405,7 +405,14 @@ def _watch_memory(
     container: Container, sandbox: Sandbox, cgroup: Cgroup, context: Context
 ) -> PodMemory | None:
     memory = PodMemory(
-        sandbox.id, cgroup, sandbox.memory, sandbox.file_memory, context.reactor, context.workers
+        sandbox.id,
+        cgroup,
+        sandbox.memory,
+        sandbox.file_memory,
+        context.reactor,
+        context.workers,
+        hold=sandbox.control.pause,
+        release=sandbox.control.resume,
     )
     try:
         memory.open()

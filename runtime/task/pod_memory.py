@@ -74,6 +74,11 @@ _PAUSE, _PAUSE_FACTOR, _LONGEST_PAUSE = 0.005, 2.0, 0.25
 #: Seconds after a look or a mark that has failed: the cgroup may be about to go, or the host be
 #: short of something for a while.
 _RECOVERY = 1.0
+#: A sandbox that at its present rate is this many seconds from the kernel's limit is held still
+#: while it is looked at, and looked at without delay.
+_URGENT = 2.0
+#: Seconds that the sentry gets to hold its containers, or to let them go.
+_HOLD_TIMEOUT = 5.0
 
 
 class _Figures:
@@ -96,7 +101,8 @@ class PodMemory:
 
     ``measure(id, timeout)`` asks the sentry for a container's memory, ``measure_files(timeout)``
     for how much of all containers' is that of files, in bytes.  Both may block, and are called
-    where that is allowed: by workers, and by whoever calls ``note``.
+    where that is allowed: by workers, and by whoever calls ``note``.  ``hold(timeout)`` has the
+    sentry stop all containers, ``release(timeout)`` has them go on; the sentry counts the two.
     """
 
     def __init__(
@@ -107,8 +113,15 @@ class PodMemory:
         measure_files: Callable[[float], int],
         reactor: Reactor,
         workers: Submitter,
+        *,
+        hold: Callable[[float], object],
+        release: Callable[[float], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
+        self._hold = hold
+        self._release = release
+        self._clock = clock
         self._measure = measure
         self._measure_files = measure_files
         self._reactor = reactor
@@ -123,6 +136,11 @@ class PodMemory:
         self._high = 0  # guarded by _lock; where the mark is, in bytes
         self._timer: Cancelable | None = None  # guarded by _lock
         self._looking = False  # guarded by _lock
+        self._urgent = False  # guarded by _lock; the next look is one while all are held
+        self._seen = (
+            0.0,
+            0,
+        )  # guarded by _lock; when the host's use was read last, and what it was
         self._again = False  # guarded by _lock; something changed during a look
         self._pause = _PAUSE  # guarded by _lock
         self._markless = False  # guarded by _lock; the host can't set marks
@@ -253,9 +271,11 @@ class PodMemory:
 
         However it goes, there is another look or a mark afterwards, as long as any is wanted.
         """
+        with self._lock:
+            urgent, self._urgent = self._urgent, False
         total = None
         try:
-            total = self._look_at_all()
+            total = self._look_while_held() if urgent else self._look_at_all()
         except Exception as error:  # whatever it is, the limits are to be kept
             self._log.warning("memory.look_failed", error=repr(error))
         with self._lock:
@@ -266,8 +286,41 @@ class PodMemory:
             if total is None:
                 self._pause = _RECOVERY
                 self._look_later_locked()
-            elif again or not self._arm_locked(total):
+                return
+            if not again and self._arm_locked(total):
+                return
+            if not self._hurries_locked():
                 self._look_later_locked()
+                return
+            self._looking = self._urgent = True
+        self._workers.submit(self._look)
+
+    def _look_while_held(self) -> int | None:
+        """What grows so fast would be at the kernel's limit before the answers are here, and the
+        kernel ends the whole sandbox."""
+        try:
+            self._hold(_HOLD_TIMEOUT)
+        except (DeadlineExceeded, Unreachable) as fault:
+            # It is held as soon as the sentry gets to it, which was to be first.
+            self._log.warning("memory.held_late", error=str(fault))
+        except RuntimeFault as fault:
+            self._log.debug("memory.not_held", error=str(fault))
+            return self._look_at_all()
+        try:
+            return self._look_at_all()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Once per hold, not more often: at one too many the sentry ends."""
+        try:
+            self._release(_HOLD_TIMEOUT)
+        except ResourceExhausted as fault:
+            # Nothing was sent.
+            self._log.warning("memory.not_released", error=str(fault))
+            self._reactor.call_later(_RECOVERY, lambda: self._workers.submit(self._let_go))
+        except RuntimeFault as fault:
+            self._log.warning("memory.release_unknown", error=str(fault))
 
     def _look_at_all(self) -> int | None:
         begin = time.monotonic()
@@ -296,6 +349,7 @@ class PodMemory:
                     if self._over_locked(figures, usage):
                         over.append((figures.member, usage))
             self._total = total or 0
+            self._seen = self._clock(), self._total
             self._pause = min(
                 max(_PAUSE, _PAUSE_FACTOR * (time.monotonic() - begin)), _LONGEST_PAUSE
             )
@@ -411,8 +465,25 @@ class PodMemory:
             self._disarm_locked()
             if self._looking:
                 self._again = True
-            elif not self._closed:
+                return
+            if self._closed:
+                return
+            if not self._hurries_locked():
                 self._look_later_locked()
+                return
+            self._looking = self._urgent = True
+        self._workers.submit(self._look)
+
+    def _hurries_locked(self) -> bool:
+        """Whether the sandbox grows so fast that the kernel may soon end it for one's excess."""
+        whole, now = self._host.memory_limit(), self._host.memory_usage()
+        if whole is None or now is None:
+            return False
+        if not any(f.member.runs and self._binds(f.member) for f in self._members.values()):
+            return False
+        at, before = self._seen
+        grown, elapsed = now - before, self._clock() - at
+        return grown > 0 and (whole - now) * elapsed < grown * _URGENT
 
     def _look_later_locked(self) -> None:
         self._looking = True

@@ -289,6 +289,8 @@ class Bench:
             lambda timeout: 0,
             self.context.reactor,
             self.workers,
+            hold=lambda timeout: None,
+            release=lambda timeout: None,
         )
         self.holdings.memory = self.memory
         self.memory.open()

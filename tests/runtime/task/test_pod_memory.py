@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from runtime.base.errors import NotFound, ResourceExhausted, Unsupported
+from runtime.base.errors import (
+    DeadlineExceeded,
+    Failed,
+    NotFound,
+    ResourceExhausted,
+    SandboxGone,
+    Unsupported,
+)
 from runtime.cgroups.metrics import MemoryUse
 from runtime.task.pod_memory import PodMemory
 from tests.fakes.sandbox import FakeCgroup, FakeMark
@@ -65,6 +72,9 @@ class Scene:
         self.asked: list[str] = []
         self.files = 0
         self.after_an_answer: list[Callable[[], None]] = []
+        self.now = 100.0
+        self.calls: list[str] = []
+        self.refuses: dict[str, list[Exception]] = {"hold": [], "release": []}
         self.memory = PodMemory(
             "s",
             self.host,
@@ -72,6 +82,9 @@ class Scene:
             lambda timeout: self.files,
             self.here,  # type: ignore[arg-type]
             self.here,
+            hold=self.hold,
+            release=self.release,
+            clock=lambda: self.now,
         )
         self.memory.open()
         for member in members:
@@ -79,12 +92,23 @@ class Scene:
 
     def measure(self, id: str, timeout: float) -> MemoryUse:
         self.asked.append(id)
+        self.calls.append(id)
         used = self.used.get(id)
         if used is None:
             raise NotFound("container", id)
         if self.after_an_answer:
             self.after_an_answer.pop()()
         return used if isinstance(used, MemoryUse) else MemoryUse(bytes=used, exact=True)
+
+    def hold(self, timeout: float) -> None:
+        self.calls.append("hold")
+        if self.refuses["hold"]:
+            raise self.refuses["hold"].pop()
+
+    def release(self, timeout: float) -> None:
+        self.calls.append("release")
+        if self.refuses["release"]:
+            raise self.refuses["release"].pop()
 
     def uses(self, **used: int | MemoryUse) -> None:
         """The host sees the sum of it; a mark that this passes is told of."""
@@ -315,6 +339,72 @@ def test_the_last_container_takes_the_mark_with_it() -> None:
     scene = Scene(pause(), FakeMember("a", 64 * MIB))
     scene.memory.remove("a")
     assert scene.mark is None
+
+
+# -- growing fast ----------------------------------------------------------------------------
+
+
+def fast() -> tuple[Scene, FakeMember, FakeMember]:
+    """Two of 64 MiB each in a pod of 128, one of which has just been seen to have 10."""
+    one, two = FakeMember("one", 64 * MIB), FakeMember("two", 64 * MIB)
+    scene = Scene(pause(), one, two, limit=128 * MIB)
+    scene.uses(one=10 * MIB, two=MIB, rest=30 * MIB)
+    scene.memory.refresh()
+    scene.calls.clear()
+    return scene, one, two
+
+
+def test_what_grows_fast_is_held_while_it_is_looked_at() -> None:
+    """Without delay; then it goes on, or has ended.  Slow growth holds nobody."""
+    scene, one, two = fast()
+    scene.now += 0.01
+    scene.uses(one=40 * MIB)
+    assert scene.calls == ["hold", "one", "two", "release"]
+    assert one.runs and not scene.here.due
+    scene.now += 0.01
+    scene.uses(one=70 * MIB)
+    assert scene.calls[4:] == ["hold", "one", "two", "release"]
+    assert one.ooms == [True] and two.ooms == []
+    scene, one, _ = fast()
+    scene.now += 10
+    scene.uses(one=40 * MIB)
+    assert scene.calls == ["one", "two"]
+
+
+def test_nobody_is_held_where_only_the_pods_limit_binds() -> None:
+    one, two = FakeMember("one"), FakeMember("two")
+    scene = Scene(pause(), one, two, limit=128 * MIB)
+    scene.uses(one=10 * MIB, two=MIB)
+    scene.memory.refresh()
+    scene.now += 0.001
+    scene.uses(one=60 * MIB)
+    assert "one" in scene.calls and "hold" not in scene.calls
+
+
+@pytest.mark.parametrize("fault", [Failed("no"), DeadlineExceeded("pause", 2.0)])
+def test_what_could_not_be_held_is_looked_at_and_let_go(fault: Exception) -> None:
+    """After a deadline nobody knows whether it is held."""
+    scene, one, _ = fast()
+    scene.refuses["hold"] = [fault]
+    scene.now += 0.01
+    scene.uses(one=70 * MIB)
+    assert one.ooms == [True]
+    assert scene.calls.count("release") == isinstance(fault, DeadlineExceeded)
+
+
+def test_it_is_let_go_once() -> None:
+    """Tried again only where the sentry has not heard of it: it would end by one too many."""
+    for fault, times in (
+        (ResourceExhausted("no descriptors"), 2),
+        (SandboxGone(1), 1),
+        (DeadlineExceeded("resume", 5.0), 1),
+    ):
+        scene, _, _ = fast()
+        scene.refuses["release"] = [fault]
+        scene.now += 0.01
+        scene.uses(one=40 * MIB)
+        scene.here.run_due()
+        assert scene.calls.count("release") == times
 
 
 # -- blame -----------------------------------------------------------------------------------

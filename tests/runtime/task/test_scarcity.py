@@ -154,6 +154,8 @@ class Shop:
             self.sandbox.file_memory,
             self.reactor,
             self.workers,
+            hold=self.sandbox.control.pause,
+            release=self.sandbox.control.resume,
         )
         self.memory.add(self.container)
 
