@@ -1,7 +1,10 @@
 """Which file systems of a container a gofer serves, and where changes to them go.
 
 Owns the filestores: files that hold what a container changes in an overlaid file system.  A
-``self`` filestore has a name, inside the file system it belongs to, and is removed at the end.
+``self`` filestore lies inside the file system it belongs to.  It has a name there, and is removed
+at the end, where a node adds up what its pods use (the kubelet's ephemeral storage): in volumes,
+and in the root file systems of pods.  In any other root file system it has none, as clients make
+images of those (``docker commit``, ``ctr snapshots``), which it must not be in.
 The rules are those of gVisor's ``runsc/container/container.go``, createGoferFilestores.
 """
 
@@ -89,7 +92,8 @@ def plan_mounts(
     filestores = _Filestores(sandbox_id, fds)
     try:
         root_medium = "none" if spec.root_readonly else _rootfs_overlay(spec, settings)
-        confs = [filestores.conf("lisafs", root_medium, spec.root_path, shared=False)]
+        in_pod = bool(spec.container_type)
+        confs = [filestores.conf("lisafs", root_medium, spec.root_path, named=in_pod)]
         for mount in mounts:
             medium = "none" if mount.read_only else settings.mount_overlay
             lower, shared = "lisafs", False
@@ -99,7 +103,7 @@ def plan_mounts(
                 # Also for a read-only mount: another container may mount it writable.
                 medium, shared = "self", hint.shared
                 lower = "none" if hint.type == "tmpfs" else "lisafs"
-            confs.append(filestores.conf(lower, medium, mount.source, shared))
+            confs.append(filestores.conf(lower, medium, mount.source, shared=shared))
     except BaseException:
         remove_filestores(filestores.created)
         raise
@@ -210,7 +214,9 @@ class _Filestores:
         self.shared: list[str] = []
         self.created: list[str] = []
 
-    def conf(self, lower: str, medium: str, source: str, shared: bool) -> MountConf:
+    def conf(
+        self, lower: str, medium: str, source: str, *, shared: bool = False, named: bool = True
+    ) -> MountConf:
         """The configuration of one mount, with its filestore if it needs one."""
         if medium in ("none", "memory"):
             return MountConf(lower=lower, upper=medium)
@@ -219,8 +225,12 @@ class _Filestores:
             return MountConf(lower=lower, upper="anon")
         if not _is_directory(source):
             return MountConf(lower=lower, upper="memory")
-        if not self._create(os.path.join(source, self._name), shared):
+        path = os.path.join(source, self._name)
+        if not self._create(path, shared):
             return MountConf(lower=lower, upper="memory")
+        if not named:
+            os.unlink(path)
+            self.own.remove(path)
         return MountConf(lower=lower, upper="self")
 
     def _create(self, path: str, shared: bool) -> bool:

@@ -24,6 +24,8 @@ from runtime.sandbox.gofer_mounts import (
 )
 from tests.fakes.generations import GENERATIONS
 
+IN_POD = {"io.kubernetes.cri.container-type": "sandbox"}
+
 
 @pytest.fixture
 def fds() -> Iterator[FdSet]:
@@ -58,7 +60,7 @@ def make_spec(folder: Path, readonly: bool = False, annotations: Any = None) -> 
             bind("file"),
             {**bind("data", "ro"), "destination": "/ro"},
         ],
-        "annotations": annotations or {},
+        "annotations": {**(IN_POD if annotations is None else annotations)},
     }
     return parse_spec(json.dumps(value).encode(), "/b")
 
@@ -103,6 +105,15 @@ def test_overlays(folder: Path, fds: FdSet, overlay: str, confs: str, files: lis
     remove_filestores(found.filestores)
     remove_filestores(found.filestores)
     assert not any(os.path.exists(path) for path in wanted)
+
+
+def test_a_root_that_images_are_made_of_holds_no_filestore(folder: Path, fds: FdSet) -> None:
+    found = plan(make_spec(folder, annotations={}), fds, "all:self")
+    assert str(found.confs[0]) == "lisafs:self"
+    assert list((folder / "root").iterdir()) == []
+    assert found.filestores == (str(folder / "data" / ".gvisor.filestore.s"),)
+    os.write(found.filestore_fds[0], b"x")
+    remove_filestores(found.filestores)
 
 
 def test_overlay_in_a_directory(folder: Path, fds: FdSet) -> None:
