@@ -165,6 +165,14 @@ def _format(parser: Any) -> None:
 def _looking(verbs: Any) -> None:
     look = _Verbs(verbs, "show")
     p = look.add("list", "list containers", ident=False)
+    # Here as well as before the verb; without a default of its own, which would undo that one.
+    p.add_argument(
+        "-n",
+        "--namespace",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="containerd namespace to look in",
+    )
     _format(p)
     p.add_argument("-q", "--quiet", action="store_true", help="ids only")
     p = look.add("ps", "list the processes in a container; pids are the sandbox's own numbers")

@@ -186,3 +186,11 @@ def complete(words: list[str], tmp_path: Path) -> list[str]:
 )
 def test_bash_completes(words: list[str], offered: list[str], tmp_path: Path) -> None:
     assert sorted(complete(words, tmp_path)) == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "namespace"),
+    [(("list", "-n", "x"), "x"), (("-n", "y", "list"), "y"), (("list",), "")],
+)
+def test_list_takes_the_namespace_on_either_side(words: tuple[str, ...], namespace: str) -> None:
+    assert arguments.build().parse_args(words).namespace == namespace
