@@ -168,6 +168,16 @@ def test_no_cycles() -> None:
         visit(name, ())
 
 
+def test_a_class_name_occurs_once() -> None:
+    """So that a stack trace says which it is.  ttrpc's Request is that of its protocol."""
+    places: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and name_of(path) != "shim/ttrpc/envelope.py":
+                places.setdefault(node.name, []).append(name_of(path))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
 def test_modules_are_not_too_long() -> None:
     assert {name_of(p): n for p in modules() if (n := len(p.read_text().splitlines())) > 600} == {}
 

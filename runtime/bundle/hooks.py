@@ -23,6 +23,7 @@ from runtime.base import fastjson, files
 from runtime.base.errors import DeadlineExceeded, Failed, RuntimeFault
 from runtime.base.log import get_logger
 from runtime.base.record import Record
+from runtime.base.signals import SIGKILL
 from runtime.base.version import OCI_VERSION
 from runtime.bundle.hook_spec import CREATE_CONTAINER, POSTSTOP, STAGES
 from runtime.host.linux import CLONE_NEWNET, CLONE_NEWNS
@@ -46,7 +47,6 @@ MAX_TIMEOUT = 600.0
 #: In the bundle while poststop hooks are owed; whoever manages to remove it runs them.
 OWED = "gvisor-poststop"
 
-_SIGKILL = 9
 _KILL_TIMEOUT = 2.0
 #: Of what a hook prints: bytes that are kept, characters that are told.
 _KEPT, _TAIL = 4096, 500
@@ -221,7 +221,7 @@ def _run(
     given_up: Callable[[], bool],
 ) -> None:
     started = time.monotonic()
-    output = Output()
+    output = HookOutput()
     try:
         stdin = state_file(state)
         try:
@@ -265,7 +265,7 @@ def state_file(state: HookState) -> int:
     return fd
 
 
-class Output:
+class HookOutput:
     """What a hook prints: read while it runs, so that it never blocks, and its end kept."""
 
     def __init__(self) -> None:
@@ -299,7 +299,7 @@ class Output:
 
 
 def _wait(
-    child: Child, output: Output, deadline: float, given_up: Callable[[], bool]
+    child: Child, output: HookOutput, deadline: float, given_up: Callable[[], bool]
 ) -> int | None:
     """The hook's wait status, or None if it had to be killed, and its process group with it."""
     poller = select.poll()
@@ -320,9 +320,9 @@ def _wait(
     # It isn't reaped, so the number of its group can't be anybody else's.
     if child.poll() is None:
         try:
-            os.killpg(child.pid, _SIGKILL)
+            os.killpg(child.pid, SIGKILL)
         except ProcessLookupError:
-            child.kill(_SIGKILL)
+            child.kill(SIGKILL)
     try:
         child.wait(_KILL_TIMEOUT)
     except DeadlineExceeded:

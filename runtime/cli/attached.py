@@ -49,7 +49,7 @@ _KEYS = (
 )
 
 
-class Stream:
+class CopiedStream:
     """One direction: from a descriptor to another.  ``close`` names those to close at its end."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Stream:
 def run(
     wait: Callable[[], int],
     on_signal: Callable[[int], None],
-    streams: Iterable[Stream] = (),
+    streams: Iterable[CopiedStream] = (),
     ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Copy until ``wait``, which is called in a thread, returns; its result, or what it raised.
@@ -140,7 +140,7 @@ def run(
 
 
 def _copy(
-    streams: list[Stream],
+    streams: list[CopiedStream],
     woken: int,
     on_signal: Callable[[int], None],
     outcome: list[int | BaseException],

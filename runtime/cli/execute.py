@@ -108,9 +108,9 @@ def _run_attached(container: StoredContainer, process: ProcessSpec, pid_file: st
         stdio.close(theirs)
     os.set_blocking(our_in, False)
     streams = (
-        attached.Stream(0, our_in, close_target=True, is_input=True),
-        attached.Stream(our_out, 1),
-        attached.Stream(our_err, 2),
+        attached.CopiedStream(0, our_in, close_target=True, is_input=True),
+        attached.CopiedStream(our_out, 1),
+        attached.CopiedStream(our_err, 2),
     )
     stdio.write_pid(pid_file, os.getpid())
     forward = partial(attached.quietly, container.signal_process, pid)
@@ -137,8 +137,8 @@ def _run_terminal(container: StoredContainer, process: ProcessSpec, pid_file: st
 
     os.set_blocking(master, False)
     streams = (
-        attached.Stream(0, master, seen=typed, is_input=True),
-        attached.Stream(master, 1),
+        attached.CopiedStream(0, master, seen=typed, is_input=True),
+        attached.CopiedStream(master, 1),
     )
     stdio.write_pid(pid_file, os.getpid())
     with attached.RawTerminal(0):

@@ -97,9 +97,9 @@ def _run_attached(args: argparse.Namespace) -> int:
     theirs = (their_in, their_out, their_err)
     os.set_blocking(our_in, False)
     streams = (
-        attached.Stream(0, our_in, close_target=True, is_input=True),
-        attached.Stream(our_out, 1),
-        attached.Stream(our_err, 2),
+        attached.CopiedStream(0, our_in, close_target=True, is_input=True),
+        attached.CopiedStream(our_out, 1),
+        attached.CopiedStream(our_err, 2),
     )
     running = _Run(args, _request(args, stdio=theirs, attached=True), theirs)
     return running.run(streams)
@@ -115,8 +115,8 @@ def _run_terminal(args: argparse.Namespace) -> int:
     request = _request(args, stdio=(slave, slave, slave), attached=True)
     running = _Run(args, request, (slave,), master)
     streams = (
-        attached.Stream(0, master, seen=running.typed, is_input=True),
-        attached.Stream(master, 1),
+        attached.CopiedStream(0, master, seen=running.typed, is_input=True),
+        attached.CopiedStream(master, 1),
     )
     with attached.RawTerminal(0):
         return running.run(streams)
@@ -138,7 +138,7 @@ class _Run:
         self._container: StoredContainer | None = None
         self._early: list[int] = []
 
-    def run(self, streams: tuple[attached.Stream, ...] = ()) -> int:
+    def run(self, streams: tuple[attached.CopiedStream, ...] = ()) -> int:
         """Init's status, as a shell has it."""
         return attached.run(self._whole, self.forward, streams)
 

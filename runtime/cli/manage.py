@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import argparse
 
 _MAX_SIGNAL = 64
-_SIGKILL = 9
 
 
 def signal_number(text: str) -> int:

@@ -31,7 +31,7 @@ _USUAL_SIZE = (80, 24)
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-class Pod(Record):
+class PodUse(Record):
     """One look at a sandbox.  ``gofers`` are pids, by container."""
 
     id: str
@@ -59,17 +59,17 @@ class Watcher:
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, Pod] = {}
+        self._last: dict[str, PodUse] = {}
         self._restarts: dict[str, int] = {}
 
-    def see(self, pods: Sequence[Pod]) -> list[dict[str, Any]]:
+    def see(self, pods: Sequence[PodUse]) -> list[dict[str, Any]]:
         """The lines of the table, as JSON has them."""
         lines = [self._line(pod) for pod in pods]
         self._last = {pod.id: pod for pod in pods}
         self._restarts = {pod.id: self._restarts.get(pod.id, 0) for pod in pods}
         return lines
 
-    def _line(self, pod: Pod) -> dict[str, Any]:
+    def _line(self, pod: PodUse) -> dict[str, Any]:
         last = self._last.get(pod.id)
         percent = None
         if last is not None and last.pid == pod.pid:
@@ -98,7 +98,7 @@ class Watcher:
         }
 
 
-def look(containers: Sequence[StoredContainer]) -> list[Pod]:
+def look(containers: Sequence[StoredContainer]) -> list[PodUse]:
     """One look at all sandboxes.  What can't be read is left open."""
     families: dict[tuple[str, str], list[StoredContainer]] = {}
     for each in containers:
@@ -106,9 +106,9 @@ def look(containers: Sequence[StoredContainer]) -> list[Pod]:
     return [_look(root, sandbox, family) for (root, sandbox), family in sorted(families.items())]
 
 
-def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> Pod:
+def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> PodUse:
     first = next((each for each in family if each.is_root), family[0])
-    pod = Pod(
+    pod = PodUse(
         id=sandbox_id,
         name=_name(first) or sandbox_id,
         namespace=find.namespace_of(root),
@@ -129,7 +129,7 @@ def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> Pod:
     return _measure(pod, pid)
 
 
-def _measure(pod: Pod, pid: int) -> Pod:
+def _measure(pod: PodUse, pid: int) -> PodUse:
     """With the figures of the cgroup that the sentry is in."""
     from runtime.cgroups import factory
 

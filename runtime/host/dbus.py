@@ -45,7 +45,7 @@ _TEXTS: Final = {
 }
 
 
-class WireError(Failed):
+class DBusWireError(Failed):
     """Bytes that are no D-Bus."""
 
 
@@ -76,7 +76,7 @@ class RemoteFault(Failed):
 
 
 def split_signature(signature: str) -> list[str]:
-    """The complete types in a signature.  Raises WireError."""
+    """The complete types in a signature.  Raises DBusWireError."""
     found, position = [], 0
     while position < len(signature):
         end = _type_end(signature, position, 0)
@@ -88,7 +88,7 @@ def split_signature(signature: str) -> list[str]:
 def _type_end(signature: str, start: int, depth: int) -> int:
     kind = signature[start : start + 1]
     if depth > _MAX_DEPTH or kind not in _ALIGNMENT:
-        raise WireError(f"signature {signature!r} has no type at {start}")
+        raise DBusWireError(f"signature {signature!r} has no type at {start}")
     if kind == "a":
         return _type_end(signature, start + 1, depth + 1)
     if kind not in "({":
@@ -98,19 +98,19 @@ def _type_end(signature: str, start: int, depth: int) -> int:
     while signature[position : position + 1] != close:
         position = _type_end(signature, position, depth + 1)
     if position == start + 1:
-        raise WireError(f"signature {signature!r} has an empty structure")
+        raise DBusWireError(f"signature {signature!r} has an empty structure")
     return position + 1
 
 
 def marshal(signature: str, values: Sequence[Any], out: bytearray | None = None) -> bytearray:
     """The values in little endian, aligned as at the start of a message.
 
-    A variant is given as (signature, value).  Raises WireError for values that don't fit.
+    A variant is given as (signature, value).  Raises DBusWireError for values that don't fit.
     """
     out = bytearray() if out is None else out
     kinds = split_signature(signature)
     if len(kinds) != len(values):
-        raise WireError(f"{len(values)} values for signature {signature!r}")
+        raise DBusWireError(f"{len(values)} values for signature {signature!r}")
     for kind, value in zip(kinds, values, strict=True):
         _put(kind, value, out)
     return out
@@ -127,14 +127,14 @@ def _put(kind: str, value: Any, out: bytearray) -> None:
         try:
             out += struct.pack("<" + _FIXED[first], value)
         except struct.error as error:
-            raise WireError(f"{value!r} is not of type {kind}: {error}") from None
+            raise DBusWireError(f"{value!r} is not of type {kind}: {error}") from None
     elif first in "so":
         data = _text(kind, value)
         out += struct.pack("<I", len(data)) + data + b"\0"
     elif first == "g":
         data = _text(kind, value)
         if len(data) > 255:
-            raise WireError("a signature is longer than 255 bytes")
+            raise DBusWireError("a signature is longer than 255 bytes")
         out += bytes([len(data)]) + data + b"\0"
     elif first == "v":
         inner, content = value
@@ -155,7 +155,7 @@ def _put(kind: str, value: Any, out: bytearray) -> None:
 
 def _text(kind: str, value: Any) -> bytes:
     if not isinstance(value, str) or "\0" in value:
-        raise WireError(f"{value!r} is not of type {kind}")
+        raise DBusWireError(f"{value!r} is not of type {kind}")
     return value.encode()
 
 
@@ -177,7 +177,7 @@ class _Reader:
     def _take(self, count: int) -> bytes:
         found = self._data[self._at : self._at + count]
         if len(found) != count:
-            raise WireError("a value ends beyond its message")
+            raise DBusWireError("a value ends beyond its message")
         self._at += count
         return found
 
@@ -189,7 +189,7 @@ class _Reader:
 
     def value(self, kind: str, depth: int = 0) -> Any:
         if depth > _MAX_DEPTH:
-            raise WireError("values are nested too deep")
+            raise DBusWireError("values are nested too deep")
         first = kind[0]
         if first in _FIXED:
             value = self.number(first)
@@ -198,12 +198,12 @@ class _Reader:
             length = self.number("y" if first == "g" else "u")
             data = self._take(length + 1)
             if data[-1:] != b"\0":
-                raise WireError("a text has no end")
+                raise DBusWireError("a text has no end")
             return data[:-1].decode("utf-8", "replace")
         if first == "v":
             inner = split_signature(self.value("g"))
             if len(inner) != 1:
-                raise WireError("a variant has not one type")
+                raise DBusWireError("a variant has not one type")
             return inner[0], self.value(inner[0], depth + 1)
         if first == "a":
             return self._array(kind[1:], depth)
@@ -215,12 +215,12 @@ class _Reader:
         self.align(_ALIGNMENT[element[0]])
         end = self._at + length
         if end > len(self._data):
-            raise WireError("an array ends beyond its message")
+            raise DBusWireError("an array ends beyond its message")
         found = []
         while self._at < end:
             found.append(self.value(element, depth + 1))
         if self._at != end:
-            raise WireError("an array ends within a value")
+            raise DBusWireError("an array ends within a value")
         return found
 
 
@@ -285,7 +285,7 @@ class Protocol:
         return self._serial
 
     def receive(self, data: bytes) -> list[Message]:
-        """Take bytes in any pieces; the messages that are complete.  Raises WireError, Failed."""
+        """Take bytes in any pieces; the complete messages.  Raises DBusWireError, Failed."""
         self._in += data
         if not self.ready:
             self._authenticate()
@@ -298,7 +298,7 @@ class Protocol:
         end = self._in.find(b"\r\n")
         if end < 0:
             if len(self._in) > _MAX_LINE:
-                raise WireError("d-bus: the peer's greeting has no end")
+                raise DBusWireError("d-bus: the peer's greeting has no end")
             return
         line = bytes(self._in[:end])
         del self._in[: end + 2]
@@ -313,11 +313,11 @@ class Protocol:
             return None
         order = {ord("l"): "<", ord("B"): ">"}.get(self._in[0])
         if order is None or self._in[3] != 1:
-            raise WireError("d-bus: no message begins here")
+            raise DBusWireError("d-bus: no message begins here")
         body_length, serial, fields_length = struct.unpack_from(order + "III", self._in, 4)
         start = 16 + fields_length + -fields_length % 8
         if fields_length > MAX_MESSAGE or body_length > MAX_MESSAGE:
-            raise WireError("d-bus: a message is too long")
+            raise DBusWireError("d-bus: a message is too long")
         if len(self._in) < start + body_length:
             return None
         kind = self._in[1]

@@ -34,7 +34,7 @@ _MAX_SOCKETS = 252
 _NANOSECONDS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
-class Options(Record):
+class NetworkOptions(Record):
     """The runsc flags that shape the network."""
 
     host_gso: bool = True
@@ -74,10 +74,10 @@ class Plan(Record):
 
 def loopback_argument(*, gro: bool = False, disconnect_ok: bool = False) -> dict[str, Any]:
     """The network call's argument for a sandbox that has nothing but a loopback interface."""
-    return _argument(Options(gro=gro, disconnect_ok=disconnect_ok), [_default_loopback(gro)])
+    return _argument(NetworkOptions(gro=gro, disconnect_ok=disconnect_ok), [_default_loopback(gro)])
 
 
-def read_options(flags: Mapping[str, str]) -> Options:
+def read_options(flags: Mapping[str, str]) -> NetworkOptions:
     """The options in runsc's global flags (names without dashes).
 
     Raises InvalidRequest for a malformed value, Unsupported for a network that needs more than
@@ -93,7 +93,7 @@ def read_options(flags: Mapping[str, str]) -> Options:
         raise InvalidRequest(_FLAGS, f"flag 'qdisc' is none of none, fifo, tbf: {qdisc!r}")
     gro = flags.get("gvisor-gro", "false")
     enabled = parse_bool(gro)
-    return Options(
+    return NetworkOptions(
         host_gso=_boolean(flags, "gso", True),
         software_gso=_boolean(flags, "software-gso", True),
         gro=bool(enabled),
@@ -115,7 +115,7 @@ def read_options(flags: Mapping[str, str]) -> Options:
 
 def plan(
     links: tuple[Link, ...],
-    options: Options,
+    options: NetworkOptions,
     *,
     refused: tuple[Route, ...] = (),
     sorts: bool = False,
@@ -149,7 +149,7 @@ def plan(
     return Plan(argument=argument, sockets=sockets)
 
 
-def _argument(options: Options, loopbacks: list[dict[str, Any]]) -> dict[str, Any]:
+def _argument(options: NetworkOptions, loopbacks: list[dict[str, Any]]) -> dict[str, Any]:
     unset = {"Route": {"Destination": {"IP": "", "Mask": None}, "Gateway": ""}, "Name": ""}
     return {
         "LoopbackLinks": loopbacks,
@@ -169,10 +169,10 @@ def _argument(options: Options, loopbacks: list[dict[str, Any]]) -> dict[str, An
 def _default_loopback(gro: bool) -> dict[str, Any]:
     addresses = ((4, "127.0.0.1", 8), (6, "::1", 128))
     link = Link(name="lo", index=1, mtu=65536, loopback=True, addresses=addresses)
-    return _loopback(link, Options(gro=gro))
+    return _loopback(link, NetworkOptions(gro=gro))
 
 
-def _loopback(link: Link, options: Options) -> dict[str, Any]:
+def _loopback(link: Link, options: NetworkOptions) -> dict[str, Any]:
     # The prefixes' routes stand in the kernel's local table, so they're derived; routes of the
     # main table come on top.
     routes = [
@@ -188,7 +188,7 @@ def _loopback(link: Link, options: Options) -> dict[str, Any]:
     }
 
 
-def _fd_link(link: Link, options: Options, routing: Routing) -> dict[str, Any]:
+def _fd_link(link: Link, options: NetworkOptions, routing: Routing) -> dict[str, Any]:
     device = options.host_gso and link.gso
     software = options.software_gso and not device
     size = _GSO_MAX if software else 0

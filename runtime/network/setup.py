@@ -17,10 +17,11 @@ import time
 
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.base.record import Record
+from runtime.base.signals import SIGKILL
 from runtime.host.linux import CLONE_NEWNET
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import SpawnSpec
-from runtime.network.argument import Options, loopback_argument, plan, read_options
+from runtime.network.argument import NetworkOptions, loopback_argument, plan, read_options
 from runtime.network.routes import Link, Route
 
 TYPE_CHECKING = False
@@ -34,7 +35,6 @@ __all__ = ("NetworkSetup", "PendingScrape", "begin", "check", "loopback_argument
 
 _NAMESPACE = "network namespace"
 _NS_GET_NSTYPE = 0xB703
-_SIGKILL = 9
 # How long a helper that is no longer needed may take to put things back and end.
 _UNDO_TIME = 5.0
 # -I and -S: neither the environment nor site files have a say in what runs here as root.
@@ -135,7 +135,7 @@ class PendingScrape:
     def __init__(
         self,
         namespace: int,
-        options: Options,
+        options: NetworkOptions,
         kept: Mapping[str, Any] | None = None,
         sorts: bool = False,
     ) -> None:
@@ -218,7 +218,7 @@ class PendingScrape:
         try:
             child.wait(_UNDO_TIME)
         except DeadlineExceeded:
-            child.kill(_SIGKILL)
+            child.kill(SIGKILL)
         child.close()
 
     def _converse(self, deadline: float, fds: list[int]) -> NetworkSetup:

@@ -14,6 +14,7 @@ import time
 from runtime.base.errors import RuntimeFault
 from runtime.base.log import get_logger
 from runtime.base.record import Record
+from runtime.base.signals import SIGKILL
 from runtime.runsc.control import shell_status, wait_status
 from runtime.runsc.urpc import Refused
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from runtime.sandbox.sentry import Sentry
 
 _log = get_logger("exits")
-_SIGKILL = 9
 #: Seconds that a sentry whose init has ended, or at whose socket nobody listens, may take to exit
 #: before it is killed: it waits up to 15 s for connections that others leave idle.
 _EXIT_TIMEOUT = 20.0
@@ -36,7 +36,7 @@ _EXIT_TIMEOUT = 20.0
 _GONE_TIMEOUT = 0.2
 #: Seconds before a sentry is asked again for an exit, at first and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-_KILLED = 128 + _SIGKILL
+_KILLED = 128 + SIGKILL
 
 
 class ExitInfo(Record):
@@ -68,7 +68,7 @@ def exit_of_sentry(raw: int, *, started: bool, killed: bool, panic: str, words: 
     """
     signo = raw & 0x7F
     code = (raw >> 8) & 0xFF
-    if killed and signo == _SIGKILL:
+    if killed and signo == SIGKILL:
         return ExitInfo(status=_KILLED, sentry_died=True)
     if signo:
         detail = f"sentry killed by signal {signo}"

@@ -13,6 +13,7 @@ import time
 
 from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.base.signals import SIGKILL
 from runtime.bundle.masked_paths import special_files
 from runtime.host.child_log import ChildLog
 from runtime.host.children import describe_status
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from runtime.runsc.driver import Driver
     from runtime.runsc.flags import Settings
 
-_SIGKILL = 9
 _MAX_MOUNTS = 16 << 20
 
 
@@ -150,7 +150,7 @@ class Gofer:
                     cgroup_fd=cgroup_fd,
                     setsid=driver.gofer_session,
                     oom_score_adj=spec.process.oom_score_adj,
-                    pdeathsig=_SIGKILL if attached else 0,
+                    pdeathsig=SIGKILL if attached else 0,
                     # It shares no memory that would need one.
                     no_membarrier=True,
                     prepare=attach,
@@ -195,7 +195,7 @@ class Gofer:
     def killed(self) -> bool:
         """Whether it was ended by a SIGKILL; with its sentry it ends by itself."""
         raw = self.child.poll()
-        return raw is not None and raw & 0x7F == _SIGKILL
+        return raw is not None and raw & 0x7F == SIGKILL
 
     def release(self) -> None:
         """Close what was for the sentry, once it has its own.  Idempotent."""
@@ -255,7 +255,7 @@ class Gofer:
         try:
             if child is not None:
                 if child.poll() is None:
-                    child.kill(_SIGKILL)
+                    child.kill(SIGKILL)
                     child.wait(timeout)
                 child.close()
         finally:

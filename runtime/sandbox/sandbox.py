@@ -19,6 +19,7 @@ from runtime.base.errors import (
     SandboxGone,
     Unreachable,
 )
+from runtime.base.signals import SIGKILL
 from runtime.cgroups.metrics import MemoryUse
 from runtime.host.fds import own_stdio
 from runtime.network.setup import NetworkSetup, loopback_argument
@@ -54,7 +55,6 @@ __all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess"
 _AUTOPSY_TIMEOUT = 0.5
 #: Seconds to reap what was killed, even where the deadline is over.
 _REAP_TIMEOUT = 0.5
-_SIGKILL = 9
 
 
 class Sandbox:
@@ -555,7 +555,7 @@ class Sandbox:
     def kill_gofer(self, cid: str) -> None:
         """SIGKILL a container's gofer, which is the end of the container; no error without one."""
         try:
-            self.gofer_of(cid).child.kill(_SIGKILL)
+            self.gofer_of(cid).child.kill(SIGKILL)
         except NotFound:
             return
 

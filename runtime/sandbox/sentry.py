@@ -16,6 +16,7 @@ import time
 from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
 from runtime.base.log import get_logger
+from runtime.base.signals import SIGKILL
 from runtime.host.child_log import ChildLog
 from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace, own_stdio
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from runtime.sandbox.gofer import Gofer
 
 _log = get_logger("sentry")
-_SIGKILL = 9
 _RLIMIT_MEMLOCK = 8
 #: Seconds for a process that failed to be gone, so that its last words are complete.
 _DYING_TIMEOUT = 1.0
@@ -146,7 +146,7 @@ class Sentry:
                             cgroup_procs=cgroup_procs,
                             cgroup_fd=cgroup_fd,
                             controlling_tty=_terminal_number(command.argv) if terminal else None,
-                            pdeathsig=_SIGKILL if attached else 0,
+                            pdeathsig=SIGKILL if attached else 0,
                         )
                     )
                     ours.close_one(ready_write)
@@ -161,7 +161,7 @@ class Sentry:
                     raise
         except BaseException:
             if child is not None:
-                child.kill(_SIGKILL)
+                child.kill(SIGKILL)
                 child.wait(_DYING_TIMEOUT)
                 child.close()
             log.close()
@@ -193,7 +193,7 @@ class Sentry:
 
     def kill(self) -> None:
         """SIGKILL.  Thread-safe, no error if it is dead."""
-        self.child.kill(_SIGKILL)
+        self.child.kill(SIGKILL)
 
     def remove_socket(self) -> None:
         """Remove the control socket.  Idempotent."""

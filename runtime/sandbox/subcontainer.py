@@ -15,6 +15,7 @@ from runtime.base.errors import (
     Unreachable,
 )
 from runtime.base.log import get_logger
+from runtime.base.signals import SIGKILL
 from runtime.host.fds import FdSet
 from runtime.sandbox.spec_file import raw_spec
 
@@ -38,7 +39,6 @@ _DESTROY_AGAIN = 2.0
 #: Seconds to reap what was killed, even where the deadline is over.
 _REAP_TIMEOUT = 0.5
 
-_SIGKILL = 9
 
 _log = get_logger("subcontainer")
 
@@ -111,7 +111,7 @@ class Subcontainer:
 
     def destroy(self, control: Control, deadline: float) -> None:
         """Have the sentry kill all of it and forget it."""
-        destroy(control, self.params.id, deadline, lambda: self.gofer.child.kill(_SIGKILL))
+        destroy(control, self.params.id, deadline, lambda: self.gofer.child.kill(SIGKILL))
 
     def stop(self, deadline: float) -> None:
         """Kill and reap the gofer and close all that was for the sentry; idempotent.
@@ -119,7 +119,7 @@ class Subcontainer:
         A start that is under way ends first: the sentry or the gofer that it waits for is dead.
         Raises Failed, DeadlineExceeded.
         """
-        self.gofer.child.kill(_SIGKILL)
+        self.gofer.child.kill(SIGKILL)
         left = max(deadline - time.monotonic(), _REAP_TIMEOUT)
         if not self._using.acquire(timeout=left):
             raise DeadlineExceeded(f"start of container {self.params.id!r}", left)

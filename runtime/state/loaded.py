@@ -24,6 +24,7 @@ from runtime.base.errors import (
     Unreachable,
     Unsupported,
 )
+from runtime.base.signals import SIGKILL
 from runtime.cgroups.metrics import combine
 from runtime.host.fds import own_stdio
 from runtime.runsc.control import SignalMode, shell_status, wait_status
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from runtime.runsc.urpc import Connection
     from runtime.runsc.usage import Usage
 
-_SIGKILL = 9
 #: Seconds in which a sentry must be gone once the wait for its init has ended.
 _EXIT_TIMEOUT = 20.0
 #: Seconds before a sentry is asked again for an exit, at first and at most.
@@ -275,7 +275,7 @@ class StoredContainer(StoredState):
         )
         mode = SignalMode.ALL if everyone else SignalMode.PROCESS
         if what is Effect.END_SANDBOX:
-            self._kill_sandbox(_SIGKILL)
+            self._kill_sandbox(SIGKILL)
         elif what is Effect.END_CONTAINER:
             self.control().destroy_subcontainer(self.id, DEFAULT_TIMEOUT)
         elif what is Effect.DELIVER:

@@ -13,6 +13,7 @@ import time
 from runtime.base import files
 from runtime.base.errors import InvalidRequest, RuntimeFault
 from runtime.base.record import Record
+from runtime.base.signals import SIGKILL
 from runtime.bundle import rootfs
 from runtime.cgroups import remove
 from runtime.host.pids import Foreign, start_time
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from runtime.state.lock import StateLock
     from runtime.state.shim_record import ContainerRecord, Pinned
 
-_SIGKILL = 9
 #: Of the time there is, the part that processes may take to die; the rest is for cgroups.
 _KILL_SHARE = 0.7
 #: Seconds for those that are found by a second look.
@@ -59,7 +59,7 @@ def is_running(process: Pinned | None) -> bool:
         return not handle.wait_gone(0)
 
 
-def kill(processes: Iterable[Pinned], timeout: float, signo: int = _SIGKILL) -> list[Pinned]:
+def kill(processes: Iterable[Pinned], timeout: float, signo: int = SIGKILL) -> list[Pinned]:
     """Signal all of them, then wait for their end; those that remain after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     handles: list[tuple[Pinned, Foreign]] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from runtime.base.errors import DeadlineExceeded, InvalidState, NotFound, RuntimeFault, SandboxGone
 from runtime.base.log import get_logger
+from runtime.base.signals import SIGKILL
 from runtime.cgroups import factory
 from runtime.runsc.control import ContainerState
 from runtime.runsc.driver import Credentials, find_driver
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from runtime.state.lock import StateLock
     from runtime.task.context import Context
 
-_SIGKILL = 9
 
 _log = get_logger("adoption")
 
@@ -54,12 +54,12 @@ class _Child:
     def poll(self) -> int | None:
         """How it ended is not for us to know: as if by SIGKILL."""
         gone = self._process is None or self._process.wait_gone(0)
-        return _SIGKILL if gone else None
+        return SIGKILL if gone else None
 
     def wait(self, timeout: float | None = None) -> int:
         if self._process is not None and not self._process.wait_gone(timeout or 0.0):
             raise DeadlineExceeded(f"process {self.pid}", timeout or 0.0)
-        return _SIGKILL
+        return SIGKILL
 
     def kill(self, signo: int) -> None:
         if self._process is not None:
@@ -96,7 +96,7 @@ class _Sentry:
         self.log = _Silence()
 
     def kill(self) -> None:
-        self.child.kill(_SIGKILL)
+        self.child.kill(SIGKILL)
 
     def remove_socket(self) -> None: ...
 
@@ -117,7 +117,7 @@ class _Gofer:
         return ""
 
     def stop(self, timeout: float) -> None:
-        self.child.kill(_SIGKILL)
+        self.child.kill(SIGKILL)
         self.child.wait(timeout)
         self.child.close()
 

@@ -21,6 +21,7 @@ from runtime.base.errors import (
     SandboxGone,
 )
 from runtime.base.log import get_logger
+from runtime.base.signals import SIGKILL
 from runtime.bundle.spec import validate_id
 from runtime.cgroups.metrics import CpuClock, MemoryUse, combine
 from runtime.cgroups.pod_limits import Limits
@@ -61,7 +62,6 @@ DRAIN_TIMEOUT = 10.0
 LOOK_TIMEOUT = 2.0
 #: What a start that failed leaves as exit status, as runc's shim does.
 FAILED_START_STATUS = 128
-_SIGKILL = 9
 
 
 class Container:
@@ -135,7 +135,7 @@ class Container:
             self.abandoned.set()
             child = self._booting
         if child is not None:
-            child.kill(_SIGKILL)
+            child.kill(SIGKILL)
 
     def booting(self, child: Child | None) -> None:
         """A creation waits for this process to be ready; None: it doesn't any more."""
@@ -143,7 +143,7 @@ class Container:
             self._booting = child
             unwanted = self.abandoned.is_set()
         if child is not None and unwanted:
-            child.kill(_SIGKILL)
+            child.kill(SIGKILL)
 
     def require_created(self) -> None:
         """Raise InvalidState while the container's slot is reserved but creation is under way."""
@@ -298,7 +298,7 @@ class Container:
         Then wait for the execs' own exits, which the sentry reports since they were killed."""
         if orphans:
             try:
-                self.killing.signal(_SIGKILL, 0, SignalMode.ALL)
+                self.killing.signal(SIGKILL, 0, SignalMode.ALL)
             except RuntimeFault as fault:
                 self._log.warning("container.orphans_left", error=str(fault))
         with self._quiet:
@@ -311,7 +311,7 @@ class Container:
             live = self._live_locked()
         for each in live:
             self._log.warning("exec.end_unknown", exec=each.exec_id)
-            each.exited(Exit(status=128 + _SIGKILL, at=time.time()))
+            each.exited(Exit(status=128 + SIGKILL, at=time.time()))
         self._publish_init_exit()
 
     def _publish_init_exit(self) -> None:
@@ -321,9 +321,9 @@ class Container:
             exit, over = self._init_exit, self._over_limit
         if exit is None:
             return
-        if (over or event is not None) and exit.status != 128 + _SIGKILL:
+        if (over or event is not None) and exit.status != 128 + SIGKILL:
             self._log.info("container.oom_status", reported=exit.status)
-            exit = exit.replace(status=128 + _SIGKILL)
+            exit = exit.replace(status=128 + SIGKILL)
         self.init.exited(exit, event)
         holdings, known = self.holdings, exit
         if holdings is not None:
@@ -378,7 +378,7 @@ class Container:
                 self._context.emit(TaskOOM(container_id=self.id))
         try:
             if kill:
-                self.killing.signal(_SIGKILL, 0, SignalMode.ALL)
+                self.killing.signal(SIGKILL, 0, SignalMode.ALL)
         except NotFound:
             return  # it is on its way
 
@@ -546,10 +546,10 @@ class Container:
         ended = threading.Event()
         if self.init.exit is None:
             # Created and never started: its end is reported like any other.
-            self.killing.claim(_SIGKILL)
+            self.killing.claim(SIGKILL)
             self.init.wait(lambda _: ended.set())
             if not self.is_root:
-                self.init_exited(ExitInfo(status=128 + _SIGKILL))
+                self.init_exited(ExitInfo(status=128 + SIGKILL))
         else:
             ended.set()
         io = self.init.detach()
@@ -560,12 +560,12 @@ class Container:
         with self._lock:
             execs, self._execs = list(self._execs.values()), {}
         for process in execs:
-            process.drop(Exit(status=128 + _SIGKILL, at=time.time()))
+            process.drop(Exit(status=128 + SIGKILL, at=time.time()))
         guests = [each.holdings for each in self.guests() if each.holdings is not None]
         holdings.release(guests)
         if not ended.wait(EXEC_END_TIMEOUT):
-            self.init.exited(Exit(status=128 + _SIGKILL, at=time.time()))
-        exit = self.init.exit or Exit(status=128 + _SIGKILL, at=time.time())
+            self.init.exited(Exit(status=128 + SIGKILL, at=time.time()))
+        exit = self.init.exit or Exit(status=128 + SIGKILL, at=time.time())
         pid = self.init.pid
         if not self.freed:
             self.freed = True

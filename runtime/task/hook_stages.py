@@ -7,6 +7,7 @@ a container that has any.
 from __future__ import annotations
 
 from runtime.base.errors import RuntimeFault
+from runtime.base.signals import SIGKILL
 from runtime.bundle.hook_spec import (
     CREATE_CONTAINER,
     CREATE_RUNTIME,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from runtime.sandbox.sandbox import Sandbox
     from runtime.task.process import Process
 
-_SIGKILL = 9
 
 if TYPE_CHECKING:
 
@@ -90,7 +90,7 @@ def _end_held(sandbox: Sandbox, container_id: str) -> None:
     from runtime.sandbox.sandbox import SignalMode
 
     try:
-        sandbox.signal(container_id, _SIGKILL, mode=SignalMode.ALL)
+        sandbox.signal(container_id, SIGKILL, mode=SignalMode.ALL)
     except RuntimeFault:
         return  # it has just ended, or the sandbox has
 

@@ -24,6 +24,7 @@ from runtime.base.errors import (
     Unreachable,
 )
 from runtime.base.log import get_logger
+from runtime.base.signals import SIGKILL
 from runtime.sandbox.exits import ExitInfo
 from runtime.sandbox.sandbox import SignalMode
 from runtime.sandbox.signals import HARMLESS, Effect, effect
@@ -48,7 +49,6 @@ _AGAIN = 0.5
 GOFER_TIMEOUT = 3.0
 SENTRY_TIMEOUT = 8.0
 MAX_SIGNAL = 64
-_SIGKILL = 9
 
 _log = get_logger("killing")
 
@@ -159,7 +159,7 @@ class Killing:
     def signal(self, signo: int, pid: int, mode: SignalMode) -> None:
         """Have the sentry deliver a signal; ``pid`` 0 is init.  Raises NotFound."""
         container = self._container
-        to_all = signo == _SIGKILL and not pid
+        to_all = signo == SIGKILL and not pid
         try:
             container.sandbox.signal(container.id, signo, pid=pid, mode=mode, timeout=KILL_TIMEOUT)
         except DeadlineExceeded as fault:
@@ -227,7 +227,7 @@ class Killing:
 
     def _kill_again(self) -> None:
         try:
-            self.signal(_SIGKILL, 0, SignalMode.ALL)
+            self.signal(SIGKILL, 0, SignalMode.ALL)
         except RuntimeFault as fault:
             # It has just ended; else the timers do their work.
             _log.debug("signal.not_repeated", container=self._container.id, error=str(fault))

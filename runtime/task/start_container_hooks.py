@@ -63,7 +63,7 @@ def _run(
         executable=hook.path, args=hook.argv, env=hook.env, cwd="/", terminal=False
     )
     started = time.monotonic()
-    stdin, end, output = hooks.state_file(state), _End(), hooks.Output()
+    stdin, end, output = hooks.state_file(state), _End(), hooks.HookOutput()
     try:
         fds = (stdin, output.writer, output.writer)
         try:
@@ -85,7 +85,7 @@ def _run(
         output.close()
 
 
-def _wait(end: _End, output: hooks.Output, deadline: float) -> ExitInfo | None:
+def _wait(end: _End, output: hooks.HookOutput, deadline: float) -> ExitInfo | None:
     """The hook's exit; None if it takes too long."""
     poller = select.poll()
     poller.register(output.reader, select.POLLIN)

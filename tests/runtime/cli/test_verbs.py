@@ -227,7 +227,7 @@ def test_figures_have_runcs_form() -> None:
     assert "limit" not in found["memory"]["usage"]
 
 
-def pod(at: float, cpu: int, **fields: Any) -> top.Pod:
+def pod(at: float, cpu: int, **fields: Any) -> top.PodUse:
     values: dict[str, Any] = {
         "id": "p",
         "name": "p",
@@ -235,7 +235,7 @@ def pod(at: float, cpu: int, **fields: Any) -> top.Pod:
         "status": "running",
         "pid": 9,
     }
-    return top.Pod(**{**values, "at": at, "cpu_ns": cpu, **fields})
+    return top.PodUse(**{**values, "at": at, "cpu_ns": cpu, **fields})
 
 
 def test_top_compares_two_looks() -> None:
@@ -367,8 +367,8 @@ def test_a_session_copies_both_ways_and_gives_the_status() -> None:
         return 7
 
     streams = (
-        attached.Stream(source, our_in, close_target=True, is_input=True),
-        attached.Stream(our_out, sink),
+        attached.CopiedStream(source, our_in, close_target=True, is_input=True),
+        attached.CopiedStream(our_out, sink),
     )
     import threading
 
@@ -392,7 +392,7 @@ def test_a_session_copies_both_ways_and_gives_the_status() -> None:
 def test_a_session_ends_though_the_output_is_held() -> None:
     reader, writer = os.pipe()
     null = os.open(os.devnull, os.O_WRONLY)
-    assert attached.run(lambda: 3, lambda _: None, (attached.Stream(reader, null),)) == 3
+    assert attached.run(lambda: 3, lambda _: None, (attached.CopiedStream(reader, null),)) == 3
     for fd in (reader, writer, null):
         os.close(fd)
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from runtime.base.errors import DeadlineExceeded, Failed
 from runtime.host.dbus import (
     Bus,
+    DBusWireError,
     Message,
     Protocol,
     RemoteFault,
-    WireError,
     encode_call,
     marshal,
     split_signature,
@@ -87,7 +87,7 @@ def test_values(signature: str, values: tuple[Any, ...], expected: bytes) -> Non
     ],
 )
 def test_values_that_do_not_fit(signature: str, values: tuple[Any, ...]) -> None:
-    with pytest.raises(WireError):
+    with pytest.raises(DBusWireError):
         marshal(signature, values)
 
 
@@ -144,7 +144,7 @@ def test_garbage_gives_messages_or_an_error(data: bytes, plausible: bool) -> Non
     protocol = ready()
     try:
         protocol.receive(b"l\2\0\1" + data if plausible else data)
-    except WireError:
+    except DBusWireError:
         return
 
 
@@ -154,7 +154,7 @@ def test_a_changed_byte_gives_a_message_or_an_error(place: int, value: int) -> N
     data[place % len(data)] = value
     try:
         ready().receive(bytes(data))
-    except WireError:
+    except DBusWireError:
         return
 
 
@@ -162,12 +162,12 @@ def test_a_changed_byte_gives_a_message_or_an_error(place: int, value: int) -> N
 def test_a_message_without_bounds_is_refused_at_once(where: int) -> None:
     data = bytearray(HELLO_CALL[:16])
     data[where : where + 4] = b"\0\0\0\x7f"
-    with pytest.raises(WireError, match="too long"):
+    with pytest.raises(DBusWireError, match="too long"):
         ready().receive(bytes(data))
 
 
 def test_a_greeting_without_end_is_refused() -> None:
-    with pytest.raises(WireError, match="no end"):
+    with pytest.raises(DBusWireError, match="no end"):
         Protocol(0).receive(b"O" * 2000)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.network import setup
-from runtime.network.argument import Options, plan, read_options
+from runtime.network.argument import NetworkOptions, plan, read_options
 from runtime.network.restored import give_back
 from runtime.network.routes import Link, Route
 
@@ -61,15 +61,15 @@ def test_loopback_is_what_the_cli_sends() -> None:
 
 
 def test_nothing_but_a_loopback() -> None:
-    planned = plan((), Options())
+    planned = plan((), NetworkOptions())
     assert planned.argument == setup.loopback_argument()
     assert planned.sockets == ()
     bare = Link(name="eth0", index=2, mtu=1500, routes=(Route(family=4, gateway="10.0.0.1"),))
-    assert plan((bare,), Options()) == planned
+    assert plan((bare,), NetworkOptions()) == planned
 
 
 def test_a_link() -> None:
-    planned = plan((ETH0,), Options())
+    planned = plan((ETH0,), NetworkOptions())
     (link,) = planned.argument["FDBasedLinks"]
     assert (link["Name"], link["MTU"], link["NumChannels"]) == ("eth0", 1450, 1)
     assert base64.b64decode(link["LinkAddress"]) == b"\x0a\0\0\0\0\2"
@@ -113,7 +113,9 @@ def test_a_link() -> None:
 def test_segmentation(
     device: bool, host: bool, software: bool, expected: tuple[int, bool, bool]
 ) -> None:
-    planned = plan((ETH0.replace(gso=device),), Options(host_gso=host, software_gso=software))
+    planned = plan(
+        (ETH0.replace(gso=device),), NetworkOptions(host_gso=host, software_gso=software)
+    )
     (link,) = planned.argument["FDBasedLinks"]
     seen = (link["GSOMaxSize"], link["GVisorGSOEnabled"], planned.sockets[0].vnet_hdr)
     assert seen == expected
@@ -121,7 +123,7 @@ def test_segmentation(
 
 @pytest.mark.parametrize(("size", "expected"), [(0, 65536), (20000, 20000), (524280, 65536)])
 def test_segment_size(size: int, expected: int) -> None:
-    planned = plan((ETH0.replace(gso_max_size=size),), Options())
+    planned = plan((ETH0.replace(gso_max_size=size),), NetworkOptions())
     assert planned.argument["FDBasedLinks"][0]["GSOMaxSize"] == expected
 
 
@@ -134,7 +136,7 @@ def test_loopback_as_found() -> None:
         addresses=((4, "127.0.0.1", 8), (4, "10.200.3.77", 20), (6, "fd00::7777", 61)),
         routes=(Route(family=4, destination="10.66.0.0", prefix=16),),
     )
-    planned = plan((lo, ETH0), Options(gro=True))
+    planned = plan((lo, ETH0), NetworkOptions(gro=True))
     (loopback,) = planned.argument["LoopbackLinks"]
     assert [each["Address"] for each in loopback["Addresses"]] == [
         "127.0.0.1",
@@ -160,7 +162,7 @@ def test_routes_are_in_the_order_in_which_they_are_tried() -> None:
         Route(family=4, destination="10.1.0.0", prefix=16, gateway="10.8.8.8", metric=10),
         Route(family=4, destination="10.1.2.3", prefix=32),
     )
-    (link,) = plan((ETH0.replace(routes=routes),), Options()).argument["FDBasedLinks"]
+    (link,) = plan((ETH0.replace(routes=routes),), NetworkOptions()).argument["FDBasedLinks"]
     assert [(r["Destination"]["IP"], r["Gateway"]) for r in link["Routes"]] == [
         ("10.1.2.3", ""),
         ("10.1.0.0", "10.8.8.8"),
@@ -182,12 +184,12 @@ def test_the_lowest_metric_is_the_default_route(family: int) -> None:
         ((first.replace(routes=(high,)), second.replace(routes=(low,))), "eth1"),
         ((first.replace(routes=(high, low)),), "eth0"),
     ):
-        argument = plan(links, Options()).argument
+        argument = plan(links, NetworkOptions()).argument
         default = argument[f"Defaultv{family}Gateway"]
         assert (default["Name"], default["Route"]["Gateway"]) == (name, low.gateway)
         assert not any(link["Routes"] for link in argument["FDBasedLinks"])
     other = second.replace(routes=(Route(family=10 - family, gateway="fd99::1"),))
-    assert plan((first, other), Options()).argument["Defaultv4Gateway"]["Name"]
+    assert plan((first, other), NetworkOptions()).argument["Defaultv4Gateway"]["Name"]
 
 
 def gateways(argument: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -210,9 +212,9 @@ def test_the_others_stay_where_they_can_stand_behind() -> None:
     two = ETH0.replace(name="eth1", routes=(Route(family=4, gateway="10.2.0.1", metric=2),))
     two = two.replace(index=4)
     told = [("eth0", "0.0.0.0", "10.1.0.1"), ("eth1", "0.0.0.0", "10.2.0.1")]
-    assert gateways(dict(plan((one, two), Options(), sorts=True).argument)) == told
+    assert gateways(dict(plan((one, two), NetworkOptions(), sorts=True).argument)) == told
     # eth1 comes first here, and so would the worse of the two.
-    swapped = plan((two, one), Options(), sorts=True).argument
+    swapped = plan((two, one), NetworkOptions(), sorts=True).argument
     assert gateways(dict(swapped)) == [("eth0", "default", "10.1.0.1")]
 
 
@@ -220,10 +222,12 @@ def test_equal_metrics_are_decided_as_the_kernel_does() -> None:
     """The first; of IPv6, the one that its router prefers."""
     ways = [Route(family=6, gateway=f"fe80::{n}", preference=n, order=n) for n in (3, 0, 1)]
     link = ETH0.replace(routes=tuple(ways))
-    default = plan((link,), Options()).argument["Defaultv6Gateway"]
+    default = plan((link,), NetworkOptions()).argument["Defaultv6Gateway"]
     assert default["Route"]["Gateway"] == "fe80::1"
     ways = [Route(family=4, gateway=f"10.0.0.{n}", order=n) for n in (2, 1)]
-    default = plan((ETH0.replace(routes=tuple(ways)),), Options()).argument["Defaultv4Gateway"]
+    default = plan((ETH0.replace(routes=tuple(ways)),), NetworkOptions()).argument[
+        "Defaultv4Gateway"
+    ]
     assert default["Route"]["Gateway"] == "10.0.0.1"
 
 
@@ -236,9 +240,11 @@ def test_what_the_kernel_refuses_goes_nowhere() -> None:
         Route(family=4, metric=200),
     )
     told = [("lo", "10.8.0.0", ""), ("eth0", "default", "10.1.0.1")]
-    assert gateways(dict(plan((link,), Options(), refused=walls).argument)) == told
-    assert gateways(dict(plan((link,), Options(), refused=(Route(family=4),)).argument)) == []
-    assert plan((), Options(), refused=walls) == plan((), Options())
+    assert gateways(dict(plan((link,), NetworkOptions(), refused=walls).argument)) == told
+    assert (
+        gateways(dict(plan((link,), NetworkOptions(), refused=(Route(family=4),)).argument)) == []
+    )
+    assert plan((), NetworkOptions(), refused=walls) == plan((), NetworkOptions())
 
 
 def test_a_route_for_one_address_comes_last() -> None:
@@ -247,15 +253,15 @@ def test_a_route_for_one_address_comes_last() -> None:
     bound = Route(family=4, gateway="10.2.0.1", bound=True)
     two = ETH0.replace(name="net1", index=4, routes=(bound,))
     told = [("eth0", "0.0.0.0", "10.1.0.1"), ("net1", "0.0.0.0", "10.2.0.1")]
-    assert gateways(dict(plan((one, two), Options(), sorts=True).argument)) == told
+    assert gateways(dict(plan((one, two), NetworkOptions(), sorts=True).argument)) == told
     # Alone it would be taken for everything.
-    alone = plan((one.replace(routes=()), two), Options(), sorts=True).argument
+    alone = plan((one.replace(routes=()), two), NetworkOptions(), sorts=True).argument
     assert gateways(dict(alone)) == []
 
 
 def test_direct_default_route() -> None:
     link = ETH0.replace(routes=(Route(family=4),))
-    default = plan((link,), Options()).argument["Defaultv4Gateway"]
+    default = plan((link,), NetworkOptions()).argument["Defaultv4Gateway"]
     assert default["Route"] == {
         "Destination": {"IP": "0.0.0.0", "Mask": "AAAAAA=="},
         "Gateway": "",
@@ -265,14 +271,14 @@ def test_direct_default_route() -> None:
 
 def test_more_sockets_than_fit_a_message() -> None:
     links = tuple(ETH0.replace(index=n, routes=()) for n in range(3))
-    assert sum(each.count for each in plan(links, Options(channels=84)).sockets) == 252
+    assert sum(each.count for each in plan(links, NetworkOptions(channels=84)).sockets) == 252
     with pytest.raises(InvalidRequest, match="packet sockets"):
-        plan(links, Options(channels=85))
+        plan(links, NetworkOptions(channels=85))
 
 
 def test_flags() -> None:
-    assert read_options({}) == Options()
-    assert read_options({"debug": "true", "platform": "kvm"}) == Options()
+    assert read_options({}) == NetworkOptions()
+    assert read_options({"debug": "true", "platform": "kvm"}) == NetworkOptions()
     options = read_options(
         {
             "gso": "false",
@@ -340,7 +346,7 @@ def test_malformed_flags(name: str, value: str) -> None:
 def test_networks_that_need_more(name: str, value: str) -> None:
     with pytest.raises(Unsupported, match=name):
         read_options({name: value})
-    assert read_options({name: "off" if name.startswith("EXP") else "false"}) == Options()
+    assert read_options({name: "off" if name.startswith("EXP") else "false"}) == NetworkOptions()
 
 
 @pytest.mark.parametrize("path", ["/proc/self/ns/uts", "/dev/null", "/", "/nowhere/at/all", "a\0b"])
@@ -377,9 +383,9 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_a_link_that_a_sandbox_had_gets_its_addresses_back() -> None:
-    kept = json.loads(json.dumps(plan((ETH0,), Options()).argument))
+    kept = json.loads(json.dumps(plan((ETH0,), NetworkOptions()).argument))
     bare = ETH0.replace(addresses=(), routes=(), neighbors=(), index=9)
-    again = plan(give_back((bare,), kept), Options()).argument
+    again = plan(give_back((bare,), kept), NetworkOptions()).argument
     (link,) = again["FDBasedLinks"]
     assert link.pop("InterfaceIndex") == 9
     assert kept["FDBasedLinks"][0].pop("InterfaceIndex") == 3
@@ -392,14 +398,14 @@ def test_a_restored_sandbox_has_the_same_default_routes() -> None:
     two = ETH0.replace(name="eth1", address="0a0000000003", index=4)
     two = two.replace(routes=(Route(family=4, gateway="10.2.0.1", metric=8),))
     for links in ((one, two), (two, one)):
-        kept = json.loads(json.dumps(plan(links, Options(), sorts=True).argument))
+        kept = json.loads(json.dumps(plan(links, NetworkOptions(), sorts=True).argument))
         bare = tuple(link.replace(addresses=(), routes=(), neighbors=()) for link in links)
-        again = plan(give_back(bare, kept), Options(), sorts=True).argument
+        again = plan(give_back(bare, kept), NetworkOptions(), sorts=True).argument
         assert json.loads(json.dumps(again)) == kept
 
 
 def test_other_links_keep_what_they_have() -> None:
-    kept = plan((ETH0,), Options()).argument
+    kept = plan((ETH0,), NetworkOptions()).argument
     lo = Link(name="lo", index=1, mtu=65536, loopback=True)
     new = ETH0.replace(addresses=((4, "10.2.0.9", 24),), routes=())
     replaced = ETH0.replace(address="0a0000000077", addresses=())
@@ -421,7 +427,7 @@ def test_other_links_keep_what_they_have() -> None:
     ],
 )
 def test_what_was_kept_may_be_malformed(change: dict[str, object]) -> None:
-    kept = plan((ETH0,), Options()).argument
+    kept = plan((ETH0,), NetworkOptions()).argument
     link = {**kept["FDBasedLinks"][0], **change}
     bare = ETH0.replace(addresses=())
     if change == {"LinkAddress": "***"}:  # decodes to nothing, which is another address
