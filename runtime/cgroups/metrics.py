@@ -140,6 +140,9 @@ class Metrics(HostStats):
     networks: tuple[NetworkStats, ...] = ()
 
 
+_LEAST_CPU = 1000  # ns; v2's figures are in microseconds
+
+
 class CpuClock:
     """Keeps each container's reported CPU time from going backwards.  Thread-safe.
 
@@ -217,6 +220,8 @@ def combine(
         cpu = source.cpu_usage_ns if is_root_only else 0
         return _metrics(source, container_id, cpu, memory_limit, clock)
     cpu = apportion(host.cpu_usage_ns if host is not None else None, sentry.cpu_ns, container_id)
+    # A container that runs has used some: metrics-server takes 0 for missing, and drops the pod.
+    cpu = cpu or _LEAST_CPU
     share = cpu / source.cpu_usage_ns if source.cpu_usage_ns else 0.0
     values = dict((source if is_root_only else _shared(source)).__dict__)
     values.update(

@@ -142,3 +142,10 @@ def test_the_clock_is_shared_by_threads() -> None:
     for thread in threads:
         thread.join(5)
     assert clock.advance("a", 0) == 499
+
+
+def test_a_container_that_runs_has_used_some_cpu() -> None:
+    """An idle pause container, which metrics-server would take for missing: a microsecond."""
+    host, sentry = HostStats(cpu_usage_ns=900), SentryStats(cpu_ns={"pause": 0, "b": 9})
+    assert combine(host, sentry, "pause").cpu_usage_ns == 1000
+    assert combine(host, None, "pause", is_root_only=False).cpu_usage_ns == 0
