@@ -120,10 +120,13 @@ class FakeSentry:
                 if cut is not None:
                     return
             try:
-                if not connection.recv(1):
-                    self.closed_by_peer.release()
+                closed = not connection.recv(1)
+            except (ConnectionResetError, BrokenPipeError):
+                closed = True  # with bytes of ours unread
             except OSError:
                 return
+            if closed:
+                self.closed_by_peer.release()
 
     def _receive(self, connection: socket.socket) -> Request | None:
         data, files, fds = b"", [], array.array("i")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable
@@ -420,6 +421,11 @@ def network_dump(data: bytes) -> None:
     except Exception as fault:
         # Whatever it is, the helper tells it in one line, and ends.
         assert helper._describe(fault)
+    finally:
+        logging.disable(logging.NOTSET)
+        # A bare package stands in for pyroute2 by now; nobody else should meet it.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
+            del sys.modules[name]
 
 
 def network_flags(data: bytes) -> None:
