@@ -357,6 +357,10 @@ def test_update(node: Node) -> None:
     node.api.task("Update", container_id=name, resources=resources)
     text = str(node.metrics(name))
     assert str(300 << 20) in text, text
+    node.kill(name, "SIGKILL")
+    node.wait_stopped(name)
+    # The last figures stay: containerd asks when it hears of an OOM, and others scrape.
+    assert str(300 << 20) in str(node.metrics(name))
 
 
 def test_the_pid_is_gone_when_its_end_is_told(node: Node) -> None:

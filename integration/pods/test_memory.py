@@ -178,6 +178,8 @@ def test_limits_of_the_pod_follow_its_containers(pods: PodNode) -> None:
     file = "memory.max" if unified_cgroups() else "memory.limit_in_bytes"
     container = pod.start("sleep", "1000", **limited(200))
     assert cgroup_files("memory", place, file) == [str(600 * MIB)]
+    # Its own, where cAdvisor looks.
+    assert cgroup_files("memory", f"{pod.cgroup}/{container}", file) == [str(200 * MIB)]
     update = "UpdateContainerResources"
     pods.call(update, container_id=container, linux={"memory_limit_in_bytes": 300 * MIB})
     assert cgroup_files("memory", place, file) == [str(700 * MIB)]

@@ -68,6 +68,8 @@ class Limits:
                 cgroup.update(resources)
                 if pod is not None:
                     pod.replaced(resources)
+                if own is not None and (seen := shown(resources)):
+                    _show(own, seen)
             elif own is not None and pod is not None:
                 pod.update(lambda sums: shifted(sums, old, new), own, resources)
             elif own is not None:
@@ -120,6 +122,46 @@ class PodLimits:
             self._cgroup.update(before)
         except RuntimeFault as fault:
             _log.warning("limit.not_restored", cgroup=self._cgroup.path, error=str(fault))
+
+
+def shown(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a container's limits its own, empty cgroup has from the start.  Pure.
+
+    Those that cAdvisor reads; they bind nobody there.
+    """
+    cpu, memory = _section(resources, "cpu"), _section(resources, "memory")
+    limits = {
+        "cpu": {key: cpu[key] for key in ("shares", "quota", "period") if cpu.get(key)},
+        "memory": {key: memory[key] for key in ("limit",) if memory.get(key)},
+    }
+    if "quota" not in limits["cpu"]:
+        limits["cpu"].pop("period", None)
+    return {name: section for name, section in limits.items() if section}
+
+
+def create_own(
+    make: Callable[[Mapping[str, Any]], Cgroup | None], resources: Mapping[str, Any]
+) -> Cgroup | None:
+    """A container's own, empty cgroup; ``make`` makes it with the limits that it is given.
+
+    A limit that can't be shown (v1: a quota beyond the pod's; a controller that the host doesn't
+    have) is a warning, as it binds nobody there.  Raises what ``make`` does without limits.
+    """
+    limits = shown(resources)
+    if not limits:
+        return make({})
+    try:
+        return make(limits)
+    except RuntimeFault as fault:
+        _log.warning("limit.not_shown", error=str(fault))
+        return make({})
+
+
+def _show(own: Cgroup, limits: Mapping[str, Any]) -> None:
+    try:
+        own.update(limits)
+    except RuntimeFault as fault:
+        _log.warning("limit.not_shown", cgroup=own.path, error=str(fault))
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

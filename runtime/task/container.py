@@ -12,18 +12,15 @@ import time
 
 from runtime.base.errors import (
     AlreadyExists,
-    DeadlineExceeded,
     Failed,
     InvalidRequest,
     InvalidState,
     NotFound,
     RuntimeFault,
-    SandboxGone,
 )
 from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
 from runtime.bundle.spec import validate_id
-from runtime.cgroups.metrics import CpuClock, MemoryUse, combine
 from runtime.cgroups.pod_limits import Limits
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
 from runtime.task import hook_stages
@@ -38,6 +35,7 @@ from runtime.task.joined import Joined
 from runtime.task.kill import Killing
 from runtime.task.lifecycle import Op, State
 from runtime.task.process import Exit, IORequest, Pid, Process
+from runtime.task.stats import LOOK_TIMEOUT, Stats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,9 +55,6 @@ if TYPE_CHECKING:
 EXEC_END_TIMEOUT = 5.0
 #: Seconds a delete may spend on draining a terminal, as containerd's runc shim allows.
 DRAIN_TIMEOUT = 10.0
-#: Seconds that the sentry has to tell of its processes and usage; containerd waits for 5 at its
-#: own start, and what is known without the sentry is told then.
-LOOK_TIMEOUT = 2.0
 #: What a start that failed leaves as exit status, as runc's shim does.
 FAILED_START_STATUS = 128
 
@@ -88,6 +83,7 @@ class Container:
         #: Whether a delete has freed all that it held, though its caller never heard of it.
         self.freed = False
         self.killing = Killing(self, context.reactor)
+        self.stats = Stats(self)
         #: Whether its sandbox, another container's, was deleted before it.
         self.orphaned = False
         #: The containers that are guests in its sandbox.
@@ -102,8 +98,6 @@ class Container:
         self._over_limit = False  # guarded by _lock; whether it is ended for its own limit
         #: What its spec, and updates since, allow it.
         self.limits = Limits()
-        self._last_metrics: Metrics | None = None  # guarded by _lock
-        self._cpu = CpuClock()
 
     # -- what others need to know ---------------------------------------------------------
 
@@ -430,44 +424,8 @@ class Container:
         ]
 
     def metrics(self) -> Metrics:
-        """Usage now; after an OOM the last known figures stay readable until Delete."""
-        self.require_created()
-        if self.init.exit is not None:
-            with self._lock:
-                last = self._last_metrics if self._oom else None
-            if last is None:
-                raise NotFound("task", self.id, "process already finished")
-            return last
-        holdings = self.holdings
-        cgroup = (holdings.cgroup or holdings.sandbox_cgroup) if holdings is not None else None
-        host = cgroup.stats() if cgroup is not None else None
-        sentry = None
-        if self.init.state is not State.CREATED:
-            try:
-                sentry = self.sandbox.event(self.id, LOOK_TIMEOUT)
-            except SandboxGone as fault:
-                self._log.debug("metrics.sentry_gone", error=str(fault))
-            except DeadlineExceeded as fault:
-                # An error would be logged at each scrape, and might fail that of the whole node.
-                self._log.warning("metrics.stale", error=str(fault))
-                with self._lock:
-                    if self._last_metrics is not None:
-                        return self._last_metrics
-        in_pod = self.spec is not None and bool(self.spec.container_type)
-        metrics = combine(
-            host,
-            sentry,
-            self.id,
-            is_root_only=False if in_pod else None,
-            memory_limit=None if self.is_root else self.memory_limit,
-            clock=self._cpu,
-        )
-        with self._lock:
-            self._last_metrics = metrics
-        if sentry is not None and holdings is not None and holdings.memory is not None:
-            usage = MemoryUse(bytes=sentry.memory_usage, exact=sentry.owns_memory)
-            holdings.memory.note(self.id, usage)
-        return metrics
+        """See :meth:`runtime.task.stats.Stats.metrics`."""
+        return self.stats.metrics()
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Apply new limits, all of them or none.  Raises NotFound if stopped.

@@ -16,7 +16,7 @@ from runtime.bundle import executable, spec_defaults, volumes
 from runtime.bundle.rootfs import mount_rootfs
 from runtime.bundle.spec import load_spec
 from runtime.cgroups import factory, oom_score, placement
-from runtime.cgroups.pod_limits import PodLimits
+from runtime.cgroups.pod_limits import PodLimits, create_own
 from runtime.network import setup as network
 from runtime.runsc.control_address import control_address
 from runtime.sandbox import cgroup_mounts, prepare_spec
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.spec import Spec
-    from runtime.cgroups.factory import Cgroup
+    from runtime.cgroups.factory import Cgroup, CgroupRoot
     from runtime.host.children import Child
     from runtime.network.setup import NetworkSetup
     from runtime.runsc.config import RunscConfig
@@ -347,7 +347,7 @@ def _boot(
     )
     step("own cgroup")
     if wanted.own:
-        holdings.own_cgroup = factory.create_if_allowed(wanted.own, {}, systemd=systemd, root=base)
+        holdings.own_cgroup = _create_own(wanted.own, spec, systemd=systemd, root=base)
     step("network")
     settings = params.driver.settings(config, spec)
     helped = settings.network == "sandbox" and spec.netns_path and context.starts
@@ -399,6 +399,11 @@ def _boot(
         if spec.container_type == "sandbox":
             holdings.pod_limits = PodLimits(cgroup, wanted.resources)
     return sandbox
+
+
+def _create_own(path: str, spec: Spec, *, systemd: bool, root: CgroupRoot | None) -> Cgroup | None:
+    make = partial(factory.create_if_allowed, path, systemd=systemd, root=root)
+    return create_own(make, spec.resources)
 
 
 def _watch_memory(
@@ -469,7 +474,7 @@ def _join(
     if path:
         step("own cgroup")
         # Empty, so that it can be made while the gofer gets up.
-        holdings.own_cgroup = factory.create_if_allowed(path, {}, systemd=systemd, root=base)
+        holdings.own_cgroup = _create_own(path, params.spec, systemd=systemd, root=base)
     step("memory")
     holdings.score, holdings.pod_limits, holdings.memory = host.score, host.pod_limits, host.memory
     if holdings.memory is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import ProcessSpec, parse_process
-from runtime.cgroups.metrics import MemoryUse, SentryStats
+from runtime.cgroups.metrics import HostStats, MemoryUse, SentryStats
 from runtime.host.workers import Workers
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
 from runtime.task.container import Container
@@ -107,6 +107,8 @@ class FakeSandbox:
         self.exec_waits: dict[int, Callable[[ExitInfo], None]] = {}
         self.start: Callable[[], None] = lambda: None
         self.deliver: Callable[[], None] = lambda: None
+        self.measured: Callable[[], None] = lambda: None
+        self.memory_usage = 4096
         self.next_pid = 2
         self.inside: list[Any] = []
 
@@ -174,7 +176,8 @@ class FakeSandbox:
         return self.inside
 
     def event(self, cid: str, timeout: float = 10) -> SentryStats:
-        return SentryStats(cpu_ns={cid: 5_000_000}, memory_usage=4096, pids=1)
+        self.measured()
+        return SentryStats(cpu_ns={cid: 5_000_000}, memory_usage=self.memory_usage, pids=1)
 
 
 class FakeMark:
@@ -197,6 +200,7 @@ class FakeCgroup:
         self.kills = 0
         self.used: int | None = 0
         self.limit: int | None = None
+        self.counted: HostStats | None = None
         self.updates: list[Any] = []
         self.marks: list[FakeMark] = []
         self.refuse_update: Callable[[Any], None] = lambda _: None
@@ -206,8 +210,8 @@ class FakeCgroup:
     def oom_kills(self) -> int:
         return self.kills
 
-    def stats(self) -> None:
-        return None
+    def stats(self) -> HostStats | None:
+        return self.counted
 
     def update(self, resources: Any) -> None:
         self.refuse_update(resources)

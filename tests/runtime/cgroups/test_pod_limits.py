@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import Failed, InvalidRequest
-from runtime.cgroups.pod_limits import Limits, PodLimits, merged, shifted
+from runtime.cgroups.pod_limits import Limits, PodLimits, create_own, merged, shifted, shown
 from tests.fakes.sandbox import FakeCgroup, FakeHoldings
 
 SUMS = {"memory": {"limit": 300}, "cpu": {"quota": 50000, "period": 100000, "shares": 600}}
@@ -109,3 +109,44 @@ def test_limits_of_the_sandbox_itself_replace_the_sums() -> None:
     _update(Limits(), {"memory": {"limit": 1000}}, root)
     scene.update({"memory": {"limit": 150}})
     assert scene.pod.updates == [{"memory": {"limit": 1000}}, {"memory": {"limit": 1050}}]
+
+
+# -- a container's own cgroup, which is empty -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("resources", "limits"),
+    [
+        ({}, {}),
+        (OWN, OWN),
+        ({"cpu": {"period": 100000, "cpus": "0"}, "memory": {"swap": 7}}, {}),
+        ({"cpu": {"shares": 2}, "pids": {"limit": 5}}, {"cpu": {"shares": 2}}),
+        ({"cpu": None, "memory": {"limit": None}}, {}),
+    ],
+)
+def test_it_has_the_limits_that_cadvisor_reads(
+    resources: dict[str, Any], limits: dict[str, Any]
+) -> None:
+    made: list[Any] = []
+    create_own(made.append, resources)
+    assert made == [limits]
+
+
+def test_a_limit_that_cant_be_shown_fails_no_creation() -> None:
+    made: list[Any] = []
+
+    def make(limits: Any) -> None:
+        made.append(limits)
+        if limits:
+            raise Failed("cpu.cfs_quota_us: Invalid argument")
+
+    create_own(make, OWN)
+    assert made == [shown(OWN), {}]
+
+
+def test_an_update_of_a_first_container_shows_in_its_own_cgroup_as_well() -> None:
+    scene = Scene()
+    scene.holdings.cgroup = scene.pod
+    scene.update({"memory": {"limit": 70, "swap": 140}})
+    assert scene.pod.updates == [{"memory": {"limit": 70, "swap": 140}}]
+    assert scene.own.updates == [{"memory": {"limit": 70}}]

@@ -15,6 +15,7 @@ from runtime.base.errors import (
     InvalidState,
     NotFound,
 )
+from runtime.cgroups.metrics import HostStats
 from runtime.sandbox.sandbox import SandboxProcess, SignalMode
 from runtime.task.events import TaskExited
 from runtime.task.lifecycle import State
@@ -409,19 +410,29 @@ def test_a_stopped_task_has_its_init_still_or_containerd_takes_it_for_a_leak(ben
     assert [p.pid for p in bench.container.pids()] == [bench.sandbox.pid]
 
 
-def test_metrics_end_with_the_task_unless_it_ran_out_of_memory(bench: Bench) -> None:
-    bench.run()
-    bench.container.metrics()
-    bench.sandbox.end(0)
-    with pytest.raises(NotFound):
-        bench.container.metrics()
-
-
-def test_the_last_metrics_stay_readable_after_an_oom(bench: Bench) -> None:
+@pytest.mark.parametrize("oom", [False, True])
+def test_the_last_metrics_stay_readable_until_the_delete(bench: Bench, oom: bool) -> None:
     bench.run()
     last = bench.container.metrics()
-    bench.holdings.cgroup.kills = 1
-    bench.sandbox.end(137, sentry_died=True)
+    bench.sandbox.memory_usage += 1
+    bench.holdings.cgroup.kills = int(oom)
+    bench.sandbox.end(137, sentry_died=oom)
+    assert bench.container.metrics() == last
+
+
+def test_metrics_of_an_ended_task_that_nobody_asked_for_before_are_its_cgroups(
+    bench: Bench,
+) -> None:
+    bench.run()
+    bench.sandbox.end(0)
+    bench.holdings.cgroup.counted = HostStats(cpu_usage_ns=5000)
+    assert bench.container.metrics().cpu_usage_ns == 5000
+
+
+def test_metrics_of_a_task_whose_end_is_about_to_be_told(bench: Bench) -> None:
+    bench.run()
+    last = bench.container.metrics()
+    bench.sandbox.measured = not_found
     assert bench.container.metrics() == last
 
 
