@@ -22,6 +22,7 @@ from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
 from runtime.bundle.spec import validate_id
 from runtime.cgroups.pod_limits import Limits
+from runtime.cgroups.resources import parse
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
 from runtime.task import hook_stages
 from runtime.task.events import (
@@ -431,8 +432,8 @@ class Container:
         """Apply new limits, all of them or none.  Raises NotFound if stopped.
 
         Those of a container in a pod go to its own, empty cgroup, where they can be seen.  Its
-        memory limit binds (see ``pod_memory.py``); and where the pod's limits are the sums of its
-        containers', they change by as much.
+        memory limit binds (see ``pod_memory.py``), so one below its use is refused with Failed;
+        and where the pod's limits are the sums of its containers', they change by as much.
         """
         self.require_created()
         if not self.init.alive:
@@ -440,6 +441,9 @@ class Container:
         holdings = self.holdings
         if holdings is None or (holdings.cgroup is None and holdings.own_cgroup is None):
             raise InvalidState("update", self.init.subject, "running without a cgroup")
+        limit, now = parse(resources).memory_limit or 0, self.memory_limit
+        if limit > 0 and (now is None or limit < now) and not self.is_root and holdings.memory:
+            holdings.memory.require_room(self.id, limit)
         self.limits.update(resources, holdings.cgroup, holdings.own_cgroup, holdings.pod_limits)
         if holdings.memory is not None:
             holdings.memory.refresh()

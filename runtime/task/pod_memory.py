@@ -17,6 +17,7 @@ import time
 
 from runtime.base.errors import (
     DeadlineExceeded,
+    Failed,
     ResourceExhausted,
     RuntimeFault,
     Unreachable,
@@ -214,6 +215,32 @@ class PodMemory:
         if over:
             self._end(figures.member, usage)
 
+    def require_room(self, container_id: str, limit: int) -> None:
+        """Raise Failed if a container already holds more than ``limit`` bytes.
+
+        The kernel takes no such limit of its cgroups' (v1: EBUSY), but here the container would
+        be ended for it.  Of one whose use can't be told apart nothing is known.  Asks the sentry,
+        and raises what keeps it from telling now.
+        """
+        with self._lock:
+            figures = self._members.get(container_id)
+        if figures is None or not figures.member.runs:
+            return
+        try:
+            usage = self._measure(container_id, _TIMEOUT)
+        except (ResourceExhausted, Unreachable, DeadlineExceeded):
+            raise
+        except RuntimeFault as fault:
+            self._log.debug("memory.unknown", container=container_id, error=str(fault))
+            return
+        with self._lock:
+            known = usage.exact or self._alone_locked()
+        if not known or usage.bytes <= limit:
+            return
+        used = max(usage.bytes - self._files(), 0)
+        if used > limit:
+            raise Failed(f"unable to set memory limit to {limit} (current usage: {used})")
+
     # -- the kernel's kills ----------------------------------------------------------------
 
     def claims(self, container_id: str) -> bool:
@@ -372,19 +399,22 @@ class PodMemory:
             for limit, (_, usage) in zip(limits, asked, strict=True)
         ):
             return asked
-        try:
-            files = self._measure_files(_TIMEOUT)
-        except (ResourceExhausted, Unreachable, DeadlineExceeded):
-            raise  # nobody is ended for what isn't known
-        except RuntimeFault as fault:
-            self._log.debug("memory.files_unknown", error=str(fault))
-            return asked
+        files = self._files()
         return [
             (member, usage)
             if limit is None or usage.bytes <= limit
             else (member, usage.replace(bytes=max(usage.bytes - files, 0)))
             for limit, (member, usage) in zip(limits, asked, strict=True)
         ]
+
+    def _files(self) -> int:
+        try:
+            return self._measure_files(_TIMEOUT)
+        except (ResourceExhausted, Unreachable, DeadlineExceeded):
+            raise  # nobody is ended for what isn't known
+        except RuntimeFault as fault:
+            self._log.debug("memory.files_unknown", error=str(fault))
+            return 0
 
     def _record_locked(self, figures: _Figures, usage: MemoryUse) -> None:
         if usage.exact or self._alone_locked():

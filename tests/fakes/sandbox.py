@@ -271,6 +271,7 @@ class Bench:
         self.events: list[Event] = []
         self.io: list[FakeIO] = []
         self.refuse_io: Callable[[], None] = lambda: None
+        self.used = 0  # bytes of its memory
         self.workers = Workers()
         self.reactor = FakeReactor()
         self.context: Any = Context(
@@ -289,7 +290,7 @@ class Bench:
         self.memory = PodMemory(
             container_id,
             self.holdings.cgroup,
-            lambda cid, timeout: MemoryUse(bytes=0, exact=True),
+            lambda cid, timeout: MemoryUse(bytes=self.used, exact=True),
             lambda timeout: 0,
             self.context.reactor,
             self.workers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from runtime.sandbox.sandbox import SandboxProcess, SignalMode
 from runtime.task.events import TaskExited
 from runtime.task.lifecycle import State
 from runtime.task.process import Exit, IORequest
-from tests.fakes.sandbox import TRUE, Bench, FakeIO, not_found
+from tests.fakes.sandbox import TRUE, Bench, FakeCgroup, FakeIO, not_found
 
 
 @pytest.fixture
@@ -444,6 +445,24 @@ def test_update_reaches_the_cgroup_before_the_start_and_not_after_the_end(bench:
     with pytest.raises(NotFound):
         bench.container.update(limits)
     assert bench.holdings.cgroup.updates == [limits]
+
+
+def test_a_members_limit_below_its_use_changes_nothing(bench: Bench) -> None:
+    bench.run()
+    container, own = bench.container, FakeCgroup()
+    holdings: Any = bench.holdings
+    holdings.cgroup, holdings.own_cgroup = None, own
+    container.is_root = False
+    container.limits.set({"memory": {"limit": 128 << 20}})
+    bench.used = 50 << 20
+    with pytest.raises(Failed, match=f"usage: {50 << 20}"):
+        container.update({"memory": {"limit": 1 << 20}, "cpu": {"shares": 7}})
+    assert (own.updates, container.memory_limit) == ([], 128 << 20)
+    container.update({"memory": {"limit": 60 << 20}})
+    assert container.memory_limit == 60 << 20
+    bench.used = 70 << 20  # it is about to be ended; a higher limit comes in time
+    container.update({"memory": {"limit": 65 << 20}})
+    assert container.memory_limit == 65 << 20
 
 
 @pytest.mark.parametrize(("width", "height"), [(70000, 1), (1, 70000)])

@@ -506,3 +506,55 @@ def test_a_kill_that_is_known_is_not_put_down_to_the_next() -> None:
     assert not scene.memory.claims("second")
     scene.killed(2)
     assert second.ooms == [False]
+
+
+# -- limits that an update asks for -----------------------------------------------------------
+
+
+def test_a_limit_below_the_use_is_refused_and_the_use_named() -> None:
+    scene = Scene(FakeMember("a", 128 * MIB), FakeMember("b"))
+    scene.used["a"] = 50 * MIB
+    with pytest.raises(Failed, match=f"limit to {MIB} .*usage: {50 * MIB}"):
+        scene.memory.require_room("a", MIB)
+    scene.memory.require_room("a", 50 * MIB)
+    assert scene.members["a"].ooms == []
+
+
+def test_files_that_the_kernel_would_drop_leave_room() -> None:
+    scene = Scene(FakeMember("a", 128 * MIB), FakeMember("b"))
+    scene.used["a"], scene.files = 50 * MIB, 30 * MIB
+    scene.memory.require_room("a", 20 * MIB)
+    with pytest.raises(Failed, match=f"usage: {20 * MIB}"):
+        scene.memory.require_room("a", 20 * MIB - 1)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_share_of_the_sandboxs_memory_refuses_nothing(exact: bool) -> None:
+    scene = Scene(FakeMember("a", 128 * MIB), FakeMember("b"))
+    scene.used["a"] = MemoryUse(bytes=50 * MIB, exact=exact)
+    if exact:
+        with pytest.raises(Failed):
+            scene.memory.require_room("a", MIB)
+    else:
+        scene.memory.require_room("a", MIB)
+
+
+def test_one_that_isnt_running_has_room() -> None:
+    member = FakeMember("a", 128 * MIB)
+    scene = Scene(member, FakeMember("b"))
+    scene.memory.require_room("a", MIB)  # the sentry doesn't know it
+    scene.used["a"] = 50 * MIB
+    member.runs = False
+    scene.memory.require_room("a", MIB)
+
+
+def test_a_limit_is_not_taken_while_the_use_cant_be_told() -> None:
+    scene = Scene(FakeMember("a", 128 * MIB), FakeMember("b"))
+    scene.used["a"] = 50 * MIB
+    scene.after_an_answer.append(lambda: _raise(DeadlineExceeded("event", 5)))
+    with pytest.raises(DeadlineExceeded):
+        scene.memory.require_room("a", MIB)
+
+
+def _raise(fault: Exception) -> None:
+    raise fault
