@@ -206,6 +206,28 @@ def test_limits_of_the_pod_follow_its_containers(pods: PodNode) -> None:
     assert cgroup_files("memory", place, file) == [str(700 * MIB)]
 
 
+def test_cpus_of_a_pod_are_those_that_all_its_containers_name(pods: PodNode) -> None:
+    """A pod's only container binds the sandbox; a second that names none sets it free."""
+    pod = pods.pod()
+    place = f"{pod.cgroup}/{pod.id}" if unified_cgroups() else pod.cgroup
+
+    def bound(path: str = place) -> list[str]:
+        effective = ".effective" if unified_cgroups() else ""
+        return cgroup_files("cpuset", path, f"cpuset.cpus{effective}")
+
+    whole = bound()
+    first = pod.start("sleep", "1000", linux={"resources": {"cpuset_cpus": "0"}})
+    assert bound() == bound(f"{pod.cgroup}/{first}") == ["0"]
+    update = "UpdateContainerResources"
+    pods.call(update, container_id=first, linux={"cpuset_cpus": "1"})
+    assert bound() == bound(f"{pod.cgroup}/{first}") == ["1"]
+    second = pod.start("sleep", "1000")
+    assert bound() == whole
+    pods.call("StopContainer", container_id=second, timeout=0)
+    pods.call("RemoveContainer", container_id=second)
+    assert bound() == ["1"]
+
+
 def test_scores(pods: PodNode) -> None:
     """The sentry's is the lowest that a workload asks for, each gofer's its own container's."""
     pod = pods.pod()

@@ -75,6 +75,10 @@ class Cgroup:
         """v2: a new descriptor of the directory, for CLONE_INTO_CGROUP; the caller closes it."""
         return None
 
+    def cpus(self) -> str | None:
+        """The list of CPUs that the cpuset allows; None if there is no cpuset."""
+        raise NotImplementedError
+
     def cpu_count(self) -> int | None:
         """How many CPUs the cpuset allows; None if there is no cpuset."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ import threading
 
 from runtime.base.errors import RuntimeFault
 from runtime.base.log import get_logger
+from runtime.cgroups.pod_cpus import PodCpus
 from runtime.cgroups.resources import parse
 
 TYPE_CHECKING = False
@@ -71,7 +72,7 @@ class Limits:
                 if own is not None and (seen := shown(resources)):
                     _show(own, seen)
             elif own is not None and pod is not None:
-                pod.update(lambda sums: shifted(sums, old, new), own, resources)
+                pod.update_member(old, new, own, resources)
             elif own is not None:
                 own.update(resources)
             self.set(new)
@@ -80,10 +81,39 @@ class Limits:
 class PodLimits:
     """The limits of a sandbox that are the sums of its containers'.  Thread-safe."""
 
-    def __init__(self, cgroup: Cgroup, sums: Mapping[str, Any]) -> None:
+    def __init__(
+        self, cgroup: Cgroup, sums: Mapping[str, Any], first: Cgroup | None = None
+    ) -> None:
         self._cgroup = cgroup
+        self.cpus = PodCpus(cgroup, first)
         self._lock = threading.Lock()
         self._sums = sums  # guarded by _lock
+
+    def update_member(
+        self,
+        old: Mapping[str, Any],
+        new: Mapping[str, Any],
+        own: Cgroup,
+        resources: Mapping[str, Any],
+    ) -> None:
+        """One container's limits go from ``old`` to ``new`` by ``resources``; see ``update``."""
+        cpus, before = parse(resources).cpus, self.cpus.of(own)
+        if cpus:
+            self.cpus.set(own, cpus)
+            others = {k: v for k, v in resources["cpu"].items() if k != "cpus"}
+            resources = {**resources, "cpu": others}
+        try:
+            self.update(lambda sums: shifted(sums, old, new), own, resources)
+        except BaseException:
+            if cpus:
+                self._restore_cpus(own, before)
+            raise
+
+    def _restore_cpus(self, own: Cgroup, cpus: str) -> None:
+        try:
+            self.cpus.set(own, cpus)
+        except RuntimeFault as fault:
+            _log.warning("limit.not_restored", cgroup=self._cgroup.path, error=str(fault))
 
     def update(
         self,
@@ -116,6 +146,8 @@ class PodLimits:
         """Somebody has set the sandbox's limits themselves."""
         with self._lock:
             self._sums = merged(self._sums, resources)
+        if cpus := parse(resources).cpus:
+            self.cpus.replaced(cpus)
 
     def _restore(self, before: Mapping[str, Any]) -> None:
         try:

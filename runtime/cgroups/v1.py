@@ -106,6 +106,11 @@ class CgroupV1(Cgroup):
         paths = dict.fromkeys(self._directories.values())
         return tuple(f"{path}/tasks" for path in paths)
 
+    def cpus(self) -> str | None:
+        """See :class:`Cgroup`."""
+        path = self._directories.get("cpuset")
+        return (self._text(f"{path}/cpuset.cpus").strip() or None) if path else None
+
     def cpu_count(self) -> int | None:
         """See :class:`Cgroup`."""
         path = self._directories.get("cpuset")

@@ -86,6 +86,11 @@ class CgroupV2(Cgroup):
         except OSError as error:
             raise fault(f"open cgroup {self._directory}", error) from error
 
+    def cpus(self) -> str | None:
+        """See :class:`Cgroup`."""
+        found = (self._text(f"{each}/cpuset.cpus.effective") for each in self._ancestry())
+        return next((text.strip() for text in found if text.strip()), None)
+
     def cpu_count(self) -> int | None:
         """See :class:`Cgroup`.  Where the cpuset isn't handed down, an ancestor's holds."""
         for directory in self._ancestry():

@@ -138,6 +138,8 @@ class Holdings:
             own, cgroup = self.own_cgroup, self.cgroup
             if own is not None and attempt("remove its cgroup", lambda: own.remove(patience())):
                 self.own_cgroup = None
+                if self.pod_limits is not None and not self.owns_sandbox:
+                    self.pod_limits.cpus.leave(own)
             if cgroup is not None and attempt(
                 "remove the cgroup", lambda: cgroup.remove(patience())
             ):

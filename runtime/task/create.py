@@ -17,6 +17,7 @@ from runtime.bundle.rootfs import mount_rootfs
 from runtime.bundle.spec import load_spec
 from runtime.cgroups import factory, oom_score, placement
 from runtime.cgroups.pod_limits import PodLimits, create_own
+from runtime.cgroups.resources import parse
 from runtime.network import setup as network
 from runtime.runsc.control_address import control_address
 from runtime.sandbox import cgroup_mounts, prepare_spec
@@ -397,7 +398,7 @@ def _boot(
     if cgroup is not None:
         holdings.memory = _watch_memory(container, sandbox, cgroup, context)
         if spec.container_type == "sandbox":
-            holdings.pod_limits = PodLimits(cgroup, wanted.resources)
+            holdings.pod_limits = PodLimits(cgroup, wanted.resources, holdings.own_cgroup)
     return sandbox
 
 
@@ -477,6 +478,9 @@ def _join(
         holdings.own_cgroup = _create_own(path, params.spec, systemd=systemd, root=base)
     step("memory")
     holdings.score, holdings.pod_limits, holdings.memory = host.score, host.pod_limits, host.memory
+    if holdings.pod_limits is not None and holdings.own_cgroup is not None:
+        cpus = parse(params.spec.resources).cpus
+        holdings.pod_limits.cpus.set(holdings.own_cgroup, cpus)
     if holdings.memory is not None:
         holdings.memory.add(container)
     return sandbox
