@@ -278,7 +278,7 @@ def test_removal_waits_for_the_last_process(place: Place) -> None:
 def test_a_clean_up_removes_by_the_record(place: Place) -> None:
     data = place.create("a/b").to_json()
     again = factory.from_json(data)
-    child = place.run(again, "sh", "-c", "echo ready; sleep 60")
+    child = place.run(again, "sh", "-c", "echo ready; exec sleep 60")
     wait_for_line(child)
     child.kill()
     child.wait(WAIT)
