@@ -360,7 +360,11 @@ class DirectDriver:
         for fd in wanted.io_fds:
             line.give("io-fds", fd)
         for fd in wanted.filestore_fds:
-            name = "gofer-filestore-fds" if self.generation.mount_confs else "overlay-filestore-fd"
+            name = (
+                "gofer-filestore-fds"
+                if self.generation.names_gofer_filestores
+                else "overlay-filestore-fd"
+            )
             line.give(name, fd)
         line.give("mounts-fd", wanted.mounts_fd)
         line.give("start-sync-fd", wanted.start_sync_fd)
@@ -417,20 +421,20 @@ class DirectDriver:
     def network_methods(self) -> Sequence[str]:
         # A call that isn't registered costs one exchange and changes nothing.
         new, old = "containerManager.SetNetworkArgs", "Network.CreateLinksAndRoutes"
-        return (new, old) if self.generation.gofer_takes_id else (old, new)
+        return (new, old) if self.generation.network_by_container_manager else (old, new)
 
     @property
     def pause_methods(self) -> Sequence[str]:
         new, old = "containerManager.Pause", "Lifecycle.Pause"
-        return (new, old) if self.generation.mount_confs else (old, new)
+        return (new, old) if self.generation.pauses_by_container_manager else (old, new)
 
     @property
     def resume_methods(self) -> Sequence[str]:
         new, old = "containerManager.Resume", "Lifecycle.Resume"
-        return (new, old) if self.generation.mount_confs else (old, new)
+        return (new, old) if self.generation.pauses_by_container_manager else (old, new)
 
     def event_argument(self, container_id: str) -> object:
-        return container_id if self.generation.mount_confs else None
+        return container_id if self.generation.event_takes_id else None
 
     def execute_argument(
         self, container_id: str, process: ProcessSpec, terminal: bool
@@ -486,7 +490,7 @@ class DirectDriver:
     def checkpoint_argument(
         self, sandbox_id: str, compression: str, *, paged: bool, leave_running: bool
     ) -> dict[str, Any]:
-        if not self.generation.mount_confs:
+        if not self.generation.saves_by_options:
             return {"key": None, "metadata": None}
         return {
             "key": None,
@@ -500,7 +504,7 @@ class DirectDriver:
         }
 
     def restore_argument(self, sandbox_id: str, *, paged: bool, device: bool) -> dict[str, Any]:
-        if not self.generation.mount_confs:
+        if not self.generation.saves_by_options:
             return {"SandboxID": sandbox_id}
         return {
             "SandboxID": sandbox_id,

@@ -147,8 +147,8 @@ def _is_listed(
     """Whether runsc lets any container override the flag, with that value."""
     if not (
         name in _OVERRIDABLE
-        or (generation.mount_confs and name in _OVERRIDABLE_2024)
-        or (generation.gofer_takes_id and name in _OVERRIDABLE_2026)
+        or (generation.lets_override_2024 and name in _OVERRIDABLE_2024)
+        or (generation.lets_override_2026 and name in _OVERRIDABLE_2026)
     ):
         return False
     if name == "oci-seccomp":
@@ -183,7 +183,7 @@ def _overlay(flags: Mapping[str, str], generation: Generation) -> tuple[str, str
         known = medium.startswith("/")
     else:
         known = medium in ("memory", "self") or (
-            medium.startswith("/") and not generation.mount_confs
+            medium.startswith("/") and generation.overlay_in_plain_path
         )
     if not colon or scope not in ("root", "all") or not known:
         raise InvalidRequest("runsc_config", f"overlay2 {value!r} is malformed")

@@ -67,13 +67,43 @@ class Generation(Record):
     #: Whether ``gofer`` takes the container's id (since release-20260520).
     gofer_takes_id: bool
 
+    # What the help shows by itself.
+
     @property
     def mount_confs(self) -> bool:
-        """Whether each gofer mount is described by a flag (since release-20231016).
-
-        Also the mark of the generation whose Event call wants a container id (release-20230731).
-        """
+        """Whether each gofer mount is described by a flag (since release-20231016)."""
         return "gofer-mount-confs" in self.gofer_flags
+
+    @property
+    def gofer_rpc(self) -> bool:
+        """Whether the gofer insists on a socket to ask for mounts (since release-20241118)."""
+        return "rpc-fd" in self.gofer_flags
+
+    @property
+    def directfs(self) -> bool:
+        """Whether the sentry can open the container's files by itself (since release-20230306)."""
+        return "directfs" in self.global_flags
+
+    @property
+    def pid_namespace_flag(self) -> bool:
+        """Whether boot must be told of a PID namespace of its own (until release-20240916)."""
+        return "pidns" in self.boot_flags
+
+    @property
+    def sorts_routes(self) -> bool:
+        """Whether netstack looks for the longest prefix (since release-20240715).
+
+        The help tells of a flag that came with the same release, a day later.
+        """
+        return "app-huge-pages" in self.global_flags
+
+    # What the help doesn't show: told from the nearest mark that it does.  First what is told
+    # from mount configurations (release-20231016).
+
+    @property
+    def event_takes_id(self) -> bool:
+        """Whether the Event call wants a container's id (since release-20230731)."""
+        return self.mount_confs
 
     @property
     def path_sockets(self) -> bool:
@@ -85,9 +115,66 @@ class Generation(Record):
         return self.mount_confs
 
     @property
-    def gofer_rpc(self) -> bool:
-        """Whether the gofer insists on a socket to ask for mounts (since release-20241118)."""
-        return "rpc-fd" in self.gofer_flags
+    def pauses_by_container_manager(self) -> bool:
+        """Whether Pause and Resume are the container manager's, no longer Lifecycle's."""
+        return self.mount_confs
+
+    @property
+    def names_gofer_filestores(self) -> bool:
+        """Whether boot's flag for filestores is named after gofers, not after the overlay."""
+        return self.mount_confs
+
+    @property
+    def saves_by_options(self) -> bool:
+        """Whether Checkpoint and Restore take options: compression, pages files, a program."""
+        return self.mount_confs
+
+    @property
+    def restores_under_new_id(self) -> bool:
+        """Whether a restored sentry knows its processes by the new id, not by the saved one."""
+        return self.mount_confs
+
+    @property
+    def mounts_cgroups(self) -> bool:
+        """Whether the sentry mounts a spec's cgroup file systems, and counts by them."""
+        return self.mount_confs
+
+    @property
+    def has_newer_proc_files(self) -> bool:
+        """Whether the sentry has the files of /proc and /sys that masked_paths.py calls newer."""
+        return self.mount_confs
+
+    @property
+    def knows_volume_options(self) -> bool:
+        """Whether a volume's annotations may be a tmpfs's with options (size, owner)."""
+        return self.mount_confs
+
+    @property
+    def knows_newer_capabilities(self) -> bool:
+        """Whether capabilities from CAP_PERFMON on are known."""
+        return self.mount_confs
+
+    @property
+    def knows_nr_open(self) -> bool:
+        """Whether the sysctl fs.nr_open is there."""
+        return self.mount_confs
+
+    @property
+    def overlay_in_plain_path(self) -> bool:
+        """Whether overlay2's medium may be a directory's plain path, not only ``dir=/path``."""
+        return not self.mount_confs
+
+    @property
+    def lets_override_2024(self) -> bool:
+        """Whether a container may override the flags that came with mount configurations."""
+        return self.mount_confs
+
+    # What is told from the gofer's taking an id (release-20260520).
+
+    @property
+    def network_by_container_manager(self) -> bool:
+        """Whether the network is told by the container manager's SetNetworkArgs."""
+        return self.gofer_takes_id
 
     @property
     def filters_execs(self) -> bool:
@@ -96,14 +183,6 @@ class Generation(Record):
         The nearest that the help tells of is seven weeks younger; builds between do, unasked.
         """
         return self.gofer_takes_id
-
-    @property
-    def sorts_routes(self) -> bool:
-        """Whether netstack looks for the longest prefix (since release-20240715).
-
-        The help tells of a flag that came with the same release, a day later.
-        """
-        return "app-huge-pages" in self.global_flags
 
     @property
     def reads_overrides(self) -> bool:
@@ -122,14 +201,24 @@ class Generation(Record):
         return self.gofer_takes_id
 
     @property
-    def directfs(self) -> bool:
-        """Whether the sentry can open the container's files by itself (since release-20230306)."""
-        return "directfs" in self.global_flags
+    def saves_without_execs(self) -> bool:
+        """Whether a checkpoint while execs run leaves them out of the image."""
+        return self.gofer_takes_id
 
     @property
-    def pid_namespace_flag(self) -> bool:
-        """Whether boot must be told of a PID namespace of its own (until release-20240916)."""
-        return "pidns" in self.boot_flags
+    def mounts_cgroup2(self) -> bool:
+        """Whether the sentry mounts file systems of type cgroup2."""
+        return self.gofer_takes_id
+
+    @property
+    def knows_newer_fields(self) -> bool:
+        """Whether a spec's umask and domain name have an effect."""
+        return self.gofer_takes_id
+
+    @property
+    def lets_override_2026(self) -> bool:
+        """Whether a container may override the flags of release-20260520's list."""
+        return self.gofer_takes_id
 
     @property
     def default_platform(self) -> str:

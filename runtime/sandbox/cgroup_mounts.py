@@ -27,7 +27,7 @@ _MOUNT: Final[dict[str, Any]] = {
 
 def counts(spec: Spec, generation: Generation) -> bool:
     """Whether the sentry counts a container with this spec by itself."""
-    return generation.mount_confs and any(m.type in _TYPES for m in spec.mounts)
+    return generation.mounts_cgroups and any(m.type in _TYPES for m in spec.mounts)
 
 
 def prepare(spec: Spec, generation: Generation) -> Spec:
@@ -36,7 +36,7 @@ def prepare(spec: Spec, generation: Generation) -> Spec:
     As it is: a container that has /sys/fs/cgroup already, or no sysfs to mount it in; one that is
     not in a pod; and any with a runsc that drops such mounts.
     """
-    if spec.container_type != "container" or not generation.mount_confs:
+    if spec.container_type != "container" or not generation.mounts_cgroups:
         return spec
     if not any(m.destination == "/sys" and m.type == "sysfs" for m in spec.mounts):
         return spec

@@ -114,7 +114,7 @@ def save(
     modern = control.restores_pods()
     if not modern:
         _check_old(generation.version, containers, leave_running, compression)
-    if execs and not generation.gofer_takes_id:
+    if execs and not generation.saves_without_execs:
         # It would save them, with descriptors that no restore can give them.
         raise InvalidState("checkpoint", f"sandbox {sandbox_id!r}", "running execs")
     # A sentry that is to end does so even if it could not save, so it is never asked for that

@@ -92,7 +92,7 @@ class Gofer:
                 log = ChildLog("gofer-log")
                 if driver.generation.gofer_rpc:
                     require_sources(spec, plan.confs)
-                special = special_files(spec, driver.generation.mount_confs)
+                special = special_files(spec, driver.generation.has_newer_proc_files)
                 given = spec
                 spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
                 if special:

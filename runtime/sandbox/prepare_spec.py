@@ -117,7 +117,7 @@ def prepare(
     linux = Fields(dict(spec.raw), "config.json").fields("linux") or Fields(
         {}, "config.json", "linux"
     )
-    notes = _check(spec, linux, generation) + mount_check.check(spec, generation.gofer_takes_id)
+    notes = _check(spec, linux, generation) + mount_check.check(spec, generation.mounts_cgroup2)
     spec, unknown = _known_capabilities(spec, generation)
     notes += unknown
     flags = dict(config.flags)
@@ -144,7 +144,7 @@ def prepare(
         from runtime.bundle.submounts import separate
 
         spec, left_readonly = separate(spec)
-    spec, left_writable = restrict(_plain_options(spec), generation.mount_confs)
+    spec, left_writable = restrict(_plain_options(spec), generation.has_newer_proc_files)
     # Whatever this spec says: an exec is filtered only if the sandbox's own flag is set, and a
     # pod's pause container may have no profile.
     filtered = switch_on("oci-seccomp")
@@ -217,12 +217,12 @@ def _check(spec: Spec, linux: Fields, generation: Generation) -> tuple[str, ...]
             raise Unsupported(f"config.json: {part}: not for a Linux container")
     parts = {"process": process.value, "process.user": process.value.get("user"), "": spec.raw}
     parts["linux"] = linux.value
-    for name in UNKNOWN_FIELDS + (() if generation.gofer_takes_id else NEWER_FIELDS):
+    for name in UNKNOWN_FIELDS + (() if generation.knows_newer_fields else NEWER_FIELDS):
         part, _, field = name.rpartition(".")
         if (parts[part] or {}).get(field) is not None:
             notes.append(f"{name} has no effect: gVisor doesn't know it")
     for name in linux.text_mapping("sysctl"):
-        if name in _TOLERATED_SYSCTLS or (name == "fs.nr_open" and generation.mount_confs):
+        if name in _TOLERATED_SYSCTLS or (name == "fs.nr_open" and generation.knows_nr_open):
             continue
         raise Unsupported(f"sysctl {name[:200]!r} can't be set in a gVisor sandbox")
     return tuple(notes)
@@ -234,7 +234,7 @@ def _known_capabilities(spec: Spec, generation: Generation) -> tuple[Spec, tuple
     sets = process.get("capabilities")
     if not sets:
         return spec, ()
-    names = NAMES if generation.mount_confs else NAMES[: NAMES.index("CAP_PERFMON")]
+    names = NAMES if generation.knows_newer_capabilities else NAMES[: NAMES.index("CAP_PERFMON")]
     unknown: list[str] = []
     kept = dict(sets)
     for kind in CAPABILITY_SETS:

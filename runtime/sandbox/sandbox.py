@@ -387,7 +387,7 @@ class Sandbox:
     @property
     def _old_id(self) -> bool:
         """Whether the sentry knows processes by the id that they were saved with."""
-        return self.restore is not None and not self._driver.generation.mount_confs
+        return self.restore is not None and not self._driver.generation.restores_under_new_id
 
     def event(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> SentryStats:
         """Usage, as the sentry counts it."""

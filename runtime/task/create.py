@@ -300,7 +300,7 @@ def _prepare(
     )
     spec = volumes.prepare(
         spec,
-        driver.generation.mount_confs,
+        driver.generation.knows_volume_options,
         hints,
         share=config.share_volumes,
         used=root.holdings.volume_uses if root is not None and root.holdings is not None else None,

@@ -250,7 +250,7 @@ def config_json(data: bytes) -> None:
             spec.sandbox_to_join(found)
             read = flags.read_settings(config, generation, found)
             prepared = cgroup_mounts.prepare(
-                volumes.prepare(found, generation.mount_confs, None), generation
+                volumes.prepare(found, generation.knows_volume_options, None), generation
             )
             done = prepare_spec.prepare(prepared, config, generation, None)
             placement.place(done.spec, "c", "v1", lambda path: True)

@@ -41,7 +41,7 @@ def run(
         "linux": {"maskedPaths": list(masked), "readonlyPaths": list(readonly)},
     }
     spec, notes = restrict(
-        parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[year].mount_confs
+        parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[year].has_newer_proc_files
     )
     # The two views of the mounts are of the same.
     assert [m.destination for m in spec.mounts] == [m["destination"] for m in spec.raw["mounts"]]
@@ -161,7 +161,10 @@ def test_malformed(root: Path, paths: Any) -> None:
     linux = {"maskedPaths": paths}
     value = {"process": {"args": ["x"]}, "root": {"path": str(root)}, "linux": linux}
     with pytest.raises(InvalidRequest, match=r"linux\.maskedPaths"):
-        restrict(parse_spec(json.dumps(value).encode(), "/bundle"), GENERATIONS[2024].mount_confs)
+        restrict(
+            parse_spec(json.dumps(value).encode(), "/bundle"),
+            GENERATIONS[2024].has_newer_proc_files,
+        )
 
 
 def test_special_files_are_for_the_gofers_own_mounts(root: Path, tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_special_files_are_for_the_gofers_own_mounts(root: Path, tmp_path: Path)
     mounts = [bind("/mnt", tmp_path)]
     spec, _ = run(root, masked, readonly, mounts)
     assert [m.destination for m in spec.mounts] == ["/mnt", "/etc/secret"]
-    found = special_files(spec, GENERATIONS[2024].mount_confs)
+    found = special_files(spec, GENERATIONS[2024].has_newer_proc_files)
     assert [(f.path, f.place, f.masked) for f in found] == [
         ("/etc/fifo", "/etc/fifo", True),
         ("/mnt/pipe", "/pipe", True),

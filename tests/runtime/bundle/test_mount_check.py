@@ -21,7 +21,7 @@ def run(
         "mounts": [mount],
         "linux": linux,
     }
-    return check(parse_spec(json.dumps(value).encode(), "/b"), GENERATIONS[year].gofer_takes_id)
+    return check(parse_spec(json.dumps(value).encode(), "/b"), GENERATIONS[year].mounts_cgroup2)
 
 
 @pytest.mark.parametrize("type", ["tmpfs", "proc", "sysfs", "devpts", "cgroup", "mqueue", "bind"])

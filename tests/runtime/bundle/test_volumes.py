@@ -39,7 +39,7 @@ class Pod:
         kind = {"io.kubernetes.cri.container-type": "sandbox"}
         spec = make_spec(mounts, {**LOGS, **kind, **annotations})
         return self.without_kind(
-            prepare(spec, GENERATIONS[year].mount_confs, None, str(self.pods), share=share)
+            prepare(spec, GENERATIONS[year].knows_volume_options, None, str(self.pods), share=share)
         )
 
     @staticmethod
@@ -50,7 +50,9 @@ class Pod:
     def member(self, sandbox: Spec, mounts: Any = (), **annotations: str) -> Spec:
         spec = make_spec(mounts, annotations)
         hints, used = sandbox.annotations, self.used
-        return prepare(spec, GENERATIONS[2024].mount_confs, hints, str(self.pods), used=used)
+        return prepare(
+            spec, GENERATIONS[2024].knows_volume_options, hints, str(self.pods), used=used
+        )
 
 
 def make_spec(mounts: Any, annotations: dict[str, str]) -> Spec:
@@ -166,7 +168,9 @@ def test_names_are_not_paths(pod: Pod) -> None:
 
 def test_sources_of_ones_own(pod: Pod) -> None:
     given = {key("x", "type"): "tmpfs", key("x", "share"): "pod", key("x", "source"): "/data"}
-    spec = prepare(make_spec((), given), GENERATIONS[2024].mount_confs, None, str(pod.pods))
+    spec = prepare(
+        make_spec((), given), GENERATIONS[2024].knows_volume_options, None, str(pod.pods)
+    )
     assert spec.annotations == given
 
 
@@ -270,4 +274,4 @@ def test_the_socket_of_a_bucket(pod: Pod) -> None:
 def test_a_users_volume_at_dev_shm_is_the_users(pod: Pod) -> None:
     """Of a container by itself: only what its caller mounts for shared memory is replaced."""
     spec = make_spec([bind("/dev/shm", pod.source())], {})
-    assert prepare(spec, GENERATIONS[2024].mount_confs, None, str(pod.pods)) is spec
+    assert prepare(spec, GENERATIONS[2024].knows_volume_options, None, str(pod.pods)) is spec

@@ -161,8 +161,10 @@ def _look(data: bytes, root: Path) -> None:
     generation = GENERATIONS[2024]
     config = RunscConfig(root="/run/x")
     executable.find_executable(read.root_path, read)
-    read = cgroup_mounts.prepare(volumes.prepare(read, generation.mount_confs, None), generation)
-    volumes.prepare(read, generation.mount_confs, read.annotations)
+    read = cgroup_mounts.prepare(
+        volumes.prepare(read, generation.knows_volume_options, None), generation
+    )
+    volumes.prepare(read, generation.knows_volume_options, read.annotations)
     prepared = prepare_spec.prepare(read, config, generation)
     settings = read_settings(prepared.config, generation, prepared.spec)
     placement.place(read, "s", "v2")

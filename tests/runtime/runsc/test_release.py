@@ -12,7 +12,7 @@ from runtime.bundle.spec import Spec, parse_spec
 from runtime.runsc import release
 from runtime.runsc.config import RunscConfig, find_binary
 from runtime.runsc.flags import read_settings
-from runtime.runsc.release import parse_help, probe
+from runtime.runsc.release import Generation, parse_help, probe
 from tests.fakes.generations import GENERATIONS, help_text
 
 
@@ -85,16 +85,50 @@ def test_parse_help() -> None:
     assert parse_help("") == ("", {})
 
 
-def test_generations() -> None:
-    facts = {
-        year: (g.mount_confs, g.gofer_rpc, g.gofer_takes_id, g.directfs, g.pid_namespace_flag)
-        for year, g in GENERATIONS.items()
-    }
-    assert facts == {
-        2022: (False, False, False, False, True),
-        2024: (True, False, False, True, True),
-        2026: (True, True, True, True, False),
-    }
+#: Property -> whether the releases of 2022, 2024 and 2026 have it.
+ABILITIES = {
+    "mount_confs": (False, True, True),
+    "gofer_takes_id": (False, False, True),
+    "gofer_rpc": (False, False, True),
+    "directfs": (False, True, True),
+    "pid_namespace_flag": (True, True, False),
+    "sorts_routes": (False, False, False),
+    "event_takes_id": (False, True, True),
+    "path_sockets": (False, True, True),
+    "pauses_by_container_manager": (False, True, True),
+    "names_gofer_filestores": (False, True, True),
+    "saves_by_options": (False, True, True),
+    "restores_under_new_id": (False, True, True),
+    "mounts_cgroups": (False, True, True),
+    "has_newer_proc_files": (False, True, True),
+    "knows_volume_options": (False, True, True),
+    "knows_newer_capabilities": (False, True, True),
+    "knows_nr_open": (False, True, True),
+    "overlay_in_plain_path": (True, False, False),
+    "lets_override_2024": (False, True, True),
+    "network_by_container_manager": (False, False, True),
+    "filters_execs": (False, False, True),
+    "reads_overrides": (True, True, False),
+    "makes_no_cwd_in_readonly_root": (False, False, True),
+    "saves_without_execs": (False, False, True),
+    "mounts_cgroup2": (False, False, True),
+    "knows_newer_fields": (False, False, True),
+    "lets_override_2026": (False, False, True),
+}
+
+
+@pytest.mark.parametrize("name", ABILITIES)
+def test_generations(name: str) -> None:
+    assert tuple(getattr(g, name) for g in GENERATIONS.values()) == ABILITIES[name]
+
+
+def test_each_ability_is_in_the_table() -> None:
+    properties = {name for name, value in vars(Generation).items() if isinstance(value, property)}
+    assert properties | {"gofer_takes_id"} == {*ABILITIES, "default_platform"}
+
+
+def test_default_platforms() -> None:
+    assert list(GENERATIONS) == [2022, 2024, 2026]
     assert [g.default_platform for g in GENERATIONS.values()] == ["ptrace", "systrap", "systrap"]
 
 
