@@ -25,6 +25,8 @@ CALL, REPLY, ERROR, SIGNAL = 1, 2, 3, 4
 
 #: More than any message of systemd's manager that we ask for; the specification allows 128 MiB.
 MAX_MESSAGE = 1 << 20
+#: What the specification allows, and so what a bus may pass on from anybody.
+_MAX_SKIPPED = 128 << 20
 _MAX_DEPTH = 16
 _MAX_LINE = 1024
 _FIXED: Final = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q"}
@@ -258,6 +260,7 @@ class Protocol:
     def __init__(self, uid: int) -> None:
         self._out = bytearray(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n")
         self._in = bytearray()
+        self._skip = 0  # bytes still to come of a message that is not looked at
         self._serial = 0
         self.ready = False
 
@@ -285,13 +288,23 @@ class Protocol:
         return self._serial
 
     def receive(self, data: bytes) -> list[Message]:
-        """Take bytes in any pieces; the complete messages.  Raises DBusWireError, Failed."""
+        """Take bytes in any pieces; the complete messages.  Raises DBusWireError, Failed.
+
+        Signals and calls that are too long or malformed are left out: any local user may send
+        them to us over the system bus, and they must not fail what we are at.  A reply is the
+        called one's, as a bus passes on no other.
+        """
         self._in += data
         if not self.ready:
             self._authenticate()
         found = []
-        while self.ready and (message := self._message()) is not None:
-            found.append(message)
+        while self.ready and (whole := self._whole()) is not None:
+            order, start, content = whole
+            try:
+                found.append(_decode(order, start, content))
+            except DBusWireError:
+                if content[1] in (REPLY, ERROR):
+                    raise
         return found
 
     def _authenticate(self) -> None:
@@ -308,34 +321,46 @@ class Protocol:
         self._out += b"BEGIN\r\n"
         self.ready = True
 
-    def _message(self) -> Message | None:
-        if len(self._in) < 16:
-            return None
-        order = {ord("l"): "<", ord("B"): ">"}.get(self._in[0])
-        if order is None or self._in[3] != 1:
-            raise DBusWireError("d-bus: no message begins here")
-        body_length, serial, fields_length = struct.unpack_from(order + "III", self._in, 4)
-        start = 16 + fields_length + -fields_length % 8
-        if fields_length > MAX_MESSAGE or body_length > MAX_MESSAGE:
-            raise DBusWireError("d-bus: a message is too long")
+    def _whole(self) -> tuple[str, int, bytes] | None:
+        """The next message in one piece: byte order, where its body starts, and its bytes."""
+        while True:
+            passed = min(self._skip, len(self._in))
+            del self._in[:passed]
+            self._skip -= passed
+            if self._skip or len(self._in) < 16:
+                return None
+            order = {ord("l"): "<", ord("B"): ">"}.get(self._in[0])
+            if order is None or self._in[3] != 1:
+                raise DBusWireError("d-bus: no message begins here")
+            body_length, _, fields_length = struct.unpack_from(order + "III", self._in, 4)
+            start = 16 + fields_length + -fields_length % 8
+            if fields_length <= MAX_MESSAGE and body_length <= MAX_MESSAGE:
+                break
+            if self._in[1] in (REPLY, ERROR) or start + body_length > _MAX_SKIPPED:
+                raise DBusWireError("d-bus: a message is too long")
+            self._skip = start + body_length
         if len(self._in) < start + body_length:
             return None
-        kind = self._in[1]
-        head, body = bytes(self._in[:start]), bytes(self._in[start : start + body_length])
+        content = bytes(self._in[: start + body_length])
         del self._in[: start + body_length]
-        values: dict[str, Any] = {"kind": kind, "serial": serial}
-        reader = _Reader(head, order)
-        for _ in range(3):
-            reader.number("u")
-        for code, (signature, value) in reader.value("a(yv)"):
-            if code in _TEXTS and signature in ("s", "o", "g"):
-                values[_TEXTS[code]] = value
-            elif code == _REPLY_SERIAL and signature == "u":
-                values["reply_serial"] = value
-        reader = _Reader(body, order)
-        kinds = split_signature(values.get("signature", ""))
-        values["body"] = tuple(reader.value(each) for each in kinds)
-        return Message(**values)
+        return order, start, content
+
+
+def _decode(order: str, start: int, content: bytes) -> Message:
+    values: dict[str, Any] = {"kind": content[1]}
+    reader = _Reader(content[:start], order)
+    reader.number("u")
+    reader.number("u")
+    values["serial"] = reader.number("u")
+    for code, (signature, value) in reader.value("a(yv)"):
+        if code in _TEXTS and signature in ("s", "o", "g"):
+            values[_TEXTS[code]] = value
+        elif code == _REPLY_SERIAL and signature == "u":
+            values["reply_serial"] = value
+    reader = _Reader(content[start:], order)
+    kinds = split_signature(values.get("signature", ""))
+    values["body"] = tuple(reader.value(each) for each in kinds)
+    return Message(**values)
 
 
 # -- the connection ------------------------------------------------------------------------------

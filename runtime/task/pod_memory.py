@@ -72,6 +72,11 @@ _FINEST = 1 << 20
 _TIMEOUT = 5.0
 #: Seconds between two looks at least, and as a multiple of what the last one took.
 _PAUSE, _PAUSE_FACTOR, _LONGEST_PAUSE = 0.005, 2.0, 0.25
+#: Looking may take this part of a core for long, so that a container which swings around a mark
+#: doesn't keep the shim at work; this many seconds of looking may run ahead of it, when it matters.
+_SHARE, _AHEAD, _LONGEST_REST = 0.05, 0.25, 2.0
+#: Seconds between two cheap checks, within a rest, of whether the sandbox grows dangerously.
+_GLANCE = 0.05
 #: Seconds after a look or a mark that has failed: the cgroup may be about to go, or the host be
 #: short of something for a while.
 _RECOVERY = 1.0
@@ -138,12 +143,12 @@ class PodMemory:
         self._timer: Cancelable | None = None  # guarded by _lock
         self._looking = False  # guarded by _lock
         self._urgent = False  # guarded by _lock; the next look is one while all are held
-        self._seen = (
-            0.0,
-            0,
-        )  # guarded by _lock; when the host's use was read last, and what it was
+        # Guarded by _lock; when the host's use was read last, and what it was.
+        self._seen = (0.0, 0)
         self._again = False  # guarded by _lock; something changed during a look
         self._pause = _PAUSE  # guarded by _lock
+        self._debt = 0.0  # guarded by _lock; seconds of looking that are ahead of its share
+        self._paid = clock()  # guarded by _lock; until when the share has been counted
         self._markless = False  # guarded by _lock; the host can't set marks
         self._closed = False  # guarded by _lock
         self._watch: Cancelable | None = None
@@ -306,15 +311,19 @@ class PodMemory:
         except Exception as error:  # whatever it is, the limits are to be kept
             self._log.warning("memory.look_failed", error=repr(error))
         with self._lock:
-            self._looking = False
             again, self._again = self._again, False
             if self._closed or not self._wanted_locked():
+                self._looking = False
                 return
             if total is None:
                 self._pause = _RECOVERY
                 self._look_later_locked()
                 return
-            if not again and self._arm_locked(total):
+            step = self._step_locked(total)
+        # Without the lock, which the reactor takes: the kernel may reclaim memory in this.
+        mark = self._mark_at(total, step) if not again else None
+        with self._lock:
+            if self._armed_locked(mark, total, step, again):
                 return
             if not self._hurries_locked():
                 self._look_later_locked()
@@ -377,12 +386,18 @@ class PodMemory:
                         over.append((figures.member, usage))
             self._total = total or 0
             self._seen = self._clock(), self._total
-            self._pause = min(
-                max(_PAUSE, _PAUSE_FACTOR * (time.monotonic() - begin)), _LONGEST_PAUSE
-            )
+            self._pause = self._pause_locked(time.monotonic() - begin)
         for member, usage in over:
             self._end(member, usage)
         return total
+
+    def _pause_locked(self, cost: float) -> float:
+        """Seconds until the next look, after one that took ``cost``."""
+        now = self._clock()
+        self._debt = max(self._debt - _SHARE * (now - self._paid), 0.0) + cost
+        self._paid = now
+        pause = min(max(_PAUSE, _PAUSE_FACTOR * cost), _LONGEST_PAUSE)
+        return max(pause, min((self._debt - _AHEAD) / _SHARE, _LONGEST_REST))
 
     def _without_files(
         self, asked: list[tuple[Member, MemoryUse]]
@@ -447,30 +462,40 @@ class PodMemory:
 
     # -- marks -----------------------------------------------------------------------------
 
-    def _arm_locked(self, total: int) -> bool:
-        """Set a mark so far from ``total`` that nothing can have happened before it is passed.
-
-        False if it has been passed already.
-        """
+    def _mark_at(self, total: int, step: int) -> Cancelable | None:
+        """A mark at both sides of ``total``.  None if there can be none (now)."""
         if self._markless:
-            return True
-        step = self._step_locked(total)
+            return None
         try:
-            self._mark = self._host.watch_usage(
+            return self._host.watch_usage(
                 self._reactor, max(total - step, 0), total + step, self._passed
             )
         except Unsupported as fault:
-            self._markless = True
+            with self._lock:
+                self._markless = True
             self._log.warning("memory.unwatched", error=str(fault))
-            return True
         except (RuntimeFault, OSError, MemoryError) as fault:
             self._log.debug("memory.mark_failed", error=str(fault))
-            self._pause = _RECOVERY
-            return False
-        self._high = total + step
-        now = self._host.memory_usage()
-        if now is None or abs(now - total) < step:
+            with self._lock:
+                self._pause = _RECOVERY
+        return None
+
+    def _armed_locked(self, mark: Cancelable | None, total: int, step: int, again: bool) -> bool:
+        """End a look by its mark, so far from ``total`` that nothing can have happened before it
+        is passed.  False if it has been passed already, or there is none: look once more.
+        """
+        self._looking = False
+        again, self._again = again or self._again, False
+        self._mark, self._high = mark, total + step
+        if self._closed or not self._wanted_locked():
+            self._disarm_locked()
             return True
+        if not again:
+            if self._markless:
+                return True
+            now = self._host.memory_usage()
+            if mark is not None and (now is None or abs(now - total) < step):
+                return True
         self._disarm_locked()
         return False
 
@@ -517,9 +542,25 @@ class PodMemory:
 
     def _look_later_locked(self) -> None:
         self._looking = True
-        self._timer = self._reactor.call_later(
-            self._pause, lambda: self._workers.submit(self._look)
-        )
+        self._rest_locked(self._pause)
+
+    def _rest_locked(self, left: float) -> None:
+        if left <= _LONGEST_PAUSE or left == _RECOVERY:
+            look = self._look
+            self._timer = self._reactor.call_later(left, lambda: self._workers.submit(look))
+        else:
+            self._timer = self._reactor.call_later(_GLANCE, lambda: self._glance(left - _GLANCE))
+
+    def _glance(self, left: float) -> None:
+        """Within a long rest, in the reactor's thread: is it to be cut short?"""
+        with self._lock:
+            if self._closed:
+                return
+            if not self._hurries_locked():
+                self._rest_locked(left)
+                return
+            self._urgent = True
+        self._workers.submit(self._look)
 
     def _disarm_locked(self) -> None:
         mark, self._mark = self._mark, None

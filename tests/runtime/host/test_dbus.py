@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runtime.base.errors import DeadlineExceeded, Failed
 from runtime.host.dbus import (
+    MAX_MESSAGE,
     Bus,
     DBusWireError,
     Message,
@@ -160,9 +161,37 @@ def test_a_changed_byte_gives_a_message_or_an_error(place: int, value: int) -> N
 
 @pytest.mark.parametrize("where", [4, 12])
 def test_a_message_without_bounds_is_refused_at_once(where: int) -> None:
-    data = bytearray(HELLO_CALL[:16])
-    data[where : where + 4] = b"\0\0\0\x7f"
+    data = bytearray(message(2, 5, [(5, "u", 1)], "s", "x")[:16])
+    data[where : where + 4] = b"\0\0\x7f\0"
     with pytest.raises(DBusWireError, match="too long"):
+        ready().receive(bytes(data))
+
+
+def test_a_signal_beyond_what_a_bus_passes_on_is_refused() -> None:
+    data = bytearray(message(4, 5, [(3, "s", "M")], "s", "x")[:16])
+    data[4:8] = b"\0\0\0\x7f"
+    with pytest.raises(DBusWireError, match="too long"):
+        ready().receive(bytes(data))
+
+
+@pytest.mark.parametrize("step", [4099, 70000])
+@pytest.mark.parametrize("kind", [1, 4])
+def test_what_any_local_user_may_send_is_left_out(kind: int, step: int) -> None:
+    """Too long, or malformed within its bounds: the reply behind it is still understood."""
+    endless = message(kind, 5, [(3, "s", "M")], "s", "x" * (MAX_MESSAGE + 1))
+    malformed = bytearray(message(kind, 6, [(3, "s", "M")], "s", "xyz"))
+    malformed[-8:-4] = b"\xff\xff\0\0"  # a text that ends beyond its message
+    stream = endless + malformed + endless + message(2, 7, [(5, "u", 3)], "s", "fine")
+    protocol, found = ready(), []
+    for at in range(0, len(stream), step):
+        found += protocol.receive(stream[at : at + step])
+    assert [(m.reply_serial, m.body) for m in found] == [(3, ("fine",))]
+
+
+def test_a_malformed_reply_is_an_error() -> None:
+    data = bytearray(message(2, 6, [(5, "u", 1)], "s", "xyz"))
+    data[-8:-4] = b"\xff\xff\0\0"
+    with pytest.raises(DBusWireError, match="beyond its message"):
         ready().receive(bytes(data))
 
 

@@ -558,3 +558,62 @@ def test_a_limit_is_not_taken_while_the_use_cant_be_told() -> None:
 
 def _raise(fault: Exception) -> None:
     raise fault
+
+
+# -- what looking costs -----------------------------------------------------------------------
+
+
+def test_looking_takes_a_small_part_of_a_core_in_the_long_run() -> None:
+    """A burst of looks is let through with short pauses, one that goes on for minutes is not."""
+    scene = Scene(pause())
+    cost, looks, longest = 0.01, 0, 0.0
+    with scene.memory._lock:
+        first = scene.memory._pause_locked(cost)
+        begin = scene.now
+        while scene.now < begin + 60:
+            wait = scene.memory._pause_locked(cost)
+            longest, looks = max(longest, wait), looks + 1
+            scene.now += cost + wait
+        assert first <= 0.02 < longest <= 0.25
+        assert looks * cost / 60 < 0.06
+        scene.now += 60
+        assert scene.memory._pause_locked(cost) <= 0.02
+
+
+def test_a_long_rest_is_cut_short_by_fast_growth() -> None:
+    scene, one, _ = fast()
+    scene.memory._debt = 1.0
+    scene.now += 10
+    scene.used["one"] = 40 * MIB
+    mark = scene.mark
+    assert mark is not None
+    with scene.memory._lock:
+        scene.memory._pause = 0.9
+    scene.host.used = 71 * MIB
+    mark.callback()
+    scene.here.run_due()
+    assert scene.calls == []  # it rests
+    scene.now = scene.memory._seen[0] + 0.01
+    scene.used["one"] = 70 * MIB
+    scene.here.run_due()
+    assert scene.calls == ["hold", "one", "two", "release"]
+    assert one.ooms == [True]
+
+
+def test_a_mark_is_set_without_the_lock_that_the_reactor_takes() -> None:
+    hog = FakeMember("hog", 64 * MIB)
+    scene = Scene(pause(), limit=128 * MIB)
+    scene.used["hog"] = MIB
+    free: list[bool] = []
+    watch = scene.host.watch_usage
+
+    def spied(*arguments: Any) -> Any:
+        free.append(scene.memory._lock.acquire(blocking=False))
+        if free[-1]:
+            scene.memory._lock.release()
+        return watch(*arguments)
+
+    scene.host.watch_usage = spied  # type: ignore[method-assign]
+    scene.memory.add(hog)
+    assert free == [True]
+    assert scene.mark is not None
