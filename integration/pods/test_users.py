@@ -8,6 +8,8 @@ such pods has no options in containerd's configuration, and the shim's own file 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,53 @@ def _volume(pods: PodNode, name: str, owner: int) -> dict[str, Any]:
     if owner < FIRST:
         mount |= {"uidMappings": MAPS, "gidMappings": MAPS}
     return mount
+
+
+#: As root of a process's user namespace: take the flags off its mounts of a file system.
+_REMOUNT = """
+import os, sys
+from runtime.host import linux
+pid, name = sys.argv[1:]
+user, mounts = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt"))
+root = os.open(f"/proc/{pid}/root", os.O_RDONLY)
+lines = [line.split() for line in open(f"/proc/{pid}/mountinfo")]
+linux.setns(user)
+linux.setns(mounts)
+os.fchdir(root)
+os.chroot(".")
+for line in lines:
+    if name not in line:
+        continue
+    try:
+        linux.mount("", line[4], "", linux.MS_REMOUNT | linux.MS_BIND)
+        print("lifted", line[4])
+    except OSError as error:
+        print(linux.reason(error.errno), *sorted({"ro", "nodev", "nosuid"} & {*line[5].split(",")}))
+"""
+
+
+@pytest.mark.gvisor
+def test_flags_of_a_volume_of_the_host_are_locked(pods: PodNode) -> None:
+    """Whoever takes a gofer over is root of its user namespace, and gets no further by that."""
+    volume = pods.daemon.folder / "locked-volume"
+    volume.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "ro,nodev,nosuid", "locked-flags", str(volume)]
+    subprocess.run(command, check=True)
+    try:
+        pod = pods.pod(variant="plain", linux=dict(SECURITY))
+        mounts = [{"container_path": "/volume", "host_path": str(volume)}]
+        container = pod.start("sleep", "1000", mounts=mounts, linux=SECURITY)
+        assert pods.exec(container, "ls", "/volume").out == ""
+        tried = subprocess.run(
+            [sys.executable, "-c", _REMOUNT, str(pod.gofer(container)), "locked-flags"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        assert set(tried.stdout.splitlines()) == {"operation not permitted nodev nosuid ro"}
+    finally:
+        subprocess.run(["umount", str(volume)], check=True)
+    _removed(pods, pod)
 
 
 @pytest.mark.core

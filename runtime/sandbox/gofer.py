@@ -20,7 +20,7 @@ from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
-from runtime.runsc.driver import CLONE_NEWUSER, GoferCommand, user_maps
+from runtime.runsc.driver import CLONE_NEWNS, CLONE_NEWUSER, GoferCommand, user_maps
 from runtime.runsc.log_files import open_logs
 from runtime.sandbox.gofer_mounts import (
     MountPlan,
@@ -123,6 +123,11 @@ class Gofer:
                 )
                 credentials = driver.gofer_credentials(settings, spec)
                 namespaces, join = driver.gofer_namespaces(), []
+                if attach is not None:
+                    from runtime.sandbox.idmapped_mounts import mount_namespace
+
+                    # Before any user namespace: see there.
+                    join.append((mount_namespace(attach, ours), CLONE_NEWNS))
                 kind = credentials.user_namespace
                 path = spec.namespaces.get("user", "")
                 maps: tuple[tuple[IdMap, ...], ...] = ((), ())
@@ -153,7 +158,6 @@ class Gofer:
                     pdeathsig=SIGKILL if attached else 0,
                     # It shares no memory that would need one.
                     no_membarrier=True,
-                    prepare=attach,
                 )
             except BaseException:
                 sentrys.close()
@@ -265,7 +269,7 @@ class Gofer:
 
 def _reachable(
     spec: Spec, plan: MountPlan, hints: Mapping[str, str], directory: str, fds: FdSet
-) -> tuple[Spec, Callable[[int], None] | None]:
+) -> tuple[Spec, Callable[[], None] | None]:
     """The spec with sources that the gofer can reach, and what has to be done for it."""
     if "user" not in spec.namespaces and not any(mount.id_mapped for mount in spec.mounts):
         return spec, None

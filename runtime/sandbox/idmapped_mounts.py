@@ -3,10 +3,15 @@
 A gofer in a user namespace of its container is nobody special on the host: it can't walk the
 private directories that a pod's volumes and files are in.  And id-mapped mounts (``uidMappings``
 of a mount, ``idmap``) are unknown to releases of runsc before 2024-11-18.  Both is solved alike:
-the shim takes copies of the mounts while it still may, and attaches them in the gofer's mount
-namespace between its birth and its first instruction, over a directory that the gofer has no use
-for.  Nothing of it is ever mounted on the host, so nothing can be left there, and a bundle that is
-deleted too early takes no volume's files with it.
+the shim takes copies of the mounts while it still may, and attaches them in a mount namespace in
+between, over a directory that the gofer has no use for; the gofer joins that before its own is
+cloned from it.  Nothing of it is ever mounted on the host, so nothing can be left there, and a
+bundle that is deleted too early takes no volume's files with it.
+
+The namespace in between is the host's user namespace's.  So the kernel locks what the mounts have
+of ``ro``, ``nodev``, ``nosuid`` and ``noexec`` for a clone that belongs to a container's user
+namespace (mount_namespaces(7)), and hides what they cover; root of that could lift the flags of
+mounts that were attached in its own.
 
 Special files of masked and read-only paths are covered there, too, since a gofer would open them.
 
@@ -37,8 +42,8 @@ _MAX_SOURCES = 1000
 
 def lend(
     spec: Spec, served: Sequence[Mount], place: str, fds: FdSet
-) -> tuple[Spec, Callable[[int], None] | None]:
-    """The spec with sources below ``place``, and what attaches them for a process given by pid.
+) -> tuple[Spec, Callable[[], None] | None]:
+    """The spec with sources below ``place``, and what attaches them, for ``mount_namespace``.
 
     ``served`` are the bind mounts that the gofer serves.  ``place`` is a directory of the shim's,
     which the gofer doesn't need.  The copies are in ``fds``, to be closed once they are attached.
@@ -65,8 +70,8 @@ def lend(
             }
         raws.append(raw)
 
-    def attach(pid: int) -> None:
-        _attach(pid, place, copies)
+    def attach() -> None:
+        _attach(place, copies)
 
     return with_mounts(spec, raws), attach
 
@@ -135,13 +140,13 @@ def _id_maps(mappings: Sequence[IdMapping]) -> tuple[Any, ...]:
 
 
 def covering(
-    special: Sequence[Covered], given: Spec, lent: Spec, first: Callable[[int], None] | None
-) -> Callable[[int], None]:
-    """What masks special files, or makes them read-only, for a process given by pid.
+    special: Sequence[Covered], given: Spec, lent: Spec, first: Callable[[], None] | None
+) -> Callable[[], None]:
+    """What masks special files, or makes them read-only, for ``mount_namespace``.
 
-    They are mounted over in the process's own mount namespace, by their paths, and so never
-    opened.  ``lent`` is ``given`` with sources that the process can reach, after ``first`` has
-    been done.  Raises Unsupported for a file in a volume whose mounts inside aren't the gofer's.
+    They are mounted over by their paths, and so never opened.  ``lent`` is ``given`` with sources
+    that the gofer can reach, after ``first`` has been done.  Raises Unsupported
+    for a file in a volume whose mounts inside aren't the gofer's.
     """
     places: list[tuple[str, bool]] = []
     for each in special:
@@ -156,10 +161,10 @@ def covering(
                 )
         places.append((top.rstrip("/") + each.place, each.masked))
 
-    def attach(pid: int) -> None:
+    def attach() -> None:
         if first is not None:
-            first(pid)
-        _within_mounts_of(pid, lambda: _cover(places), "mask special files")
+            first()
+        _cover(places)
 
     return attach
 
@@ -178,42 +183,39 @@ def _cover(places: Sequence[tuple[str, bool]]) -> None:
             os.close(copy)
 
 
-def _attach(pid: int, place: str, copies: Sequence[tuple[int, bool]]) -> None:
-    """Make the copies the numbered entries of a directory that covers ``place``, for ``pid``."""
+def _attach(place: str, copies: Sequence[tuple[int, bool]]) -> None:
+    """Make the copies the numbered entries of a directory that covers ``place``."""
+    from runtime.host import linux
 
-    def work() -> None:
-        from runtime.host import linux
-
-        linux.mount("sources", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=711,size=4k")
-        for number, (fd, is_directory) in enumerate(copies):
-            entry = f"{place}/{number}"
-            if is_directory:
-                os.mkdir(entry, 0o700)
-            else:
-                os.close(os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
-            linux.move_mount(fd, entry)
-
-    _within_mounts_of(pid, work, "attach bind mounts' sources")
+    linux.mount("sources", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=711,size=4k")
+    for number, (fd, is_directory) in enumerate(copies):
+        entry = f"{place}/{number}"
+        if is_directory:
+            os.mkdir(entry, 0o700)
+        else:
+            os.close(os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+        linux.move_mount(fd, entry)
 
 
-def _within_mounts_of(pid: int, work: Callable[[], None], what: str) -> None:
-    """Do something in the mount namespace of a process.  Raises Failed, which says ``what``."""
+def mount_namespace(work: Callable[[], None], fds: FdSet) -> int:
+    """A copy of the caller's mount namespace, in which ``work`` has been done; a descriptor.
+
+    What ``work`` mounts gets to no other.  To be joined by a process before it enters a user
+    namespace, and to be cloned there.  Raises Failed.
+    """
     from runtime.host import linux
 
     faults: list[BaseException] = []
+    found: list[int] = []
 
     def run() -> None:
         try:
-            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                # A thread that shares its root with others can't change the namespace.
-                linux.unshare(_CLONE_FS)
-                linux.setns(namespace, linux.CLONE_NEWNS)
-            finally:
-                os.close(namespace)
+            # A thread that shares its root with others can't change the namespace.
+            linux.unshare(_CLONE_FS | linux.CLONE_NEWNS)
             # Nothing of this may get back to the host.
             linux.mount("", "/", "", linux.MS_REC | linux.MS_SLAVE)
             work()
+            found.append(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
         except BaseException as fault:
             faults.append(fault)
 
@@ -223,5 +225,7 @@ def _within_mounts_of(pid: int, work: Callable[[], None], what: str) -> None:
     for fault in faults:
         if isinstance(fault, OSError):
             at = f" ({fault.filename})" if fault.filename else ""
-            raise Failed(f"{what}: {linux.reason(fault.errno)}{at}") from None
+            why = linux.reason(fault.errno)
+            raise Failed(f"attach bind mounts' sources, or mask special files: {why}{at}") from None
         raise fault
+    return fds.add(found[0])
