@@ -73,8 +73,9 @@ class CgroupV1(Cgroup):
                             continue
                         raise fault(f"create cgroup {path}", error) from error
                 own[name] = made[path]
-            if "cpuset" in own:
-                fill_cpuset(root, mounts["cpuset"], own["cpuset"])
+            if "cpuset" in directories:
+                # One that was there may be empty as well, as mkdir leaves it.
+                fill_cpuset(root, mounts["cpuset"], own.get("cpuset", (directories["cpuset"],)))
             writes = [
                 (setting, f"{directories[setting.controller]}/{setting.file}")
                 for setting in settings
@@ -222,7 +223,7 @@ def _directories(root: CgroupRoot, location: Location, mounts: Mapping[str, str]
 
 
 def fill_cpuset(root: CgroupRoot, mount: str, made: Sequence[str]) -> None:
-    """Give new cpuset directories, topmost first, the CPUs and memory nodes of their parent.
+    """Give cpuset directories that are empty, topmost first, their parent's CPUs and memory nodes.
 
     The kernel leaves both empty, and no process can join then.  Ancestors that somebody left
     empty are filled too, as runsc does.  Raises Failed or its kin.

@@ -172,6 +172,7 @@ def _version() -> str:
 
 def run(ask_shim: AskShim | None = None) -> NoReturn:
     """Do what the process's command line says, and end it; ``ask_shim`` as for :func:`main`."""
+    _fill_stdio()
     status = main(sys.argv[1:], ask_shim)
     try:
         sys.stdout.flush()
@@ -180,6 +181,22 @@ def run(ask_shim: AskShim | None = None) -> NoReturn:
         status = status or FAILED
     # Spares the interpreter's own end; threads that still copy a terminal die with us.
     os._exit(status)
+
+
+def _fill_stdio() -> None:
+    """Open /dev/null for what the caller has closed of our stdio.
+
+    Else the next files that are opened would be it, and the container's, and there would be
+    no ``sys.stdout`` to print to.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, which this is, since those below it are open.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,18 @@ def test_a_plan_says_what_will_be_made(tmp_path: Path, mode: str, path: str) -> 
     remove.remove_from_json(plan, 1.0)
 
 
+def test_v1_an_empty_cpuset_that_exists_is_filled_and_a_full_one_is_left(v1: FakeHost) -> None:
+    os.makedirs(f"{v1.path}/cpuset/empty")
+    os.makedirs(f"{v1.path}/cpuset/full")
+    v1.set("cpuset/full/cpuset.cpus", "3")
+    v1.set("cpuset/full/cpuset.mems", "0")
+    factory.create("/empty", None, root=v1)
+    assert (v1.get("cpuset/empty/cpuset.cpus"), v1.get("cpuset/empty/cpuset.mems")) == ("0-3", "0")
+    before = len(v1.writes)
+    factory.create("/full", None, root=v1)
+    assert [write for write in v1.writes[before:] if write[0].startswith("cpuset/full/")] == []
+
+
 def test_v1_cpus_come_from_the_nearest_ancestor_that_has_some(v1: FakeHost) -> None:
     os.makedirs(f"{v1.path}/cpuset/a")
     group = factory.create("/a/b/c", {"cpu": {"cpus": "1-2"}}, root=v1)

@@ -166,6 +166,34 @@ def test_a_reader_that_has_gone() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_stdio_that_the_caller_has_closed_is_dev_null(tmp_path: Path, closed: str) -> None:
+    seen = tmp_path / "seen"
+    program = (
+        "import os, sys; from runtime.cli import main\n"
+        "def look(argv, ask_shim):\n"
+        "    print('out'); print('err', file=sys.stderr); sys.stdin.read()\n"
+        "    found = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
+        f"    open({str(seen)!r}, 'w').write(' '.join(found))\n"
+        "    return 7\n"
+        "main.main = look; main.run()"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
+    pipe = subprocess.PIPE
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=REPOSITORY
+    )
+    assert done.returncode == 7, done.stderr
+    found = seen.read_text().split()
+    for number in range(3):
+        if f"{number}<&-" in closed or f"{number}>&-" in closed:
+            assert found[number] == "/dev/null"
+    assert (done.stdout, done.stderr) == (
+        b"" if "1>&-" in closed else b"out\n",
+        b"" if "2>&-" in closed else b"err\n",
+    )
+
+
 def test_spec(host: Host, tmp_path: Path) -> None:
     assert host.call("spec", "-b", str(tmp_path)) == (0, "", "")
     assert json.loads((tmp_path / "config.json").read_text())["process"]["args"] == ["sh"]
