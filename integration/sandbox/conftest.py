@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,14 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=peers.RUNSCS)
 def lab(request: pytest.FixtureRequest, tmp_path: Path, probed: Path) -> Iterator[Lab]:
+    gc.collect()  # a driver holds runsc's file for as long as it lives
     before = os.listdir("/proc/self/fd")
     known = set(children._children)  # of other tests in this process
     tmp_path.chmod(0o755)
     lab = Lab(request.param, tmp_path, probed)
     yield lab
     lab.close()
+    gc.collect()
     assert not set(children._children) - known, "a process is left"
     assert len(os.listdir("/proc/self/fd")) == len(before), "a descriptor is left"
     assert not list(lab.state.iterdir()) if lab.state.exists() else True, "a socket is left"
