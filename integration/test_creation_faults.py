@@ -102,7 +102,7 @@ def _binary_is_not_executable(place: Place) -> None:
 
 
 def _state_is_full(place: Place) -> None:
-    linux.mount("tmpfs", str(place.state), "tmpfs", data="size=4k")
+    linux.mount("tmpfs", str(place.state), "tmpfs", data="size=4k,mode=0711")
     with contextlib.suppress(OSError):
         (place.state / "full").write_bytes(bytes(4096))
     place.state.joinpath("full").rename(place.state / ".full")
