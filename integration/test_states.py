@@ -68,7 +68,7 @@ _CONTAINER: dict[str, dict[str, set[int]]] = {
         **{method: {OK} for method in ("State", "Pids", "Connect", "Wait")},
         "ResizePty": {OK, WRONG_STATE},
         "CloseIO": {OK, WRONG_STATE, NOT_FOUND},
-        "Stats": {NOT_FOUND},
+        "Stats": {OK},
         "Kill": {NOT_FOUND},
         "Create": {EXISTS},
         "Start": {WRONG_STATE},

@@ -229,8 +229,11 @@ class _Filestores:
         if not self._create(path, shared):
             return MountConf(lower=lower, upper="memory")
         if not named:
+            # Then it is such a file as in any other directory, which runsc's commands, too, look
+            # for under no name.
             os.unlink(path)
             self.own.remove(path)
+            return MountConf(lower=lower, upper="anon")
         return MountConf(lower=lower, upper="self")
 
     def _create(self, path: str, shared: bool) -> bool:

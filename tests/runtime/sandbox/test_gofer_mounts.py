@@ -109,7 +109,7 @@ def test_overlays(folder: Path, fds: FdSet, overlay: str, confs: str, files: lis
 
 def test_a_root_that_images_are_made_of_holds_no_filestore(folder: Path, fds: FdSet) -> None:
     found = plan(make_spec(folder, annotations={}), fds, "all:self")
-    assert str(found.confs[0]) == "lisafs:self"
+    assert str(found.confs[0]) == "lisafs:anon"
     assert list((folder / "root").iterdir()) == []
     assert found.filestores == (str(folder / "data" / ".gvisor.filestore.s"),)
     os.write(found.filestore_fds[0], b"x")
