@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint, peers
+from integration.harness import peers
 from integration.harness.gvctl import Gvctl, Shop
 
 pytestmark = pytest.mark.gvisor
@@ -163,4 +163,3 @@ def test_a_folder_that_only_root_may_enter(place: Place) -> None:
     assert f"{place.tree.folder} is closed to the user that the sentry runs as" in said
     level, text = place.doctor()
     assert (level, text) == ("warning", f"only its owner may enter {place.tree.folder}")
-    assert not footprint.descendants(os.getpid())

@@ -26,10 +26,11 @@ _SHARED = ("shared", "rshared")
 _ROOT_PROPAGATION = ("", "private", "rprivate", "slave", "rslave")
 #: Options whose meaning would be missed, by what they ask for.
 _REFUSED_OPTIONS = {
-    "tmpcopyup": "the files below can't be copied up into a tmpfs",
     "remount": "a mount can't be changed by another one",
 }
 _NOTED_OPTIONS = {
+    # podman asks for it in every container with a read-only root.
+    "tmpcopyup": "the files below aren't copied up",
     "nosymfollow": "links are followed",
     "rnosymfollow": "links are followed",
 }
