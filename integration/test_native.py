@@ -20,9 +20,10 @@ from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupporte
 from runtime.bundle.mount_options import RootfsMount
 from runtime.bundle.rootfs import mount_rootfs, mounts_below, unmount_all
 from runtime.host import linux
+from runtime.host import spawn as spawning
 from runtime.host.fds import FdSet
 from runtime.host.pids import Foreign, start_time
-from runtime.host.spawn import Child, owns, spawn
+from runtime.host.spawn import Birth, Child, owns, spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
@@ -102,8 +103,14 @@ def test_nobody_looks_into_a_process_that_enters_a_user_namespace() -> None:
     def look(pid: int) -> None:
         seen.append(script(f"readlink /proc/{pid}/exe || echo no", join=join, uid=0, gid=0))
 
+    class Seen(Birth):
+        def _set_limits(self) -> None:
+            look(self.slot.pid)
+
     try:
-        finish(asleep(join=join, uid=0, gid=0, prepare=look))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(spawning, "Birth", Seen)  # the child waits for its score then
+            finish(asleep(join=join, uid=0, gid=0, oom_score_adj=1000))
         assert seen == ["no\n"]
         other = asleep(join=join, uid=0, gid=0)
         look(other.pid)
@@ -292,7 +299,7 @@ def test_a_network_namespace_is_entered() -> None:
         assert namespaces(second.pid)["net"] == namespaces(first.pid)["net"]
         assert namespaces(second.pid)["user"] != namespaces()["user"]
         finish(second)
-        null = fds.open_null()
+        null = fds.open(os.devnull, os.O_RDWR)
         with pytest.raises(Failed, match="enter network namespace: invalid argument"):
             asleep(join=((null, linux.CLONE_NEWNET),))
     finish(first)
@@ -348,6 +355,7 @@ def test_the_child_dies_with_its_parent_but_not_with_a_thread(regime: str, tmp_p
     program = """
 import signal, sys, threading
 from runtime.host import linux
+from runtime.host import spawn as spawning
 from runtime.host.spawn import IdMap, SpawnSpec, spawn
 some = sys.argv[1] == "nobody"
 ids = (IdMap(container_id=65534 if some else 0, host_id=65534 if some else 0, size=1),)

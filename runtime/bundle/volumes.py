@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 KUBELET_PODS = "/var/lib/kubelet/pods"
 #: Which volumes the sandbox keeps that nobody annotated: those in memory, the default.
 MEMORY = "memory"
-SHARES = (MEMORY, "all", "none")
 
 _PREFIX = "dev.gvisor.spec.mount."
 _FORCE_SHARED = "dev.gvisor.empty-dir.{}.force-shared"

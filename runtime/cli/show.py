@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from runtime.runsc.control import SandboxProcess
     from runtime.state.loaded import StoredContainer
 
-_SECOND = 1_000_000_000
-
 
 def list_verb(args: argparse.Namespace) -> None:
     """``list``: a broken state file is told of and hides no other."""

@@ -64,10 +64,6 @@ class FdSet:
         """Open a file; OSError as from ``os.open``."""
         return self.add(os.open(path, flags | os.O_CLOEXEC, mode))
 
-    def open_null(self) -> int:
-        """Open the null device for reading and writing."""
-        return self.open(os.devnull, os.O_RDWR)
-
     def dup(self, fd: int) -> int:
         """A copy of ``fd``, which itself stays with its owner."""
         return self.add(os.dup(fd))

@@ -34,13 +34,11 @@ MS_NOATIME = 0x400
 MS_NODIRATIME = 0x800
 MS_BIND = 0x1000
 MS_REC = 0x4000
-MS_SILENT = 0x8000
 MS_UNBINDABLE = 0x20000
 MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 MS_SHARED = 0x100000
 MS_RELATIME = 0x200000
-MS_I_VERSION = 0x800000
 MS_STRICTATIME = 0x1000000
 MS_LAZYTIME = 0x2000000
 MNT_FORCE = 0x1
@@ -52,26 +50,16 @@ FSOPEN_CLOEXEC = 0x1
 FSMOUNT_CLOEXEC = 0x1
 FSCONFIG_CMD_CREATE = 6
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
-MOVE_MOUNT_T_EMPTY_PATH = 0x40
 OPEN_TREE_CLONE = 0x1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOUNT_ATTR_RDONLY = 0x1
-MOUNT_ATTR_NOSUID = 0x2
-MOUNT_ATTR_NODEV = 0x4
-MOUNT_ATTR_NOEXEC = 0x8
-MOUNT_ATTR__ATIME = 0x70
-MOUNT_ATTR_NOATIME = 0x10
-MOUNT_ATTR_STRICTATIME = 0x20
-MOUNT_ATTR_NODIRATIME = 0x80
 MOUNT_ATTR_IDMAP = 0x100000
-MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 # openat2(2)
-RESOLVE_NO_MAGICLINKS = 0x2
 RESOLVE_IN_ROOT = 0x10
 
 
@@ -155,20 +143,20 @@ def mount_setattr(
     flags: int = AT_EMPTY_PATH,
     *,
     attr_set: int = 0,
-    attr_clear: int = 0,
     propagation: int = 0,
     userns_fd: int = -1,
 ) -> None:
     """mount_setattr(2), Linux 5.12; AT_RECURSIVE in ``flags`` reaches all mounts below."""
     _checked(
-        lib.gv_mount_setattr(fd, _text(path), flags, attr_set, attr_clear, propagation, userns_fd),
+        lib.gv_mount_setattr(fd, _text(path), flags, attr_set, 0, propagation, userns_fd),
         path or None,
     )
 
 
-def open_in_root(dir_fd: int, path: str, flags: int, resolve: int = RESOLVE_IN_ROOT) -> int:
+def open_in_root(dir_fd: int, path: str, flags: int) -> int:
     """openat2(2), Linux 5.6: open ``path`` as if the directory ``dir_fd`` was the root."""
-    return _checked(lib.gv_openat_beneath(dir_fd, _text(path), flags | os.O_CLOEXEC, resolve), path)
+    flags |= os.O_CLOEXEC
+    return _checked(lib.gv_openat_beneath(dir_fd, _text(path), flags, RESOLVE_IN_ROOT), path)
 
 
 def fs_type(path: str) -> int:
@@ -194,9 +182,9 @@ def unshare(flags: int) -> None:
     _checked(lib.unshare(flags))
 
 
-def set_child_subreaper(on: bool = True) -> None:
+def set_child_subreaper() -> None:
     """Have orphaned descendants become children of this process (prctl(2))."""
-    _checked(lib.gv_prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0))
+    _checked(lib.gv_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def create_core_scheduling() -> None:

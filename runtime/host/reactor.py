@@ -46,11 +46,6 @@ class Watch:
         self._events = events  # guarded by Reactor._lock
         self._active = True  # guarded by Reactor._lock
 
-    @property
-    def active(self) -> bool:
-        """False once cancelled, or dropped because its callback raised or the reactor stopped."""
-        return self._active
-
     def modify(self, events: int) -> None:
         """Watch for other events from now on (0: only errors and hang-up).
 

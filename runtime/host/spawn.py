@@ -104,10 +104,7 @@ class Birth:
         if open_files.inherited is not None:
             self._rlimits.setdefault(_RLIMIT_NOFILE, open_files.inherited)
         native.hold = bool(
-            spec.namespaces & CLONE_NEWUSER
-            or self._rlimits
-            or spec.oom_score_adj is not None
-            or spec.prepare is not None
+            spec.namespaces & CLONE_NEWUSER or self._rlimits or spec.oom_score_adj is not None
         )
         native.sock = self._theirs
         native.wait_ms = int(TIMEOUT * 1500)
@@ -197,8 +194,6 @@ class Birth:
         if self.native.hold:
             self.write_maps()
             self._set_limits()
-            if spec.prepare is not None:
-                spec.prepare(slot.pid)
             self._answer()
         if spec.pdeathsig and self._receive():
             self._answer()

@@ -11,7 +11,7 @@ from runtime.host.linux import CLONE_NEWNS, CLONE_NEWUSER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 NAMESPACES = {  # CLONE_NEW*
@@ -98,9 +98,6 @@ class SpawnSpec(Record):
     """Best effort: kept as it is where we aren't allowed to change it."""
     rlimits: Mapping[int, tuple[int, int]] = _EMPTY
     """Soft and hard limits, -1 for none.  Cut down to what we are allowed to set."""
-    prepare: Callable[[int], None] | None = None
-    """Called with the child's pid when it is in its namespaces and before all else; what it raises
-    ends the start."""
 
 
 def check(spec: SpawnSpec) -> None:

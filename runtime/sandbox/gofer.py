@@ -244,10 +244,6 @@ class Gofer:
             return ""
         return self._log.message() or f"gofer ended: {describe_status(raw)}"
 
-    def log_text(self) -> str:
-        """All that the gofer printed."""
-        return self._log.text()
-
     def stop(self, timeout: float) -> None:
         """Kill and reap it and remove its filestores.  Idempotent, does every step.
 

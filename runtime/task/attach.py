@@ -113,9 +113,6 @@ class _Gofer:
 
     def release(self) -> None: ...
 
-    def log_text(self) -> str:
-        return ""
-
     def stop(self, timeout: float) -> None:
         self.child.kill(SIGKILL)
         self.child.wait(timeout)

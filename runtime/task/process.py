@@ -266,10 +266,6 @@ class Process:
             if callback in self._waiters:
                 self._waiters.remove(callback)
 
-    def set_pid(self, pid: int) -> None:
-        with self._lock:
-            self._pid = pid
-
     # -- stdio ----------------------------------------------------------------------------
 
     def attach(self, io: IO) -> None:

@@ -19,7 +19,7 @@ def is_open(fd: int) -> bool:
 
 def test_all_that_is_owned_is_closed() -> None:
     with FdSet() as fds:
-        owned = [*fds.pipe(), *fds.socketpair(), fds.open_null(), fds.dup(0)]
+        owned = [*fds.pipe(), *fds.socketpair(), fds.open(os.devnull, os.O_RDWR), fds.dup(0)]
         assert len(fds) == 6
         assert all(not os.get_inheritable(fd) for fd in owned)
         assert owned[0] in fds
@@ -41,15 +41,15 @@ def test_what_is_stolen_stays_open() -> None:
 def test_an_exception_closes_too() -> None:
     fds = FdSet()
     with pytest.raises(RuntimeError), fds:
-        fd = fds.open_null()
+        fd = fds.open(os.devnull, os.O_RDWR)
         raise RuntimeError
     assert not is_open(fd)
 
 
 def test_closing_goes_on_past_an_error() -> None:
     fds = FdSet()
-    first = fds.open_null()
-    gone = fds.open_null()
+    first = fds.open(os.devnull, os.O_RDWR)
+    gone = fds.open(os.devnull, os.O_RDWR)
     os.close(gone)
     with pytest.raises(OSError):
         fds.close()
@@ -59,7 +59,7 @@ def test_closing_goes_on_past_an_error() -> None:
 
 def test_no_descriptor_is_owned_twice_or_negative() -> None:
     with FdSet() as fds:
-        fd = fds.open_null()
+        fd = fds.open(os.devnull, os.O_RDWR)
         with pytest.raises(ValueError):
             fds.add(fd)
         with pytest.raises(ValueError):
@@ -68,7 +68,7 @@ def test_no_descriptor_is_owned_twice_or_negative() -> None:
 
 def test_one_can_be_closed_early() -> None:
     with FdSet() as fds:
-        fd = fds.open_null()
+        fd = fds.open(os.devnull, os.O_RDWR)
         fds.close_one(fd)
         assert not is_open(fd)
         assert fd not in fds

@@ -50,32 +50,6 @@ def status_field(name: str) -> str:
     return f"result = dict(l.split(':') for l in open('/proc/self/status'))['{name}'].strip()"
 
 
-# --- preparation ----------------------------------------------------------------------------
-
-
-def test_preparation_comes_before_the_program() -> None:
-    seen: list[str] = []
-
-    def prepare(pid: int) -> None:
-        seen.append(os.readlink(f"/proc/{pid}/exe"))
-
-    executed = report("result = os.readlink('/proc/self/exe')", prepare=prepare)
-    # Until then it is a copy of this process.
-    assert (seen, executed) == ([os.readlink("/proc/self/exe")], PYTHON)
-
-
-def test_preparation_that_fails_ends_the_start(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-
-    def prepare(_: int) -> None:
-        raise InvalidRequest("preparation", "does not work")
-
-    with pytest.raises(InvalidRequest, match="does not work"):
-        text = f"open({str(mark)!r}, 'w')"
-        spawn(SpawnSpec(path=PYTHON, argv=("python", "-ISc", text), prepare=prepare))
-    assert not mark.exists()
-
-
 # --- errors ---------------------------------------------------------------------------------
 
 
@@ -203,7 +177,7 @@ for n in os.listdir('/proc/self/fd'):
 def test_only_the_given_descriptors_arrive_and_the_null_device_fills_in() -> None:
     with FdSet() as fds:
         for _ in range(20):
-            os.set_inheritable(fds.open_null(), True)
+            os.set_inheritable(fds.open(os.devnull, os.O_RDWR), True)
         found = report(LIST_FDS)
     assert set(found) == {"0", "1", "2"}
     assert found["0"][0] == "/dev/null"
@@ -240,7 +214,7 @@ def test_gaps_repeats_and_high_numbers() -> None:
 
 def test_the_place_that_a_descriptor_came_from_is_closed() -> None:
     with FdSet() as fds:
-        file = fds.open_null()
+        file = fds.open(os.devnull, os.O_RDWR)
         os.set_inheritable(file, True)
         found = report(LIST_FDS, fds={file + 20: file})
     assert set(found) == {"0", "1", "2", str(file + 20)}
