@@ -14,7 +14,7 @@ import threading
 import time
 
 from runtime.base import log, signals
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, reason
 from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
@@ -244,8 +244,7 @@ def _log_as_configured(config: RunscConfig) -> None:
             os.makedirs(os.path.dirname(config.log_path) or "/", 0o755, exist_ok=True)
             fd = os.open(config.log_path, flags | os.O_NONBLOCK, 0o644)
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
-            raise InvalidRequest("log_path", f"{config.log_path}: {why}") from None
+            raise InvalidRequest("log_path", f"{config.log_path}: {reason(error)}") from None
         log.redirect(fd, config.log_path)
 
 

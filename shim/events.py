@@ -14,7 +14,7 @@ from collections import deque
 
 from protos import events_pb2 as pb
 from protos.wkt_pb2 import Any
-from runtime.base.errors import RuntimeFault
+from runtime.base.errors import RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.task import events
 from shim import status
@@ -194,7 +194,7 @@ class BinaryTransport:
         try:
             reader, writer = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
-            raise Undelivered(f"pipe: {error.strerror}") from None
+            raise Undelivered(f"pipe: {reason(error)}") from None
         try:
             try:
                 child = spawn(

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def listen(path: str) -> int | None:
             raise
         return listener.detach()
     except OSError as error:
-        raise Failed(f"listen on {path}: {os.strerror(error.errno or 0).lower()}") from None
+        raise Failed(f"listen on {path}: {reason(error)}") from None
     finally:
         listener.close()
 

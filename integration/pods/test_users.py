@@ -50,6 +50,7 @@ def _volume(pods: PodNode, name: str, owner: int) -> dict[str, Any]:
 #: As root of a process's user namespace: take the flags off its mounts of a file system.
 _REMOUNT = """
 import os, sys
+from runtime.base.errors import reason
 from runtime.host import linux
 pid, name = sys.argv[1:]
 user, mounts = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt"))
@@ -66,7 +67,7 @@ for line in lines:
         linux.mount("", line[4], "", linux.MS_REMOUNT | linux.MS_BIND)
         print("lifted", line[4])
     except OSError as error:
-        print(linux.reason(error.errno), *sorted({"ro", "nodev", "nosuid"} & {*line[5].split(",")}))
+        print(reason(error), *sorted({"ro", "nodev", "nosuid"} & {*line[5].split(",")}))
 """
 
 

@@ -5,6 +5,14 @@ Messages are lower case, without a full stop, and name the object they speak of.
 
 from __future__ import annotations
 
+import os
+
+
+def reason(error: OSError | int | None) -> str:
+    """The system's words for an error, or an errno value, as a part of one of our messages."""
+    code = error.errno if isinstance(error, OSError) else error
+    return os.strerror(code or 0).lower()
+
 
 class RuntimeFault(Exception):
     """Root of all that the runtime raises on purpose."""

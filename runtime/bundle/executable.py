@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, reason
 from runtime.bundle.process_spec import PATH_MAX
 
 TYPE_CHECKING = False
@@ -118,7 +118,7 @@ def _check(tree: _Tree, spec: Spec) -> None:
         path = name if name.startswith("/") else f"{process.cwd}/{name}"
         code = tree.missing(path)
         if code:
-            why = os.strerror(code).lower()
+            why = reason(code)
             name = _shown(name)
             raise InvalidRequest("process.args", f'exec: "{name}": stat {name}: {why}')
         return

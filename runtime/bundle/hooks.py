@@ -20,7 +20,7 @@ import select
 import time
 
 from runtime.base import fastjson, files
-from runtime.base.errors import DeadlineExceeded, Failed, RuntimeFault
+from runtime.base.errors import DeadlineExceeded, Failed, RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.base.signals import SIGKILL
@@ -162,8 +162,7 @@ def owe_poststop(spec: Spec) -> None:
     try:
         files.replace_file(os.path.join(spec.bundle, OWED), b"")
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"{spec.bundle}/{OWED}: {why}") from None
+        raise Failed(f"{spec.bundle}/{OWED}: {reason(error)}") from None
 
 
 def settle_poststop(spec: Spec, container_id: str, timeout: float = POSTSTOP_TIMEOUT) -> list[str]:
@@ -203,8 +202,7 @@ class _Namespaces:
             try:
                 fd = os.open(spec.netns_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
-                why = os.strerror(error.errno or 0).lower()
-                raise Failed(f"network namespace {spec.netns_path}: {why}") from None
+                raise Failed(f"network namespace {spec.netns_path}: {reason(error)}") from None
             self.join = ((fd, CLONE_NEWNET),)
 
     def close(self) -> None:

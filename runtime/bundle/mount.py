@@ -11,11 +11,10 @@ import fcntl
 import os
 import threading
 
-from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupported
+from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupported, reason
 from runtime.base.log import get_logger
 from runtime.bundle.mount_options import Options, parse_options
 from runtime.host import linux
-from runtime.host.linux import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,9 +64,9 @@ def attach(mount: RootfsMount, place: str) -> None:
             _attach_plain(mount, options, place)
     except OSError as error:
         if options.idmapped and error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-            raise Unsupported(f"{what} with id maps: {reason(error.errno)}") from None
+            raise Unsupported(f"{what} with id maps: {reason(error)}") from None
         at = f" ({error.filename})" if error.filename not in (None, place) else ""
-        raise Failed(f"{what}: {reason(error.errno)}{at}") from None
+        raise Failed(f"{what}: {reason(error)}{at}") from None
 
 
 def _attach_plain(mount: RootfsMount, options: Options, place: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.base.errors import Failed, InvalidRequest
+from runtime.base.errors import Failed, InvalidRequest, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def mount_rootfs(mounts: Sequence[RootfsMount], target: str) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise Failed(f"make directory {target}: {error.strerror}") from None
+        raise Failed(f"make directory {target}: {reason(error)}") from None
     done: list[str] = []
     try:
         for mount in mounts:
@@ -149,7 +149,7 @@ def _place(root: str, below: str) -> str:
     except ValueError:
         raise InvalidRequest("rootfs", f"mount target {below!r} has a NUL byte") from None
     except OSError as error:
-        raise Failed(f"mount target {below!r} in {root}: {error.strerror}") from None
+        raise Failed(f"mount target {below!r} in {root}: {reason(error)}") from None
     real = os.path.realpath(root)
     if place != real and not place.startswith(real + "/"):
         raise InvalidRequest("rootfs", f"mount target {below!r} lies outside of {root}")

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, reason
 from runtime.base.json_fields import Fields, parse_object
 from runtime.base.record import Record
 from runtime.bundle.hook_spec import read_hooks
@@ -220,7 +220,7 @@ def _read(bundle: str) -> bytes:
             os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
         )
     except OSError as error:
-        why = "is a symbolic link" if error.errno == errno.ELOOP else os.strerror(error.errno or 0)
+        why = "is a symbolic link" if error.errno == errno.ELOOP else reason(error)
         raise InvalidRequest(_CONFIG, f"in bundle {bundle}: {why.lower()}") from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

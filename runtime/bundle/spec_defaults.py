@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 from runtime.base.json_fields import Fields
 from runtime.bundle.executable import resolve
 from runtime.bundle.spec import with_mounts
@@ -79,7 +79,7 @@ def _host_name(path: str) -> str:
     thread.start()
     thread.join()
     if faults:
-        raise Failed(f"UTS namespace {path}: {linux.reason(faults[0].errno)}")
+        raise Failed(f"UTS namespace {path}: {reason(faults[0])}")
     return names[0]
 
 

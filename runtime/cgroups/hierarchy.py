@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.base.errors import Failed, Unsupported
+from runtime.base.errors import Failed, Unsupported, reason
 from runtime.cgroups import paths
 
 DEFAULT_ROOT = "/sys/fs/cgroup"
@@ -103,7 +103,7 @@ class CgroupRoot:
             with open(f"{self._proc}/{name}", encoding="utf-8", errors="surrogateescape") as file:
                 return file.read()
         except OSError as error:
-            raise Failed(f"read {self._proc}/{name}: {error.strerror}") from error
+            raise Failed(f"read {self._proc}/{name}: {reason(error)}") from error
 
     def read(self, path: str) -> str:
         """A file's contents, stripped.  Raises OSError."""

@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 
-from runtime.base.errors import Failed, InvalidRequest
+from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.base.log import get_logger
 from runtime.host.privilege import SYS_RESOURCE, holds_over_host
 
@@ -47,7 +47,7 @@ def set_score(pid: int, value: int, *, proc: str = "/proc") -> None:
         if error.errno in _REFUSALS and not holds_over_host(SYS_RESOURCE, proc=proc):
             _log.warning("oom_score.not_lowered", pid=pid, value=value, error=error.strerror)
             return
-        raise Failed(f"set oom_score_adj of process {pid} to {value}: {error.strerror}") from error
+        raise Failed(f"set oom_score_adj of process {pid} to {value}: {reason(error)}") from error
 
 
 def get_score(pid: int, *, proc: str = "/proc") -> int | None:

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from runtime.base.errors import Failed, InvalidRequest
+from runtime.base.errors import Failed, InvalidRequest, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
     for path in sorted(parents, key=lambda path: path.count("/"), reverse=True):
         _rmdir(path)
     if fault is not None:
-        raise Failed(f"remove cgroup {fault.filename}: {fault.strerror}")
+        raise Failed(f"remove cgroup {fault.filename}: {reason(fault)}")
 
 
 def _rmdir(path: str) -> OSError | None:

@@ -10,7 +10,7 @@ import os
 import select
 import threading
 
-from runtime.base.errors import Failed, Unsupported
+from runtime.base.errors import Failed, Unsupported, reason
 from runtime.base.log import get_logger
 from runtime.cgroups.counters import parse_keyed, v1_oom_kills
 from runtime.cgroups.hierarchy import fault
@@ -163,7 +163,7 @@ def _start(
     try:
         return OOMWatch(reactor, descriptors, events, count, callback)
     except OSError as error:
-        raise Failed(f"watch {directory} for oom: {error.strerror}") from error
+        raise Failed(f"watch {directory} for oom: {reason(error)}") from error
 
 
 def _register_v1(directory: str, file: str, arguments: Iterable[str], what: str) -> int:
@@ -249,7 +249,7 @@ def mark_v1(
     try:
         return UsageMark(reactor, notices, select.EPOLLIN, passed, callback)
     except OSError as error:
-        raise Failed(f"watch {directory} for its use: {error.strerror}") from error
+        raise Failed(f"watch {directory} for its use: {reason(error)}") from error
 
 
 def mark_v2(
@@ -295,7 +295,7 @@ def mark_v2(
     try:
         mark = UsageMark(reactor, events, select.EPOLLPRI, passed, callback, lift)
     except OSError as error:
-        raise Failed(f"watch {directory} for its use: {error.strerror}") from error
+        raise Failed(f"watch {directory} for its use: {reason(error)}") from error
     try:
         root.write(limit, str(high))
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from runtime.base import files
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, reason
 from runtime.cli import attached, find, stdio
 
 TYPE_CHECKING = False
@@ -48,8 +48,7 @@ def process_of(args: argparse.Namespace, container: StoredContainer) -> ProcessS
         try:
             data = files.read_bounded(args.process, MAX_JSON, follow=True)
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
-            raise InvalidRequest("--process", f"{args.process}: {why}") from None
+            raise InvalidRequest("--process", f"{args.process}: {reason(error)}") from None
         if data is None:
             raise InvalidRequest("--process", f"{args.process}: no such file or directory")
         process = parse_process(data, args.process)

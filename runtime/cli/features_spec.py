@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.base.errors import AlreadyExists, Failed
+from runtime.base.errors import AlreadyExists, Failed, reason
 from runtime.cli import output
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def spec_verb(args: argparse.Namespace) -> None:
     except FileExistsError:
         raise AlreadyExists("file", path) from None
     except OSError as error:
-        raise Failed(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+        raise Failed(f"{path}: {reason(error)}") from None
     with open(fd, "w", encoding="ascii") as file:
         file.write(text)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.base.errors import RuntimeFault
+from runtime.base.errors import RuntimeFault, reason
 from runtime.cli import arguments
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class Quit(Exception):
 def message_of(error: BaseException) -> str:
     """An error in a line."""
     if isinstance(error, OSError) and not isinstance(error, RuntimeFault) and error.errno:
-        text = os.strerror(error.errno).lower()
+        text = reason(error)
         return f"{error.filename}: {text}" if error.filename else text
     return " ".join(str(error).split())
 
@@ -141,7 +141,7 @@ def log_line(path: str, form: str, level: str, text: str) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        _say(f"log {path}: {os.strerror(error.errno or 0).lower()}")
+        _say(f"log {path}: {reason(error)}")
 
 
 def _configure_log(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from runtime.base import files
-from runtime.base.errors import Failed, RuntimeFault
+from runtime.base.errors import Failed, RuntimeFault, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def write_pid(path: str, pid: int) -> None:
     try:
         files.replace_file(path, str(pid).encode(), 0o644)
     except OSError as error:
-        raise Failed(f"pid file {path}: {os.strerror(error.errno or 0).lower()}") from None
+        raise Failed(f"pid file {path}: {reason(error)}") from None
 
 
 def message(error: BaseException) -> str:

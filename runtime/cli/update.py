@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from runtime.base import fastjson, files
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, reason
 from runtime.cli import find
 
 TYPE_CHECKING = False
@@ -83,8 +82,7 @@ def _parsed(path: str) -> dict[str, Any]:
             raise InvalidRequest("--resources", f"{name}: is larger than {_MAX_JSON} bytes")
         found = fastjson.loads(data)
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise InvalidRequest("--resources", f"{name}: {why}") from None
+        raise InvalidRequest("--resources", f"{name}: {reason(error)}") from None
     except ValueError as error:
         raise InvalidRequest("--resources", f"{name}: not JSON: {error}") from None
     if not isinstance(found, dict):

@@ -7,9 +7,7 @@ container may write what it likes into these files: they only say which of its o
 
 from __future__ import annotations
 
-import os
-
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import InvalidRequest, reason
 from runtime.base.record import Record
 from runtime.bundle import executable
 
@@ -112,7 +110,7 @@ def _read(rootfs: str, spec: Spec, path: str) -> bytes:
             return b""
         raise InvalidRequest(_FIELD, f"the container has no {path}: a number is wanted") from None
     except OSError as error:
-        why = f"{path} in the container: {os.strerror(error.errno or 0).lower()}"
+        why = f"{path} in the container: {reason(error)}"
         raise InvalidRequest(_FIELD, f"{why}: a number is wanted") from None
     if fd is None:
         why = f"a mount of the container decides what its {path} is"

@@ -13,7 +13,7 @@ import select
 import struct
 import time
 
-from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.base.errors import DeadlineExceeded, Failed, reason
 from runtime.base.record import Record
 
 TYPE_CHECKING = False
@@ -440,7 +440,7 @@ class Bus:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise Failed(f"d-bus: {error.strerror}") from error
+                raise Failed(f"d-bus: {reason(error)}") from error
 
     def _pump(self, deadline: float) -> None:
         self._wait(select.POLLIN, deadline)
@@ -449,7 +449,7 @@ class Bus:
         except BlockingIOError:
             return
         except OSError as error:
-            raise Failed(f"d-bus: {error.strerror}") from error
+            raise Failed(f"d-bus: {reason(error)}") from error
         if not data:
             raise Failed("d-bus: the peer has closed the connection")
         for message in self._protocol.receive(data):

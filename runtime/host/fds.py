@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def open_namespace(path: str, fds: FdSet) -> int:
     try:
         return fds.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"open namespace {path}: {why}") from None
+        raise Failed(f"open namespace {path}: {reason(error)}") from None
 
 
 def own_stdio(fds: tuple[int, ...], uid: int, gid: int) -> None:

@@ -70,12 +70,6 @@ _PIDTYPE_TGID = 1
 _M_ARENA_MAX = -8
 
 
-def reason(code: int | None) -> str:
-    """The system's text for an errno value, as a part of one of our messages."""
-    text = os.strerror(code or 0)
-    return text[:1].lower() + text[1:]
-
-
 def _text(value: str) -> bytes:
     raw = os.fsencode(value)
     if b"\0" in raw:

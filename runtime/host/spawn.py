@@ -15,10 +15,10 @@ import threading
 import time
 
 from runtime._native import ffi, lib
-from runtime.base.errors import Failed, InvalidRequest
+from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.host import children, open_files
 from runtime.host.children import Child, owns, reap_orphans
-from runtime.host.linux import CLONE_NEWUSER, reason
+from runtime.host.linux import CLONE_NEWUSER
 from runtime.host.pids import start_time, wait_exit
 from runtime.host.spawn_spec import NAMESPACES, IdMap, SpawnSpec, check, environment
 

@@ -26,6 +26,7 @@ import struct
 import sys
 from array import array
 
+from runtime.base.errors import reason
 from runtime.network.channel import receive, send
 
 TYPE_CHECKING = False
@@ -117,7 +118,7 @@ def _serve(channel: socket.socket) -> None:
 def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
-        return where + os.strerror(error.errno).lower()
+        return where + reason(error)
     return f"{type(error).__name__}: {error}"
 
 

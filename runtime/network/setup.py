@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, reason
 from runtime.base.record import Record
 from runtime.base.signals import SIGKILL
 from runtime.host.linux import CLONE_NEWNET
@@ -318,7 +318,7 @@ def _open_namespace(path: str) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        why = reason(error) if isinstance(error, OSError) else str(error)
         raise InvalidRequest(_NAMESPACE, f"{path}: {why.lower()}") from error
     try:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 from runtime.base.record import Record
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ def _unusable(path: str) -> str:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return os.strerror(error.errno or 0).lower()
+        return reason(error)
     if not stat.S_ISREG(mode):
         return "not a regular file"
     if not os.access(path, os.X_OK, effective_ids=os.access in os.supports_effective_ids):

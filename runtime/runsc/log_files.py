@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,5 +54,4 @@ def _open(pattern: str, command: str, sandbox_id: str, fds: FdSet) -> int:
         os.makedirs(os.path.dirname(path) or "/", mode=0o775, exist_ok=True)
         return fds.add(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o664))
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"open log file {path}: {why}") from None
+        raise Failed(f"open log file {path}: {reason(error)}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 from runtime.runsc.release import probe
 
 TYPE_CHECKING = False
@@ -76,8 +76,7 @@ def probe_program(path: str, cache_dir: str) -> tuple[Generation, Program]:
         try:
             program = Program(path)
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
-            raise Failed(f"runsc binary {path}: {why}") from None
+            raise Failed(f"runsc binary {path}: {reason(error)}") from None
         generation = probe(path, cache_dir)
         if program.is_at(path):
             return generation, program

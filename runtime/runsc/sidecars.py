@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 from runtime.base.record import Record
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def find_sentry(binary: str, folder: str | None = None) -> Sidecar:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return Sidecar(path=path, fault=os.strerror(error.errno or 0).lower())
+        return Sidecar(path=path, fault=reason(error))
     if not stat.S_ISREG(mode):
         return Sidecar(path=path, fault="not a regular file")
     if not mode & 0o111:

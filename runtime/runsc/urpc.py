@@ -17,7 +17,7 @@ import struct
 import time
 
 from runtime.base import fastjson
-from runtime.base.errors import DeadlineExceeded, Failed, ResourceExhausted, Unanswered
+from runtime.base.errors import DeadlineExceeded, Failed, ResourceExhausted, Unanswered, reason
 from runtime.base.record import Record
 
 TYPE_CHECKING = False
@@ -288,14 +288,14 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 def _broken(method: str, error: OSError) -> Exception:
     code = error.errno or 0
     if code == errno.ECONNREFUSED:
-        return Refused(f"{method}: {os.strerror(code).lower()}")
+        return Refused(f"{method}: {reason(code)}")
     if code in (errno.EPIPE, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN):
-        return Disconnected(f"{method}: {os.strerror(code).lower()}")
+        return Disconnected(f"{method}: {reason(code)}")
     if code == errno.ETOOMANYREFS:
         return ResourceExhausted(f"{method}: too many file descriptors in flight")
     if code in _EXHAUSTED:
-        return ResourceExhausted(f"{method}: {os.strerror(code).lower()}")
-    return Failed(f"{method}: {os.strerror(code).lower()}")
+        return ResourceExhausted(f"{method}: {reason(code)}")
+    return Failed(f"{method}: {reason(code)}")
 
 
 def connect(

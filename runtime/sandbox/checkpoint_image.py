@@ -16,7 +16,7 @@ import stat
 from binascii import crc32
 
 from runtime.base import fastjson
-from runtime.base.errors import AlreadyExists, Failed, InvalidRequest, NotFound
+from runtime.base.errors import AlreadyExists, Failed, InvalidRequest, NotFound, reason
 from runtime.base.files import write_all
 from runtime.base.record import Record
 from runtime.bundle.spec import validate_id
@@ -355,7 +355,7 @@ def _read_header(path: str, fd: int) -> dict[str, str]:
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno or 0).lower()
+    return reason(error)
 
 
 def _exists(directory: int, name: str) -> bool:

@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 
-from runtime.base.errors import Failed
+from runtime.base.errors import Failed, reason
 from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.runsc.driver import MountConf
@@ -127,8 +127,7 @@ def require_sources(spec: Spec, confs: tuple[MountConf, ...]) -> None:
         try:
             os.stat(mount.source)
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
-            raise Failed(f"mount {mount.source} on {mount.destination}: {why}") from None
+            raise Failed(f"mount {mount.source} on {mount.destination}: {reason(error)}") from None
 
 
 def filestore_name(sandbox_id: str) -> str:
@@ -151,7 +150,7 @@ def remove_filestores(paths: tuple[str, ...] | list[str]) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            faults.append(f"remove {path}: {os.strerror(error.errno or 0).lower()}")
+            faults.append(f"remove {path}: {reason(error)}")
     if faults:
         raise Failed("; ".join(faults))
 
@@ -244,8 +243,7 @@ class _Filestores:
             if error.errno == errno.EROFS:
                 get_logger("mounts").warning("overlay.in_memory", path=path, error="read-only")
                 return False
-            why = os.strerror(error.errno or 0).lower()
-            raise Failed(f"create overlay filestore {path}: {why}") from None
+            raise Failed(f"create overlay filestore {path}: {reason(error)}") from None
         if created:
             self.created.append(path)
         (self.shared if shared else self.own).append(path)
@@ -283,8 +281,7 @@ def _anonymous(directory: str, fds: FdSet) -> int:
     try:
         fd = os.open(path, flags, 0o600)
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"create overlay filestore in {directory}: {why}") from None
+        raise Failed(f"create overlay filestore in {directory}: {reason(error)}") from None
     fds.add(fd)
     os.unlink(path)
     return fd

@@ -24,7 +24,7 @@ import os
 import stat
 import threading
 
-from runtime.base.errors import Failed, InvalidRequest, Unsupported
+from runtime.base.errors import Failed, InvalidRequest, Unsupported, reason
 from runtime.bundle.spec import with_mounts
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ def _copy(mount: Mount, spec: Spec, fds: FdSet) -> tuple[int, bool]:
     except OSError as error:
         import errno
 
-        why = linux.reason(error.errno)
+        why = reason(error)
         if mount.id_mapped and error.errno in (
             errno.EINVAL,
             errno.ENOSYS,
@@ -225,7 +225,7 @@ def mount_namespace(work: Callable[[], None], fds: FdSet) -> int:
     for fault in faults:
         if isinstance(fault, OSError):
             at = f" ({fault.filename})" if fault.filename else ""
-            why = linux.reason(fault.errno)
+            why = reason(fault)
             raise Failed(f"attach bind mounts' sources, or mask special files: {why}{at}") from None
         raise fault
     return fds.add(found[0])

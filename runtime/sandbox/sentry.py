@@ -14,7 +14,7 @@ import stat
 import time
 
 from runtime.base.cleanup_steps import Steps
-from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported
+from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported, reason
 from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
 from runtime.host.child_log import ChildLog
@@ -291,7 +291,7 @@ def _bind_first(addresses: tuple[str, ...], sandbox_id: str, fds: FdSet) -> tupl
             return _bind_abstract(address, fds), address
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise Failed(f"bind control socket: {os.strerror(error.errno or 0)}") from None
+                raise Failed(f"bind control socket: {reason(error)}") from None
     return _bind(addresses[-1], sandbox_id, fds), addresses[-1]
 
 
@@ -323,8 +323,7 @@ def _bind(address: str, sandbox_id: str, fds: FdSet) -> int:
                 sock.bind(path)
     except OSError as error:
         sock.close()
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"bind control socket {address}: {why}") from None
+        raise Failed(f"bind control socket {address}: {reason(error)}") from None
     except BaseException:
         sock.close()
         raise
@@ -359,8 +358,7 @@ def _unlink(path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"remove control socket {path}: {why}") from None
+        raise Failed(f"remove control socket {path}: {reason(error)}") from None
 
 
 # -- what a sentry is given ------------------------------------------------------------------------
@@ -382,8 +380,7 @@ def open_device(settings: Settings, fds: FdSet) -> int:
         what = "make a virtual machine with"
         kvm.check(fd)
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Unsupported(f"platform kvm: {what} {path}: {why}") from None
+        raise Unsupported(f"platform kvm: {what} {path}: {reason(error)}") from None
     return fd
 
 
@@ -395,7 +392,7 @@ def _open_user_log(path: str, fds: FdSet) -> int:
     try:
         return fds.add(os.open(path, flags, 0o644))
     except OSError as error:
-        raise Failed(f"user log {path}: {os.strerror(error.errno or 0).lower()}") from None
+        raise Failed(f"user log {path}: {reason(error)}") from None
 
 
 def _host_memory() -> int:

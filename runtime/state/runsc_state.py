@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from runtime.base import fastjson, files
-from runtime.base.errors import Failed, InvalidRequest
+from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.base.json_fields import Fields, parse_object
 from runtime.base.record import Record
 from runtime.runsc.control_address import abstract_address
@@ -167,7 +167,7 @@ def load(root: str, container_id: str, sandbox_id: str) -> RunscState | None:
             with lock.acquire(_HALF_WRITTEN_TIMEOUT):
                 state = _read(path)
     except OSError as error:
-        raise Failed(f"state file {path}: {os.strerror(error.errno or 0).lower()}") from None
+        raise Failed(f"state file {path}: {reason(error)}") from None
     except InvalidRequest as error:
         why = f"{error.field} {error.why}".strip() if error.field != path else error.why
         raise Failed(f"state file {path}: {why}") from None

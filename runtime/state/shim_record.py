@@ -14,7 +14,7 @@ import fcntl
 import os
 
 from runtime.base import fastjson, files
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, reason
 from runtime.base.record import Record
 from runtime.state.lock import (
     LOCK,
@@ -182,7 +182,7 @@ def _read(root: str, name: str) -> ContainerRecord | None:
         if (record.id, record.sandbox_id) != split_name(name, RECORD):
             raise ValueError("it is another container's")
     except OSError as error:
-        raise Failed(f"state file {path}: {os.strerror(error.errno or 0).lower()}") from None
+        raise Failed(f"state file {path}: {reason(error)}") from None
     except (ValueError, InvalidRequest) as error:
         why = error.why if isinstance(error, InvalidRequest) else str(error)
         raise Failed(f"state file {path}: {why}") from None

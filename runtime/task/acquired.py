@@ -11,7 +11,7 @@ import threading
 import time
 
 from runtime.base import fastjson
-from runtime.base.errors import AlreadyExists, Failed, RuntimeFault
+from runtime.base.errors import AlreadyExists, Failed, RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.bundle.rootfs import unmount_all
 from runtime.host.pids import Foreign
@@ -179,7 +179,7 @@ class Holdings:
                 shim_record.write_locator(root, self.bundle)
         except OSError as error:
             keeper.lock.release()
-            raise Failed(f"{keeper.lock.path}: {os.strerror(error.errno or 0).lower()}") from None
+            raise Failed(f"{keeper.lock.path}: {reason(error)}") from None
         self.keeper = keeper
         # One that an earlier release of ours made has no state file.
         older = shim_record.load_exact(root, self.container_id, sandbox_id)
@@ -226,7 +226,7 @@ class Holdings:
         try:
             keeper.created(body)
         except OSError as error:
-            raise Failed(f"state file: {os.strerror(error.errno or 0).lower()}") from None
+            raise Failed(f"state file: {reason(error)}") from None
 
     def status_changed(self, status: str, **members: Any) -> None:
         """Write down that the container runs, or is paused, and what else has changed.
@@ -252,7 +252,7 @@ class Holdings:
         try:
             self._save()
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
+            why = reason(error)
             raise Failed(f"record of container {self.container_id!r}: {self.root}: {why}") from None
         self.recorded = True
 

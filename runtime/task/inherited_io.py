@@ -12,7 +12,7 @@ import os
 import struct
 import termios
 
-from runtime.base.errors import Failed, InvalidRequest, ResourceExhausted
+from runtime.base.errors import Failed, InvalidRequest, ResourceExhausted, reason
 from runtime.runsc.urpc import SocketPath
 
 TYPE_CHECKING = False
@@ -45,8 +45,7 @@ class GivenIO:
         try:
             master, slave = os.openpty()
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
-            raise ResourceExhausted(f"open a terminal: {why}") from None
+            raise ResourceExhausted(f"open a terminal: {reason(error)}") from None
         try:
             if size is not None:
                 fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
@@ -102,8 +101,7 @@ def send_descriptor(path: str, fd: int) -> None:
     except TimeoutError:
         raise Failed(f"console socket {path}: nobody takes the terminal") from None
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"console socket {path}: {why}") from None
+        raise Failed(f"console socket {path}: {reason(error)}") from None
     finally:
         sock.close()
 

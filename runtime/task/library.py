@@ -14,7 +14,7 @@ import threading
 import time
 
 from runtime.base import files
-from runtime.base.errors import Failed, InvalidRequest, NotFound, RuntimeFault
+from runtime.base.errors import Failed, InvalidRequest, NotFound, RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.bundle.spec import load_spec, sandbox_to_join, validate_id
@@ -292,8 +292,7 @@ def _write_pid_file(request: Request, container: Container) -> None:
         data = str(container.init.pid).encode("ascii")
         files.replace_file(os.path.abspath(request.pid_file), data, _PID_FILE_MODE)
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise Failed(f"pid file {request.pid_file}: {why}") from None
+        raise Failed(f"pid file {request.pid_file}: {reason(error)}") from None
 
 
 def _give_up(container: Container) -> None:

@@ -14,7 +14,7 @@ import select
 import threading
 import time
 
-from runtime.base.errors import DeadlineExceeded, Failed, ResourceExhausted
+from runtime.base.errors import DeadlineExceeded, Failed, ResourceExhausted, reason
 from runtime.base.log import get_logger
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import SpawnSpec
@@ -142,8 +142,8 @@ class LoggerProcess:
             return os.pipe2(os.O_CLOEXEC)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise ResourceExhausted(f"pipe to {self._path}: {error.strerror}") from error
-            raise Failed(f"pipe to {self._path}: {error.strerror}") from error
+                raise ResourceExhausted(f"pipe to {self._path}: {reason(error)}") from error
+            raise Failed(f"pipe to {self._path}: {reason(error)}") from error
 
     def _await_ready(self, ready: int, must_report: bool, deadline: float) -> None:
         started = time.monotonic()

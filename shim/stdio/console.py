@@ -17,7 +17,7 @@ import struct
 import termios
 import threading
 
-from runtime.base.errors import Failed, ResourceExhausted
+from runtime.base.errors import Failed, ResourceExhausted, reason
 from runtime.base.log import get_logger
 
 TYPE_CHECKING = False
@@ -67,8 +67,8 @@ class Console:
             self._master, self._slave = os.openpty()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise ResourceExhausted(f"open terminal: {error.strerror}") from error
-            raise Failed(f"open terminal: {error.strerror}") from error
+                raise ResourceExhausted(f"open terminal: {reason(error)}") from error
+            raise Failed(f"open terminal: {reason(error)}") from error
         os.set_blocking(self._master, False)
         self.on_signal: Callable[[int], None] | None = None
         self._reactor = reactor

@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 
-from runtime.base.errors import Failed, InvalidRequest, ResourceExhausted, RuntimeFault
+from runtime.base.errors import Failed, InvalidRequest, ResourceExhausted, RuntimeFault, reason
 from runtime.base.record import Record
 
 TYPE_CHECKING = False
@@ -68,12 +68,12 @@ def fault(field: str, path: str, error: OSError) -> RuntimeFault:
     """The exception for an ``OSError`` about ``path``, which the request's ``field`` named."""
     if error.errno in _EXHAUSTED:
         return failed(f"{field}: {path}", error)
-    return InvalidRequest(field, f"{path}: {os.strerror(error.errno or 0).lower()}")
+    return InvalidRequest(field, f"{path}: {reason(error)}")
 
 
 def failed(what: str, error: OSError) -> RuntimeFault:
     """The exception for an ``OSError`` that isn't about a path of the request."""
-    why = f"{what}: {os.strerror(error.errno or 0).lower()}"
+    why = f"{what}: {reason(error)}"
     return ResourceExhausted(why) if error.errno in _EXHAUSTED else Failed(why)
 
 

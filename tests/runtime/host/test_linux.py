@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from runtime.base.errors import reason
 from runtime.host import linux
 from runtime.host.pids import Foreign, start_time
 
@@ -62,7 +63,7 @@ def test_opening_within_a_root(tmp_path: os.PathLike[str]) -> None:
 
 
 def test_reasons_are_lower_case() -> None:
-    assert linux.reason(errno.EACCES) == "permission denied"
+    assert reason(errno.EACCES) == "permission denied"
 
 
 def test_start_times_differ_from_field_to_field() -> None:
