@@ -52,9 +52,11 @@ class Manager:
         if not private:
             self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
             self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", (_MATCH,))
+            # First a call to systemd: the bus keeps it until systemd is there, early in a boot.
+            # Until then the name has no owner.
+            self._ask(_NAME, _PATH, _MANAGER, "Subscribe")
             owner = self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "GetNameOwner", "s", (_NAME,))
             self._sender = str(owner[0]) if owner else _NAME
-            self._ask(_NAME, _PATH, _MANAGER, "Subscribe")
 
     @classmethod
     def connect(cls, timeout: float, *, private: str = _PRIVATE) -> Manager:

@@ -161,6 +161,9 @@ class FakeSystemd:
 
     def _refusal(self, call: Message) -> str:
         name = call.body[0] if call.body else ""
+        if call.member == "GetNameOwner" and "Subscribe" not in self.members():
+            # systemd comes to the bus late; a call to it waits there.
+            return "org.freedesktop.DBus.Error.NameHasNoOwner"
         if call.member == "StartTransientUnit" and name in self.units:
             return "org.freedesktop.systemd1.UnitExists"
         if call.member in ("StopUnit", "KillUnit", "ResetFailedUnit", "SetUnitProperties"):

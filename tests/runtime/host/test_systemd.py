@@ -50,7 +50,7 @@ def test_the_life_of_a_scope(systemd: FakeSystemd) -> None:
         assert systemd.units == {}
         ours.stop(UNIT)  # gone: no error
         ours.kill(UNIT, 9)
-    greeting = [] if systemd.private else ["Hello", "AddMatch", "GetNameOwner", "Subscribe"]
+    greeting = [] if systemd.private else ["Hello", "AddMatch", "Subscribe", "GetNameOwner"]
     assert systemd.members()[: len(greeting) + 1] == [*greeting, "StartTransientUnit"]
 
 
