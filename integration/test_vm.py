@@ -5,27 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
 
-from integration.guest import scene
+from integration.guest import machine, scene
 from integration.harness import peers
 
-#: Seconds after which something is wrong, even on a busy machine; two minutes are usual.
-TIMEOUT = 420
-
-pytestmark = [
-    pytest.mark.gvisor,
-    pytest.mark.skipif(not scene.lacking(), reason="this machine has what a guest is for"),
-]
+pytestmark = pytest.mark.gvisor
 
 
 class Guest:
     """A guest under way; what it prints is kept."""
 
     def __init__(self, *mode: str) -> None:
-        command = [sys.executable, "-m", "integration.guest", *mode, f"--timeout={TIMEOUT}"]
+        command = [sys.executable, "-m", "integration.guest", *mode]
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             [*command, "-v", "-rs", "--durations=5"],
@@ -68,6 +64,7 @@ def guests(request: pytest.FixtureRequest) -> Iterator[dict[str, Guest]]:
         guest.end()
 
 
+@pytest.mark.skipif(not scene.lacking(), reason="this machine has what a guest is for")
 @pytest.mark.parametrize("mode", ["", "--systemd"], ids=["cgroups", "systemd"])
 def test_in_a_guest(guests: dict[str, Guest], mode: str) -> None:
     """They pass there, all of them.  What the guest prints is shown with a failure."""
@@ -77,3 +74,37 @@ def test_in_a_guest(guests: dict[str, Guest], mode: str) -> None:
     assert status == 0, f"the guest's status is {status}"
     summary = next((line for line in reversed(guest.lines) if " passed" in line), "")
     assert summary and "skipped" not in summary and "xfailed" not in summary, summary
+
+
+class _Qemu:
+    """In QEMU's place: at each look it has written some more, and at the last it has ended."""
+
+    args = "qemu"
+
+    def __init__(self, written: machine.Written, amounts: Iterable[int]) -> None:
+        self._written, self._amounts = written, iter(amounts)
+        self.waited = 0.0
+
+    def wait(self, timeout: float) -> int:
+        amount = next(self._amounts, None)
+        if amount is None:
+            return 0
+        self.waited += timeout
+        self._written.count += amount
+        raise subprocess.TimeoutExpired(self.args, timeout)
+
+
+def test_the_bound_of_a_guest_follows_its_output(tmp_path: Path) -> None:
+    """One that goes on writing has all the time it needs; one that is silent for long has not."""
+    written = machine.Written(tmp_path / "console")
+    slow = _Qemu(written, [1, *[0] * 9] * 50)
+    machine.wait(cast("subprocess.Popen[bytes]", slow), written, 10)
+    assert slow.waited == pytest.approx(500)
+
+    silent = _Qemu(written, [1, *[0] * 50])
+    with pytest.raises(subprocess.TimeoutExpired):
+        machine.wait(cast("subprocess.Popen[bytes]", silent), written, 10)
+    assert silent.waited == pytest.approx(11)
+
+    (tmp_path / "console").write_text("what the kernel says counts as well")
+    assert written.total() > written.count

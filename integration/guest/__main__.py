@@ -25,7 +25,6 @@ DEFAULT_SYSTEMD = [
     "integration/test_guest_systemd_pods.py",
 ]
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider"]
-_TIMEOUT = 240.0
 
 
 def main() -> int:
@@ -36,10 +35,10 @@ def main() -> int:
     )
     parser.add_argument("--systemd", action="store_true", help="with systemd as process 1")
     parser.add_argument(
-        "--timeout",
+        "--silence",
         type=float,
-        default=_TIMEOUT,
-        help="seconds until the tests are interrupted (default: %(default)g)",
+        default=machine.SILENCE,
+        help="seconds without any output until the tests are interrupted (default: %(default)g)",
     )
     parser.add_argument("--artefacts", type=Path, help="keep what the guest writes here")
     words = sys.argv[1:]
@@ -62,7 +61,7 @@ def main() -> int:
             python=python,
             output=sys.stdout.fileno(),
             systemd=options.systemd,
-            timeout=options.timeout,
+            silence=options.silence,
             artefacts=options.artefacts,
         )
     except machine.NoResult as problem:

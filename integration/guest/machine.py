@@ -26,6 +26,11 @@ from integration.harness import peers
 
 #: How long a guest may need to end once its command is interrupted, in seconds.
 GRACE = 40.0
+#: How long a guest may write nothing, in seconds.  On two cores with a load of twenty it was up to
+#: 350, at the boot and its tests' imports; how long everything takes is not bounded.
+SILENCE = 900.0
+# How often in that time it is looked.
+_LOOKS = 10
 _ARGUMENTS = (
     "console=ttyS0 quiet panic=-1 mitigations=off nopti no5lvl nokaslr audit=0 apparmor=0"
     " clearcpuid=rep_good tsc=reliable no_timer_check nowatchdog systemd.unified_cgroup_hierarchy=1"
@@ -56,14 +61,15 @@ def run(
     python: Path,
     output: int,
     systemd: bool = False,
-    timeout: float = 300.0,
+    silence: float = SILENCE,
     artefacts: Path | None = None,
 ) -> int:
     """Run `command` in the checkout in a new guest and return its exit status.
 
-    What it writes goes to the descriptor `output` at once.  After `timeout` seconds, those of the
-    boot included, it is interrupted, and after GRACE more the guest is killed.  `artefacts` is a
-    folder in which the command may leave files (GUEST_OUTPUT names it there).  Raises NoResult.
+    What it writes goes to the descriptor `output` at once.  After `silence` seconds in which
+    neither the command nor the kernel has written anything, the command is interrupted, and after
+    GRACE more the guest is killed.  `artefacts` is a folder in which the command may leave files
+    (GUEST_OUTPUT names it there).  Raises NoResult.
     """
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gvisor-shim-guest-")))
@@ -89,7 +95,8 @@ def run(
             stack.callback(_end, _serve(_socket(work, tag), folder, before))
         line, guest_end = socket.socketpair()
         stack.enter_context(line)
-        copier = threading.Thread(target=_copy, args=(line, output))
+        written = Written(work / "console")
+        copier = threading.Thread(target=_copy, args=(line, output, written))
         with guest_end:
             number = guest_end.fileno()
             qemu = _start(_qemu_command(work, list(shares), number), [number])
@@ -97,14 +104,16 @@ def run(
         stack.callback(copier.join)
         stack.callback(_end, qemu)
         try:
-            qemu.wait(timeout)
+            wait(qemu, written, silence)
         except subprocess.TimeoutExpired:
             with suppress(OSError):
                 line.send(b"!")
             try:
                 qemu.wait(GRACE)
             except subprocess.TimeoutExpired:
-                raise NoResult(_story(work, f"killed after {timeout + GRACE:g} s")) from None
+                raise NoResult(
+                    _story(work, f"killed after {silence + GRACE:g} s of silence")
+                ) from None
         try:
             return int((out / "status").read_text())
         except (OSError, ValueError):
@@ -117,10 +126,40 @@ def _story(work: Path, end: str) -> str:
     return "\n".join([f"the guest has given no result: {end}; its console:", *lines[-40:]])
 
 
-def _copy(line: socket.socket, output: int) -> None:
+def _copy(line: socket.socket, output: int, written: Written) -> None:
     with suppress(OSError):
         while data := line.recv(65536):
+            written.count += len(data)
             os.write(output, data)
+
+
+class Written:
+    """How much a guest has written, to its line (``count``) and to its ``console``."""
+
+    def __init__(self, console: Path) -> None:
+        self.count = 0  # of the copying thread
+        self._console = console
+
+    def total(self) -> int:
+        with suppress(FileNotFoundError):
+            return self.count + self._console.stat().st_size
+        return self.count
+
+
+def wait(qemu: subprocess.Popen[bytes], written: Written, silence: float) -> None:
+    """Wait for the end, however long it takes, of a guest that goes on writing.
+
+    Raises TimeoutExpired once it has written nothing for `silence` seconds, or up to a tenth more.
+    """
+    quiet, seen = 0, -1
+    while quiet < _LOOKS:
+        try:
+            qemu.wait(silence / _LOOKS)
+            return
+        except subprocess.TimeoutExpired:
+            total = written.total()
+            quiet, seen = (0 if total != seen else quiet + 1), total
+    raise subprocess.TimeoutExpired(qemu.args, silence)
 
 
 # Processes
