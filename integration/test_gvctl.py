@@ -652,8 +652,9 @@ def test_the_way_to_containerd_is_found(node: Node) -> None:
     config = subprocess.run(
         [binary, "config", "containerd"], env=environment, capture_output=True, text=True
     )
-    version = 3 if node.daemon.release >= (2, 0) else 2
-    assert config.returncode == 0 and f"version = {version}\n" in config.stdout
+    plugin = "cri.v1.runtime" if node.daemon.release >= (2, 0) else "grpc.v1.cri"
+    assert config.returncode == 0 and f'\n[plugins."io.containerd.{plugin}"' in config.stdout
+    assert f'runtime_path = "{peers.shim_bin()}/containerd-shim-gvisor-v2"' in config.stdout
     runsc = str(peers.runsc(node.daemon.generation))
     doctor = subprocess.run(
         [binary, "--runsc", runsc, "doctor", "-f", "json"],

@@ -48,6 +48,7 @@ class Containerd:
         namespace: str,
         *,
         cri: str = "",
+        imports: str = "",
         path_first: Path | None = None,
         level: str = "debug",
     ) -> None:
@@ -61,7 +62,7 @@ class Containerd:
         self.fifos = folder / "fifo"
         self.image: Image | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        self._cri = cri
+        self._cri, self._imports = cri, imports
         self._path_first = path_first
         self._prepared = False
 
@@ -163,7 +164,7 @@ class Containerd:
             state=self.state,
             address=self.address,
             disabled=", ".join(f'"{name}"' for name in disabled),
-            imports="",
+            imports=f'imports = ["{self._imports}"]' if self._imports else "",
         )
         (self.folder / "config.toml").write_text(text + self._cri)
         self._prepared = True

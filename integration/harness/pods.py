@@ -21,6 +21,7 @@ from integration.harness import cri, footprint, peers
 from integration.harness.containerd import Containerd
 from integration.harness.cri import Cri
 from integration.harness.daemon_api import Refused
+from integration.harness.gvctl import Gvctl
 from integration.harness.image import IMAGE, Image
 from integration.harness.pod_network import PodNetwork
 from integration.harness.streaming import Stream
@@ -114,7 +115,13 @@ class PodNode:
         self.cgroup = f"gvt{os.getpid()}-{number}"
         configuration = self._configuration(folder, version)
         self.daemon = Containerd(
-            version, generation, folder, NAMESPACE, cri=configuration, level=level
+            version,
+            generation,
+            folder,
+            NAMESPACE,
+            cri=configuration,
+            imports=f"{folder}/conf.d/*.toml",
+            level=level,
         )
         self.pods: list[Pod] = []
         self.ids: list[str] = []
@@ -153,6 +160,7 @@ class PodNode:
         for name, text in (("gvisor", options), ("gvisor-apart", options + "grouping = false\n")):
             (self.daemon.folder / f"{name}.toml").write_text(text)
         self._write_counter()
+        self._write_drop_in()
         self.network.create()
         self.daemon.start()
         images = self.daemon.folder / "images.tar"
@@ -187,6 +195,7 @@ class PodNode:
         self.daemon.stop()
         text = self._configuration(self.daemon.folder, version)
         self.daemon.become(version, text)
+        self._write_drop_in()
         self.daemon.start()
         self.wait_ready()
 
@@ -248,19 +257,33 @@ class PodNode:
             kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
         handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
         handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
-        handlers.append(("gvisor-path", _ELSEWHERE, single, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
             if name in ("gvisor", "runc"):
                 handlers.append((name + "-counted", _COUNTED, single, options))
         for name, kind, conf, options in handlers:
             text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf)
-            if kind == _ELSEWHERE:
-                shim = peers.shim_path(self.runtime, version)
-                text += f'  runtime_path = "{shim}"\n'
             if options:
                 text += _OPTIONS.format(plugin=plugin, name=name, options=options)
-        return text
+        return text if new else text + self._printed(folder, version)
+
+    def _printed(self, folder: Path, version: str) -> str:
+        """What gvctl says to configure, with nothing on PATH under the name of the runtime."""
+        release = "{}.{}".format(*peers.daemon_generation(version))
+        words = ("config", "containerd", "--containerd", release)
+        text = Gvctl().ok(*words, "--handler", "gvisor-path")
+        text = text.replace(peers.GVISOR + '"', _ELSEWHERE + '"', 1)
+        shim = peers.shim_path(self.runtime, version)
+        text = text.replace(str(peers.shim_bin() / "containerd-shim-gvisor-v2"), str(shim))
+        return text.replace("/etc/containerd/gvisor.toml", f"{folder}/gvisor.toml")
+
+    def _write_drop_in(self) -> None:
+        """The same in a file of its own, where the daemon takes one."""
+        file = self.daemon.folder / "conf.d" / "gvisor-path.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        if self.daemon.release >= (2, 0):
+            file.write_text(self._printed(self.daemon.folder, self.daemon.version))
 
     def _write_counter(self) -> None:
         """The runtime under test by another name, which notes how often containerd runs it."""
@@ -304,7 +327,7 @@ class PodNode:
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
         with the option `grouping` off, `plain` without options,
-        `path` with the shim named by its path alone,
+        `path` with the shim named by its path alone, as `gvctl config` has it configured,
         `chain` with a network that ends with a script (``network.script``).
         """
         handler = handler or ("gvisor" if self.gvisor else "runc")

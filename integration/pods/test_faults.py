@@ -147,7 +147,7 @@ def _pod(found: Scene) -> str:
 def test_containerd_restarts_while_a_pod_runs(pods: PodNode) -> None:
     """It finds all again: exec, stats, logs to the last line, and exits that it missed.
 
-    Also where it knows the shim by its path alone.
+    Also where it knows the shim by its path alone, as `gvctl config` prints it.
     """
     pod = pods.pod(variant="path" if pods.gvisor else "")
     script = "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n; sleep 0.05; done; exit 9"

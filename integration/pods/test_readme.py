@@ -12,9 +12,22 @@ from typing import Any
 import pytest
 
 from integration.harness import peers
+from runtime.cli import config_snippets
 from shim import options, wire
 
-_TABLES = {"1.7": ("io.containerd.grpc.v1.cri",), "2.1": ("io.containerd.cri.v1.runtime",)}
+_TABLES = {1: "io.containerd.grpc.v1.cri", 2: "io.containerd.cri.v1.runtime"}
+_OLDER = """\
+version = 2
+{imports}
+[plugins."io.containerd.grpc.v1.cri"]
+  max_container_log_line_size = 12345
+"""
+_NEWER = """\
+version = 3
+{imports}
+[plugins."io.containerd.cri.v1.runtime"]
+  max_container_log_line_size = 12345
+"""
 
 
 def _blocks() -> list[str]:
@@ -24,32 +37,60 @@ def _blocks() -> list[str]:
     return [textwrap.dedent(block).strip() for block in found if block.strip()]
 
 
-def _daemon_config(version: str) -> str:
-    table = _TABLES[version][0]
-    found = [block for block in _blocks() if f'"{table}".containerd.runtimes.gvisor]' in block]
+def _block(words: str) -> str:
+    """The only one with these words."""
+    found = [block for block in _blocks() if words in block]
     assert len(found) == 1
     return found[0]
 
 
-def _runtime(config: dict[str, Any], version: str) -> dict[str, Any]:
-    runtimes: dict[str, Any] = config["plugins"][_TABLES[version][0]]["containerd"]["runtimes"]
-    found: dict[str, Any] = runtimes["gvisor"]
+def _daemon_config(major: int) -> str:
+    return _block(f'"{_TABLES[major]}".containerd.runtimes.gvisor]')
+
+
+def _dump(version: str, file: Path, major: int) -> dict[str, Any]:
+    """The daemon's own settings of CRI with that configuration."""
+    command = [peers.containerd_bin(version) / "containerd", "--config", file, "config", "dump"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = tomllib.loads(done.stdout)["plugins"][_TABLES[major]]
     return found
 
 
-@pytest.mark.parametrize("version", [v for v in peers.CONTAINERDS if v in _TABLES])
+@pytest.mark.parametrize("version", [v for v in peers.CONTAINERDS if v != "1.6"])
 def test_containerd_takes_the_configuration(tmp_path: Path, version: str) -> None:
-    """The daemon's own dump has our runtime, with its options and annotations."""
-    file = tmp_path / "config.toml"
-    file.write_text(_daemon_config(version))
-    command = [peers.containerd_bin(version) / "containerd", "--config", file, "config", "dump"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 0, done.stderr
-    runtime = _runtime(tomllib.loads(done.stdout), version)
-    assert runtime["runtime_type"] == peers.GVISOR
-    assert runtime["pod_annotations"] == ["dev.gvisor.*"]
-    assert runtime["options"] == _runtime(tomllib.loads(file.read_text()), version)["options"]
-    assert runtime["options"]["ConfigPath"] == "/etc/containerd/gvisor.toml"
+    """The daemon's own dump has our runtime, and what was configured before."""
+    major = peers.daemon_generation(version)[0]
+    table, file = _daemon_config(major), tmp_path / "config.toml"
+    if major == 1:
+        file.write_text(_OLDER.format(imports="") + table)
+        dumps = [_dump(version, file, major)]
+    else:
+        (tmp_path / "conf.d").mkdir()
+        (tmp_path / "conf.d" / "gvisor.toml").write_text(table)
+        imports = _block("imports = ").replace("/etc/containerd", str(tmp_path))
+        dumps = []
+        for before in (_OLDER, _NEWER):
+            file.write_text(before.format(imports=imports))
+            dumps.append(_dump(version, file, major))
+    for settings in dumps:
+        assert settings["max_container_log_line_size"] == 12345
+        assert {"runc", "gvisor"} <= set(settings["containerd"]["runtimes"])
+        runtime = settings["containerd"]["runtimes"]["gvisor"]
+        assert runtime["runtime_type"] == peers.GVISOR
+        assert runtime["runtime_path"] == "/usr/local/bin/containerd-shim-gvisor-v2"
+        assert runtime["pod_annotations"] == ["dev.gvisor.*"]
+        assert runtime["options"] == {
+            "TypeUrl": "io.containerd.gvisor.v2.options",
+            "ConfigPath": "/etc/containerd/gvisor.toml",
+        }
+
+
+def test_gvctl_prints_the_same() -> None:
+    for version, major in ((2, 1), (3, 2)):
+        printed = config_snippets.containerd_snippet(version, "gvisor").strip()
+        assert _daemon_config(major).startswith(printed)
+    assert config_snippets.DROP_INS in _block("imports = ")
 
 
 def test_runtime_class_names_the_handler() -> None:
@@ -60,10 +101,9 @@ def test_runtime_class_names_the_handler() -> None:
     name = re.findall(r"^  name: (\S+)$", manifest, re.MULTILINE)
     assert re.findall(r"^apiVersion: (\S+)$", manifest, re.MULTILINE) == ["node.k8s.io/v1"]
     assert re.findall(r"^  runtimeClassName: (\S+)$", pods, re.MULTILINE) == name
-    for version in _TABLES:
-        tables = tomllib.loads(_daemon_config(version))
-        plugin = tables["plugins"][_TABLES[version][0]]
-        assert list(plugin["containerd"]["runtimes"]) == handler
+    for major, plugin_id in _TABLES.items():
+        plugin = tomllib.loads(_daemon_config(major))["plugins"][plugin_id]
+        assert list(plugin["containerd"]["runtimes"])[:1] == handler
 
 
 def test_options_file_is_understood(tmp_path: Path) -> None:

@@ -15,11 +15,32 @@ _RUNTIME = "io.containerd.gvisor.v2"
 _PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
 #: The file that the snippets name.
 OPTIONS_FILE = "/etc/containerd/gvisor.toml"
+#: Where containerd 2.x is to read a file of ours from.
+DROP_INS = "/etc/containerd/conf.d"
+_SHIM = "/usr/local/bin/containerd-shim-gvisor-v2"
+# Why there is no line with a version: of two in one file containerd fails; a file of its own that
+# has none is taken for one of the same version as config.toml, by all releases of 2.x, while 2.1
+# and 2.2 lose settings of an older config.toml beside a newer file, and 2.3 refuses both.  In 1.x
+# such a file would replace all of config.toml's table of the CRI plugin, and any table of a runtime
+# the default one, runc's.
+_WHERE = {
+    2: (
+        "# to be appended to /etc/containerd/config.toml, which says version = 2 at its top,"
+        " {whose};\n"
+        "# where that has no table of a runtime yet, runc's has to go with it:\n"
+        '#   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]\n'
+        '#     runtime_type = "io.containerd.runc.v2"\n'
+    ),
+    3: (
+        "# {folder}/{handler}.toml, {whose}; config.toml must have, before any table:\n"
+        '#   imports = ["{folder}/*.toml"]\n'
+    ),
+}
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 
 def config_version(release: str) -> int:
-    """The version of the configuration that a containerd release writes.
+    """The version whose names of plugins a containerd release has: 4, of 2.3, has those of 3.
 
     Raises InvalidRequest for what is no release.
     """
@@ -29,19 +50,23 @@ def config_version(release: str) -> int:
     return 3 if int(words[0]) >= 2 else 2
 
 
-def containerd_snippet(version: int, handler: str) -> str:
-    """The table of one runtime handler."""
+def containerd_snippet(version: int, handler: str, shim: str = _SHIM) -> str:
+    """The table of one runtime handler, with the shim at the path ``shim``."""
     table = f'[plugins."{_PLUGINS[version]}".containerd.runtimes.{_key(handler)}]'
     inner = table.removesuffix("]") + ".options]"
     return (
-        f"version = {version}\n"
         f"{table}\n"
         f'  runtime_type = "{_RUNTIME}"\n'
+        f"  runtime_path = {_quoted(shim)}\n"
         f'  pod_annotations = ["dev.gvisor.*"]\n'
         f"  {inner}\n"
         f'    TypeUrl = "io.containerd.gvisor.v2.options"\n'
         f'    ConfigPath = "{OPTIONS_FILE}"\n'
     )
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _key(name: str) -> str:
@@ -62,7 +87,7 @@ def runtime_class(handler: str) -> str:
 def options_snippet(binary: str) -> str:
     """A file of options to start from."""
     return (
-        f'binary_name = "{binary}"\n'
+        f"binary_name = {_quoted(binary)}\n"
         '#log_path = "/var/log/gvisor/%ID%/shim.log"\n'
         "[runsc_config]\n"
         '#platform = "systrap"\n'
@@ -92,13 +117,13 @@ def config_verb(args: argparse.Namespace) -> None:
     release = args.containerd or found_release()
     versions = [config_version(release)] if release else [2, 3]
     runsc = doctor.which("runsc") or "/usr/local/bin/runsc"
+    shim = os.path.abspath(doctor.found_shim() or _SHIM)
     parts: list[str] = []
     if args.what in ("all", "containerd"):
         for version in versions:
             whose = f"containerd {release}" if release else f"containerd {version - 1}.x"
-            parts.append(
-                f"# /etc/containerd/config.toml, {whose}\n" + containerd_snippet(version, handler)
-            )
+            where = _WHERE[version].format(folder=DROP_INS, handler=handler, whose=whose)
+            parts.append(where + containerd_snippet(version, handler, shim))
     if args.what in ("all", "options"):
         parts.append(f"# {OPTIONS_FILE}\n" + options_snippet(os.path.realpath(runsc)))
     if args.what in ("all", "runtimeclass"):

@@ -361,6 +361,11 @@ def containerd_version(text: str) -> str:
     return ""
 
 
+def found_shim() -> str:
+    """The shim that was installed with this Python, or else the one on PATH; empty without one."""
+    return which(SHIM, os.path.dirname(sys.executable) + ":" + os.environ.get("PATH", ""))
+
+
 def gather(args: argparse.Namespace) -> Facts:
     """The facts of this host.  Raises nothing on account of what it finds."""
     from runtime.cli import settings
@@ -372,7 +377,7 @@ def gather(args: argparse.Namespace) -> Facts:
         "kernel": system.release,
         "uid": os.geteuid(),
         "capabilities": _effective(),
-        "shim": which(SHIM, os.path.dirname(sys.executable) + ":" + os.environ.get("PATH", "")),
+        "shim": found_shim(),
         "systemd": os.path.isdir("/run/systemd/system"),
         "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) if os.path.exists("/dev/kvm") else None,
         "ptrace_scope": _number("/proc/sys/kernel/yama/ptrace_scope"),

@@ -354,10 +354,13 @@ def test_snippets() -> None:
     import tomllib
 
     for version, plugin in ((2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.runtime")):
-        document = tomllib.loads(config_snippets.containerd_snippet(version, "g.v"))
-        assert document["version"] == version
+        document = tomllib.loads(
+            config_snippets.containerd_snippet(version, "g.v", '/opt/"x\\y/shim')
+        )
+        assert "version" not in document  # config.toml has one
         runtime = document["plugins"][plugin]["containerd"]["runtimes"]["g.v"]
         assert runtime["runtime_type"] == "io.containerd.gvisor.v2"
+        assert runtime["runtime_path"] == '/opt/"x\\y/shim'
         assert runtime["options"]["ConfigPath"] == config_snippets.OPTIONS_FILE
     assert "handler: gvisor\n" in config_snippets.runtime_class("gvisor")
     from runtime.runsc import options_file
@@ -368,9 +371,13 @@ def test_snippets() -> None:
 
 def test_config(host: Host) -> None:
     status, out, _ = host.call("config", "containerd", "--containerd", "2.1.9")
-    assert status == 0 and "version = 3" in out and "version = 2" not in out
+    assert status == 0 and "io.containerd.cri.v1.runtime" in out and "grpc.v1.cri" not in out
+    assert "# /etc/containerd/conf.d/gvisor.toml, containerd 2.1.9;" in out
+    assert '\n#   imports = ["/etc/containerd/conf.d/*.toml"]\n[plugins' in out
     out = host.call("config", "--containerd", "1.7", "--handler", "mine")[1]
-    assert "version = 2" in out and "handler: mine" in out and "binary_name" in out
+    assert "io.containerd.grpc.v1.cri" in out and "conf.d" not in out
+    assert "handler: mine" in out and "binary_name" in out
+    assert all(line.startswith("#") for line in out.splitlines() if "version = " in line)
     assert host.call("config", "--handler", "no/name")[0] == 1
 
 
