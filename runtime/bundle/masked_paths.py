@@ -18,6 +18,7 @@ from runtime.base.errors import InvalidRequest
 from runtime.base.json_fields import Fields
 from runtime.base.record import Record
 from runtime.bundle.executable import resolve
+from runtime.bundle.mount_points import can_have
 from runtime.bundle.spec import with_mounts
 
 TYPE_CHECKING = False
@@ -226,7 +227,8 @@ class _Restriction:
             return
         # The mask comes after all mounts, so it hides those that are inside.
         self._pairs = [p for p in self._pairs if not _within(destination_of(p[0]), place)]
-        if stat.S_ISDIR(mode) or not self._can_bind(place):
+        # Where no file can be mounted, a sentry of before 2025 still puts a directory over one.
+        if stat.S_ISDIR(mode) or not can_have(self._spec.root_path, place):
             self._last.append(_tmpfs(place))
         else:
             self._last.append(
@@ -241,17 +243,6 @@ class _Restriction:
     def _mounted_at(self, place: str) -> Mount | None:
         mount = self.cover(place)[1]
         return mount if mount is not None and destination_of(mount) == place else None
-
-    def _can_bind(self, place: str) -> bool:
-        """Whether the gofer finds, or can make, a mount point.
-
-        Where it can't, the sentry alone can still put a directory there, even over a file.
-        """
-        try:
-            flags = os.statvfs(self._spec.root_path).f_flag
-        except OSError:
-            return True
-        return not flags & os.ST_RDONLY or resolve(self._spec.root_path, place)[1] != 0
 
     # -- read-only paths -------------------------------------------------------------------
 

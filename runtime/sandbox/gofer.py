@@ -15,6 +15,7 @@ from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed
 from runtime.base.signals import SIGKILL
 from runtime.bundle.masked_paths import special_files
+from runtime.bundle.mount_points import missing
 from runtime.host.child_log import ChildLog
 from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runtime.bundle.spec import Spec
+    from runtime.bundle.spec import Mount, Spec
     from runtime.host.spawn import Child
     from runtime.runsc.config import RunscConfig
     from runtime.runsc.driver import Driver
@@ -99,6 +100,10 @@ class Gofer:
                     from runtime.sandbox.idmapped_mounts import covering
 
                     attach = covering(special, given, spec, attach)
+                if points := missing(given.root_path, _served(given, plan)):
+                    from runtime.sandbox.idmapped_mounts import with_points
+
+                    attach = with_points(points, attach)
                 pairs = [_pair(sentrys, ours) for _ in range(plan.sockets)]
                 mounts_read, mounts_write = os.pipe2(os.O_CLOEXEC)
                 sentrys.add(mounts_read)
@@ -263,20 +268,22 @@ class Gofer:
             remove_filestores(self.plan.filestores)
 
 
+def _served(spec: Spec, plan: MountPlan) -> list[Mount]:
+    """The bind mounts that the gofer itself mounts, and not the sentry."""
+    bound = [mount for mount in spec.mounts if is_gofer_mount(mount)]
+    confs = plan.confs[1:]
+    return [m for m, conf in zip(bound, confs, strict=True) if conf.lower == "lisafs"]
+
+
 def _reachable(
     spec: Spec, plan: MountPlan, hints: Mapping[str, str], directory: str, fds: FdSet
 ) -> tuple[Spec, Callable[[], None] | None]:
     """The spec with sources that the gofer can reach, and what has to be done for it."""
     if "user" not in spec.namespaces and not any(mount.id_mapped for mount in spec.mounts):
         return spec, None
-    bound = [mount for mount in spec.mounts if is_gofer_mount(mount)]
     # The sentry finds those that containers share by their sources.
     kept = shared_sources(hints)
-    served = [
-        mount
-        for mount, conf in zip(bound, plan.confs[1:], strict=True)
-        if conf.lower == "lisafs" and mount.source not in kept
-    ]
+    served = [mount for mount in _served(spec, plan) if mount.source not in kept]
     if not served:
         return spec, None
     from runtime.sandbox.idmapped_mounts import lend

@@ -13,7 +13,8 @@ of ``ro``, ``nodev``, ``nosuid`` and ``noexec`` for a clone that belongs to a co
 namespace (mount_namespaces(7)), and hides what they cover; root of that could lift the flags of
 mounts that were attached in its own.
 
-Special files of masked and read-only paths are covered there, too, since a gofer would open them.
+Special files of masked and read-only paths are covered there, too, since a gofer would open them,
+and mount points are made that a read-only root file system lacks.
 
 Owns which mounts that concerns, the copies, and their attachment.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.masked_paths import Covered
+    from runtime.bundle.mount_points import MountPoints
     from runtime.bundle.spec import IdMapping, Mount, Spec
     from runtime.host.fds import FdSet
 
@@ -169,6 +171,20 @@ def covering(
     return attach
 
 
+def with_points(
+    wanted: Sequence[MountPoints], first: Callable[[], None] | None
+) -> Callable[[], None]:
+    """What makes mount points that the root file system lacks, for ``mount_namespace``."""
+    from runtime.bundle.mount_points import make
+
+    def attach() -> None:
+        if first is not None:
+            first()
+        make(wanted)
+
+    return attach
+
+
 def _cover(places: Sequence[tuple[str, bool]]) -> None:
     from runtime.host import linux
 
@@ -226,6 +242,6 @@ def mount_namespace(work: Callable[[], None], fds: FdSet) -> int:
         if isinstance(fault, OSError):
             at = f" ({fault.filename})" if fault.filename else ""
             why = reason(fault)
-            raise Failed(f"attach bind mounts' sources, or mask special files: {why}{at}") from None
+            raise Failed(f"mounts for the gofer: {why}{at}") from None
         raise fault
     return fds.add(found[0])

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def raw_spec(spec: Spec, terminal: bool) -> dict[str, Any]:
     """The spec as runsc gets it: as it was checked, and with a terminal if the caller gives one."""
     process = {**spec.raw["process"], "terminal": terminal}
-    raw = {**spec.raw, "process": process}
+    root = {**spec.raw["root"], "path": spec.root_path}
+    raw = {**spec.raw, "process": process, "root": root}
     # Ours to run (hooks.py); a gofer would run some of them again (since release-20260520).
     raw.pop("hooks", None)
     return raw

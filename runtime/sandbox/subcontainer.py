@@ -160,7 +160,6 @@ def resolved_spec(params: BootParams, mounts: list[Any], sentry_pid: int) -> dic
     """
     raw = raw_spec(params.spec, params.tty)
     raw["mounts"] = mounts
-    raw["root"] = {**raw["root"], "path": params.spec.root_path}
     linux = raw.get("linux")
     if isinstance(linux, dict) and params.spec.namespaces.get("pid") == (
         f"/proc/{sentry_pid}/ns/pid"
