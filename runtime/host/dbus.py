@@ -27,6 +27,8 @@ CALL, REPLY, ERROR, SIGNAL = 1, 2, 3, 4
 MAX_MESSAGE = 1 << 20
 #: What the specification allows, and so what a bus may pass on from anybody.
 _MAX_SKIPPED = 128 << 20
+#: Signals that wait to be looked at: more than there are jobs of systemd's in one call's time.
+MAX_SIGNALS = 8192
 _MAX_DEPTH = 16
 _MAX_LINE = 1024
 _FIXED: Final = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q"}
@@ -366,6 +368,10 @@ def _decode(order: str, start: int, content: bytes) -> Message:
 # -- the connection ------------------------------------------------------------------------------
 
 
+def _every(_: Message) -> bool:
+    return True
+
+
 class Bus:
     """A connected peer.  For one thread; blocks until each call's deadline."""
 
@@ -373,7 +379,9 @@ class Bus:
         """Takes the socket over.  Raises Failed, DeadlineExceeded."""
         self._sock = sock
         self._signals: list[Message] = []
-        self._replies: dict[int, Message] = {}
+        self._heed: Callable[[Message], bool] = _every
+        self._awaited = 0
+        self._reply: Message | None = None
         sock.setblocking(False)
         try:
             self._protocol = Protocol(os.geteuid())
@@ -413,17 +421,23 @@ class Bus:
     ) -> tuple[Any, ...]:
         """The reply's body.  Raises RemoteFault, Failed, DeadlineExceeded."""
         serial = self._protocol.call(destination, path, interface, member, signature, values)
+        self._awaited, self._reply = serial, None
         self._flush(deadline)
-        while serial not in self._replies:
+        while self._reply is None:
             self._pump(deadline)
-        reply = self._replies.pop(serial)
+        reply = self._reply
         if reply.kind == ERROR:
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
             raise RemoteFault(reply.error, text)
         return reply.body
 
+    def heed(self, wanted: Callable[[Message], bool]) -> None:
+        """Keep from now on only signals that are ``wanted``: anybody on a bus may send us some."""
+        self._heed = wanted
+        self._signals = [signal for signal in self._signals if wanted(signal)]
+
     def wait_signal(self, wanted: Callable[[Message], bool], deadline: float) -> Message:
-        """The first signal since the connection's start that is ``wanted``; others are dropped."""
+        """The first kept or coming signal that is ``wanted``; those before it are dropped."""
         while True:
             while self._signals:
                 signal = self._signals.pop(0)
@@ -454,8 +468,11 @@ class Bus:
             raise Failed("d-bus: the peer has closed the connection")
         for message in self._protocol.receive(data):
             if message.kind in (REPLY, ERROR):
-                self._replies[message.reply_serial] = message
-            elif message.kind == SIGNAL:
+                if message.reply_serial == self._awaited:
+                    self._reply = message
+            elif message.kind == SIGNAL and self._heed(message):
+                if len(self._signals) >= MAX_SIGNALS:
+                    raise Failed(f"d-bus: more than {MAX_SIGNALS} signals came unasked")
                 self._signals.append(message)
 
     def _wait(self, events: int, deadline: float) -> None:

@@ -49,6 +49,8 @@ class Manager:
         #: The name that signals of systemd's bear; a match doesn't keep away what any local user
         #: sends to us by name.
         self._sender = ""
+        self._private = private
+        bus.heed(self._is_job_end)
         if not private:
             self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
             self._ask(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", (_MATCH,))
@@ -145,14 +147,16 @@ class Manager:
         path = job[0] if job else ""
 
         def ours(signal: Message) -> bool:
-            return (
-                signal.member == "JobRemoved"
-                and (not self._sender or signal.sender == self._sender)
-                and signal.signature == "uoss"
-                and signal.body[1] == path
-            )
+            return bool(signal.body[1] == path)
 
         return str(self._bus.wait_signal(ours, self._deadline).body[3])
+
+    def _is_job_end(self, signal: Message) -> bool:
+        return (
+            signal.member == "JobRemoved"
+            and (self._private or signal.sender == self._sender)
+            and signal.signature == "uoss"
+        )
 
     def _manager(self, member: str, signature: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return self._ask(self._name, _PATH, _MANAGER, member, signature, values)

@@ -71,8 +71,8 @@ class FakeSystemd:
         self.refuse: dict[str, str] = {}
         self.on_call: Callable[[str, tuple[Any, ...]], None] = lambda member, body: None
         self.early_signals = False
-        #: Whether somebody else says that each job failed.
-        self.forged = False
+        #: How often somebody else says of each job that it failed.
+        self.forged = 0
         self.greeting = b""
         self._chunk = chunk
         self._serial = 0
@@ -194,9 +194,8 @@ class FakeSystemd:
         path = f"/org/freedesktop/systemd1/job/{self._jobs}"
         other = self._signal("JobRemoved", "uoss", 99, f"{path}9", "other.service", "failed")
         ours = self._signal("JobRemoved", "uoss", self._jobs, path, unit, self.result)
-        if self.forged:
-            body = (self._jobs, path, unit, "failed")
-            other += self._signal("JobRemoved", "uoss", *body, sender=":1.99")
+        body = (self._jobs, path, unit, "failed")
+        other += self.forged * self._signal("JobRemoved", "uoss", *body, sender=":1.99")
         return "o", (path,), other + ours
 
     def _signal(self, member: str, signature: str, *values: Any, sender: str = ":1.7") -> bytes:

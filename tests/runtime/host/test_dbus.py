@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.host import dbus
 from runtime.host.dbus import (
     MAX_MESSAGE,
     Bus,
@@ -274,5 +275,20 @@ def test_a_silent_peer_is_given_up() -> None:
     bus = connect(peer)
     with pytest.raises(DeadlineExceeded):
         bus.wait_signal(lambda _: True, soon(0.02))
+    bus.close()
+    peer.close()
+
+
+def test_only_what_is_waited_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus, "MAX_SIGNALS", 1)
+    peer = FakeSystemd()
+    bus = connect(peer)
+    for _ in range(3):  # each brings a signal along
+        bus.heed(lambda _: False)
+        assert bus.call("d", "/p", "i", "Hello", "", (), soon()) == (":1.42",)
+    with pytest.raises(Failed, match="more than 1 signals came unasked"):
+        bus.heed(lambda _: True)
+        for _ in range(3):
+            bus.call("d", "/p", "i", "Hello", "", (), soon())
     bus.close()
     peer.close()

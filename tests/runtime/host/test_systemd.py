@@ -14,6 +14,7 @@ from runtime.base.errors import DeadlineExceeded, Failed
 from runtime.cgroups import resources as cgroup_resources
 from runtime.cgroups import settings
 from runtime.cgroups.systemd import limit_properties
+from runtime.host import dbus
 from runtime.host.dbus import Bus
 from runtime.host.systemd import Manager, UnitExists, scope_properties
 from tests.fakes.systemd import FakeSystemd
@@ -61,11 +62,14 @@ def test_a_job_that_ends_before_the_reply_is_seen(systemd: FakeSystemd) -> None:
         ours.stop(UNIT)
 
 
-def test_a_signal_that_somebody_else_sends(systemd: FakeSystemd) -> None:
-    """Any local user may send us one by our name on the bus."""
+def test_signals_that_somebody_else_sends(
+    systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any local user may send us some by our name on the bus, and as many as they like."""
     if systemd.private:
         pytest.skip("on its own socket there is nobody but systemd")
-    systemd.forged = True
+    monkeypatch.setattr(dbus, "MAX_SIGNALS", 3)
+    systemd.forged = 9
     with manager(systemd) as ours:
         ours.start_scope(UNIT, PROPERTIES)
         ours.stop(UNIT)
