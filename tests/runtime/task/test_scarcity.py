@@ -296,3 +296,35 @@ def test_a_gofer_on_a_host_that_lacks_something(
         for each in lab.sandboxes:
             each.destroy(TIMEOUT)
         lab.reactor.stop()
+
+
+def test_a_sandbox_on_a_host_that_lacks_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox runs or is gone with all of its processes, wherever its start fails."""
+    lab = Lab(tmp_path)
+    try:
+        lab.start("wait")[0].destroy(TIMEOUT)
+        scarcity = Scarcity(monkeypatch)
+        fds, kids = open_fds(), our_children()
+        at = failed = 0
+        while failed == at:
+            scarcity.fail(at, 1, ERRORS[at % len(ERRORS)])
+            try:
+                sandbox, _ = lab.start("wait")
+            except (RuntimeFault, OSError):
+                failed += 1
+                if len(lab.sandboxes) > 1:  # it was booted, and its owner ends it
+                    scarcity.relent()
+                    lab.sandboxes.pop().destroy(TIMEOUT)
+                assert open_fds() == fds and our_children() == kids, scarcity.calls[-1]
+                assert not list(lab.state.iterdir()), scarcity.calls[-1]
+            at += 1
+        assert failed > 10 and {"memfd_create", "socketpair"} <= set(scarcity.calls)
+        scarcity.relent()
+        sandbox.destroy(TIMEOUT)
+        assert open_fds() == fds and our_children() == kids
+    finally:
+        for each in lab.sandboxes:
+            each.destroy(TIMEOUT)
+        lab.reactor.stop()

@@ -13,10 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from runtime.base.errors import InvalidRequest, InvalidState, ResourceExhausted, Unsupported
+from runtime.base.errors import (
+    InvalidRequest,
+    InvalidState,
+    ResourceExhausted,
+    RuntimeFault,
+    Unsupported,
+)
 from runtime.host.reactor import Reactor
 from shim.stdio import process_io
 from shim.stdio.process_io import ProcessIO
+from tests.fakes.scarcity import ERRORS, Scarcity
 
 WAIT = 20.0
 
@@ -33,11 +40,7 @@ def reactor() -> Iterator[Reactor]:
 def no_leaks(reactor: Reactor) -> Iterator[None]:
     before = open_fds()
     yield
-    # A logger's end is seen to by the reactor, after the test may be over.
-    deadline = time.monotonic() + WAIT
-    while open_fds() != before and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert open_fds() == before
+    until_same(before)
 
 
 def open_fds() -> dict[str, str]:
@@ -584,3 +587,42 @@ def test_split_uri(uri: str, expected: tuple[str, str]) -> None:
 )
 def test_logger_argv(rest: str, argv: tuple[str, ...]) -> None:
     assert process_io.logger_argv(rest) == argv
+
+
+@pytest.mark.parametrize("kind", ["fifos", "terminal", "file", "logger"])
+def test_stdio_on_a_host_that_lacks_something(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whatever call fails: a fault of the domain's, and nothing is left open."""
+    given: dict[str, object] = {
+        "fifos": {"stdin": fifo(tmp_path, "in"), "stderr": fifo(tmp_path, "err")},
+        "terminal": {"stdin": fifo(tmp_path, "tin"), "terminal": True},
+        "file": {"stdout": f"file://{tmp_path}/log"},
+        "logger": {"stdout": "binary:///bin/true"},
+    }[kind]
+    given.setdefault("stdout", fifo(tmp_path, "out"))
+    scarcity = Scarcity(monkeypatch)
+    scarcity.watch(reactor)
+    before = open_fds()
+    at = failed = 0
+    while failed == at:
+        scarcity.fail(at, 1, ERRORS[at % len(ERRORS)])
+        try:
+            io = open_io(reactor, **given)
+        except RuntimeFault:
+            failed += 1
+            scarcity.relent()
+            until_same(before)
+        at += 1
+    assert failed > 1
+    scarcity.relent()
+    io.close()
+    until_same(before)
+
+
+def until_same(before: dict[str, str]) -> None:
+    """The reactor sees to a logger's end, a little later."""
+    deadline = time.monotonic() + WAIT
+    while open_fds() != before and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert open_fds() == before
