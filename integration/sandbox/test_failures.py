@@ -24,7 +24,14 @@ def test_missing_bind_source_is_told_by_the_gofer(lab: Lab) -> None:
         lab.boot(["true"], mounts=[PROC, mount])
     if not lab.new:
         assert str(caught.value).startswith("start sandbox: gofer: ")
-        assert "sentry: " in str(caught.value)
+        # It only found no mounts.
+        assert "sentry: " not in str(caught.value)
+
+
+def test_a_broken_environment_is_told_by_the_sentry(lab: Lab) -> None:
+    """And not by its helper that finds it gone, nor by the gofer."""
+    with pytest.raises(Failed, match=r"^start sandbox: sentry: .*NOEQ$"):
+        lab.boot(["true"], process={"env": ["PATH=/bin", "NOEQ"]})
 
 
 @pytest.mark.parametrize("program", ["nosuch", "/no/such"])

@@ -15,7 +15,14 @@ import threading
 SIZE = 64 << 10
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _PANICS = ("panic:", "fatal error:", "runtime: ", "SIGSEGV", "SIGBUS", "SIGABRT")
-_ERRORS = ("error", "fatal", "failed")
+#: What a process of runsc says, in lower case, when it finds that another has ended: a helper of
+#: the sentry's, a sentry without its gofer, a gofer without its sentry.
+_ECHOES = (
+    "unable to read from the sync descriptor",
+    "error reading mounts file: error unmarshaling mounts: unexpected end",
+    "panic: failed to write mounts",
+)
+_FATAL = "FATAL ERROR: "
 _LINE = 1000
 
 
@@ -47,19 +54,23 @@ class ChildLog:
         return ""
 
     def message(self) -> str:
-        """What the process said of its failure, in one line; empty if nothing."""
-        lines = [_plain(line.strip()) for line in self.text().splitlines() if line.strip()]
+        """What the process said of its failure, in one line; empty if nothing.
+
+        What comes after an echo is of no account.  Before it a panic counts, else the first line
+        that isn't a log's: so runsc says why it ends, and usage or the wrong data may follow.
+        """
+        lines = [line.strip() for line in self.text().splitlines() if line.strip()]
         # A warning of every start that `SpawnSpec.no_membarrier` is the cause of.
-        lines = [line for line in lines if not line.startswith("membarrier(")]
-        # A fatal error comes first; what follows is a usage text, or the data that is wrong.
-        for marks in (_PANICS, _ERRORS):
-            for line in lines:
-                if line.lower().startswith(marks) or line.startswith(marks):
-                    return line[:_LINE]
-        for line in lines:
-            if "error" in line or "failed" in line:
-                return line[:_LINE]
-        return lines[0][:_LINE] if lines else ""
+        lines = [line for line in lines if not _plain(line).startswith("membarrier(")]
+        echo = next((at for at, line in enumerate(lines) if is_echo(line)), len(lines))
+        told = lines[:echo] or lines
+        candidates = (
+            [line for line in told if line.startswith(_PANICS)],
+            [line for line in told if not _is_logged(line) or _FATAL in line],
+            [line for line in told if "error" in line or "failed" in line],
+            told,
+        )
+        return _short(_plain(next((found[0] for found in candidates if found), "")))
 
     def close(self) -> None:
         """Idempotent."""
@@ -69,10 +80,25 @@ class ChildLog:
                 self.fd = -1
 
 
+def is_echo(line: str) -> bool:
+    """Whether it only tells that another process has ended, which will know why."""
+    return line.lower().startswith(_ECHOES)
+
+
+def _short(line: str) -> str:
+    """Both ends of a long line: the cause may stand at the end, as behind a command line."""
+    half = _LINE // 2
+    return line if len(line) <= _LINE else f"{line[:half]} ... {line[-half:]}"
+
+
+def _is_logged(line: str) -> bool:
+    """Whether it has the prefix of a Go or gVisor log, such as ``W1123 12:00:00 1 x.go:1] ``."""
+    head, bracket, _ = line.partition("] ")
+    return bool(bracket) and ".go:" in head
+
+
 def _plain(line: str) -> str:
-    """The line without the prefix of a Go or gVisor log, such as ``W1123 12:00:00 1 x.go:1] ``."""
-    line = line.removeprefix("FATAL ERROR: ")
-    head, bracket, rest = line.partition("] ")
-    if bracket and ".go:" in head:
-        return rest
-    return line
+    """The line without what a log puts before it."""
+    if _is_logged(line):
+        line = line.partition("] ")[2]
+    return line.removeprefix(_FATAL)

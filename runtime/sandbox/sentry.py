@@ -17,7 +17,7 @@ from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported, reason
 from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
-from runtime.host.child_log import ChildLog
+from runtime.host.child_log import ChildLog, is_echo
 from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace, own_stdio
 from runtime.host.spawn import spawn
@@ -89,7 +89,7 @@ class Sentry:
 
         The gofer second, as the sentry takes longest.  ``started`` is called when both run.
 
-        Raises Failed with the gofer's words, else the sentry's, if either dies; DeadlineExceeded;
+        Raises Failed with the words of who knows why if either dies; DeadlineExceeded;
         AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
         """
         credentials = driver.sandbox_credentials(settings, spec)
@@ -178,18 +178,14 @@ class Sentry:
         if os.read(ready, 1):
             return
         limit = time.monotonic() + _DYING_TIMEOUT
-        # A gofer that fails takes the sentry with it, and knows why.
-        said = []
         try:
             raw = self.child.wait(_DYING_TIMEOUT)
         except DeadlineExceeded:
             raw = None
         words = gofer.message(limit if raw is None else time.monotonic() + 0.2)
-        if words:
-            said.append(f"gofer: {words}")
         ended = describe_status(raw) if raw is not None else "no readiness"
-        said.append(f"sentry: {self.log.message() or ended}")
-        raise Failed("start sandbox: " + "; ".join(said))
+        said = {"gofer": words, "sentry": self.log.message() or ended}
+        raise Failed("start sandbox: " + _causes(said))
 
     def kill(self) -> None:
         """SIGKILL.  Thread-safe, no error if it is dead."""
@@ -198,6 +194,13 @@ class Sentry:
     def remove_socket(self) -> None:
         """Remove the control socket.  Idempotent."""
         _unlink(self.address)
+
+
+def _causes(said: Mapping[str, str]) -> str:
+    """What each process said, in order, less what one only says since another has ended."""
+    said = {who: words for who, words in said.items() if words}
+    causes = {who: words for who, words in said.items() if not is_echo(words)} or said
+    return "; ".join(f"{who}: {words}" for who, words in causes.items())
 
 
 def undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:

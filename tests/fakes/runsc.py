@@ -68,7 +68,11 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
     from tests.fakes.sentry import FakeSentry, SentryError
 
     if not os.read(flags["mounts-fd"][0], 100):
-        os.write(2, b"Error reading mounts file: unexpected end of JSON input\nJSON bytes:\n")
+        os.write(
+            2,
+            b"Error reading mounts file: error unmarshaling mounts: unexpected end of JSON input\n"
+            b"JSON bytes:\n",
+        )
         os._exit(128)
     if script[0] == "boot-fails":
         os.write(2, b"unknown platform: zork\n")

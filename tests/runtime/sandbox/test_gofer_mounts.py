@@ -11,7 +11,6 @@ import pytest
 
 from runtime.base.errors import Failed
 from runtime.bundle.spec import Mount, Spec, parse_spec
-from runtime.host.child_log import SIZE, ChildLog
 from runtime.host.fds import FdSet
 from runtime.runsc.config import RunscConfig
 from runtime.runsc.flags import read_settings
@@ -188,51 +187,6 @@ def test_remove_names_what_it_can_not(folder: Path) -> None:
     with pytest.raises(Failed, match=r"remove .*/dir: "):
         remove_filestores([str(folder / "dir"), str(folder / "file")])
     assert not (folder / "file").exists()
-
-
-# -- what children print -------------------------------------------------------------------------
-
-
-def log_of(data: bytes) -> ChildLog:
-    log = ChildLog("test")
-    os.write(log.fd, data)
-    return log
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", ""),
-        (b"FATAL ERROR: unknown platform: zork\n", "unknown platform: zork"),
-        (
-            b"W1123 12:00:00.1 1 x.go:5] careful\nError reading mounts: bad\nJSON bytes:\n\n",
-            "Error reading mounts: bad",
-        ),
-        (b"invalid value\nUsage: runsc\n  -x\n", "invalid value"),
-        (b"x\npanic: boom\n\ngoroutine 1:\nerror\n", "panic: boom"),
-        (b"W1123 12:00:00.1 1 x.go:5] creating FS failed\n", "creating FS failed"),
-        (b"\xff\n", "\ufffd"),
-    ],
-)
-def test_message(data: bytes, message: str) -> None:
-    log = log_of(data)
-    assert log.message() == message
-    assert bool(log.panic()) is (b"panic" in data)
-    log.close()
-    log.close()
-    assert log.text() == ""
-
-
-def test_output_is_bounded() -> None:
-    log = log_of(b"panic: first\n")
-    for _ in range(SIZE // 1000 - 1):
-        os.write(log.fd, b"x" * 1000)
-    with pytest.raises(PermissionError):
-        os.write(log.fd, b"y" * 4000)
-        os.write(log.fd, b"y" * 4000)
-    assert len(log.text()) <= SIZE
-    assert log.panic() == "panic: first"
-    log.close()
 
 
 def test_missing_source_is_named(folder: Path, fds: FdSet) -> None:
