@@ -6,6 +6,7 @@ which kept what it was told, and so does a checkpoint's image.
 
 from __future__ import annotations
 
+import _socket
 from binascii import Error, a2b_base64
 
 from runtime.base.errors import InvalidRequest
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _MAX_LINKS = 1024
 _MAX_ROUTES = 1 << 20
+_SOCKET_FAMILIES = {4: _socket.AF_INET, 6: _socket.AF_INET6}
+_BITS = {4: 32, 6: 128}
 
 
 def give_back(links: tuple[Link, ...], kept: Mapping[str, Any]) -> tuple[Link, ...]:
@@ -55,13 +58,10 @@ def _given_back(link: Link, described: Mapping[str, Any], kept: Mapping[str, Any
         if default["Name"] == link.name:
             routes.append(_route(default["Route"], 0).replace(family=family))
     return link.replace(
-        addresses=tuple(
-            (_family(each["Address"]), each["Address"], int(each["PrefixLen"]))
-            for each in described["Addresses"] or ()
-        ),
+        addresses=tuple(map(_address, described["Addresses"] or ())),
         routes=tuple(routes),
         neighbors=tuple(
-            (str(each["IP"]), a2b_base64(each["HardwareAddr"]).hex())
+            (_checked(_family(each["IP"]), each["IP"]), a2b_base64(each["HardwareAddr"]).hex())
             for each in described["Neighbors"] or ()
         ),
     )
@@ -71,15 +71,34 @@ def _family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
+def _checked(family: int, address: str) -> str:
+    """The address, if it is one of that family."""
+    try:
+        _socket.inet_pton(_SOCKET_FAMILIES[family], address)
+    except OSError:
+        raise ValueError(f"{address[:50]!r} is no IPv{family} address") from None
+    return address
+
+
+def _address(described: Mapping[str, Any]) -> tuple[int, str, int]:
+    address, prefix = described["Address"], int(described["PrefixLen"])
+    family = _family(address)
+    if not 0 <= prefix <= _BITS[family]:
+        raise ValueError(f"prefix {prefix} of {address[:50]}")
+    return family, _checked(family, address), prefix
+
+
 def _route(described: Mapping[str, Any], metric: int) -> Route:
     destination = described["Destination"]
     mask = a2b_base64(destination["Mask"])
     prefix = int.from_bytes(mask, "big").bit_count()
+    family = {4: 4, 16: 6}[len(mask)]
+    gateway = described["Gateway"]
     return Route(
-        family={4: 4, 16: 6}[len(mask)],
-        destination=str(destination["IP"]) if prefix else "",
+        family=family,
+        destination=_checked(family, destination["IP"]) if prefix else "",
         prefix=prefix,
         metric=metric,
-        gateway=str(described["Gateway"]),
+        gateway=_checked(_family(gateway), gateway) if gateway else "",
         mtu=int(described.get("MTU", 0)),
     )
