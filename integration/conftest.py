@@ -64,12 +64,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_together(item)))
     if "runc" not in _runtime(config):
         return
     skip = pytest.mark.skip(reason="about gVisor")
     for item in items:
         if item.get_closest_marker("gvisor"):
             item.add_marker(skip)
+
+
+def _together(item: pytest.Item) -> str:
+    """One process has all tests with this name: those of one daemon, else those of one file."""
+    given = getattr(item, "callspec", None)
+    for name in ("machine", "pod_machine"):
+        if given is not None and name in given.params:
+            return "-".join((name, *filter(None, given.params[name])))
+    return item.path.stem
 
 
 @pytest.fixture(scope="session", autouse=True)
