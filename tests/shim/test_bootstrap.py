@@ -123,6 +123,30 @@ def test_modern_reply_and_parameters(shim: Shim) -> None:
     assert wire.parse_any((bundle / bootstrap.OPTIONS_FILE).read_bytes()) == OPTIONS
 
 
+def test_the_newest_parameters_in_bytes(shim: Shim) -> None:
+    """As 2.4.0-beta.0 writes them, with shorter paths, and with what a later release may add."""
+    directory = str(shim.sockets / "s").encode()
+    text = (
+        b'\n\x02c1\x12\x02ns\x18\xfc\xff\xff\xff\xff\xff\xff\xff\xff\x01"\x0dv2.4.0-beta.0'
+        b"*\x0e/run/c.s.ttrpc2\x08/run/c.s:\x0f/bin/containerd"
+        # Each extension is an Any of its own: here those of a pod, and the runtime's options.
+        b"B\x2a\n\x28\n\x1fcontainerd.types.PodNewerThings\x12\x05\x0a\x03a/b"
+        b"B\x35\n\x33\n\x19runtimeoptions.v1.Options\x12\x16\x1a\x14"
+        b'log_level = "debug"\n'
+    )
+    text += b"J" + bytes([len(directory)]) + directory + b"R\x02ab\xa8\x06\x07"
+    bundle = shim.bundle("c1")
+    result = shim.run(["-namespace", "ns", "-id", "c1", "start"], bundle, text)
+    assert (result.returncode, result.stderr) == (0, b"")
+    address = (bundle / "address").read_bytes()
+    assert address.startswith(b"unix://" + directory + b"/")
+    assert result.stdout == b"\x08\x03\x12" + bytes([len(address)]) + address + b"\x1a\x05ttrpc"
+    seen = what_daemon_saw(bundle)
+    assert (seen["ttrpc_address"], seen["address"]) == ("/run/c.s.ttrpc", "/run/c.s")
+    assert (seen["publish_binary"], seen["log_level"]) == ("/bin/containerd", "debug")
+    assert seen["options"] == [OPTIONS[0], OPTIONS[1].decode()]
+
+
 def test_options_alone_get_the_plain_reply(shim: Shim) -> None:
     bundle = shim.bundle("c1")
     result = shim.start("c1", bundle, wire.any_message(*OPTIONS))
