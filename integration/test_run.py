@@ -103,7 +103,9 @@ def test_much_output_on_a_terminal(node: Node) -> None:
     _, terminal = node.run_terminal("sh", "-c", "seq 1 100000; echo done; exit 4")
     with terminal:
         assert terminal.wait(60) == 4
-        lines = terminal.output.replace("\r", "").split()
+        lines = terminal.output.replace("\r", "").splitlines()
+    # ctr shows the daemon's warnings there, as of cgroup v1 since containerd 2.2.
+    lines = [line for line in lines if "DEPRECATION" not in line]
     assert lines == [*map(str, range(1, 100001)), "done"]
 
 

@@ -19,12 +19,20 @@ root = "{root}"
 state = "{state}"
 disabled_plugins = [{disabled}]
 {imports}
+[debug]
+  level = "{level}"
+"""
+_SERVERS = """\
 [grpc]
   address = "{address}"
 [ttrpc]
   address = "{address}.ttrpc"
-[debug]
-  level = "{level}"
+"""
+_SERVERS_4 = """\
+[plugins."io.containerd.server.v1.grpc"]
+  address = "{address}"
+[plugins."io.containerd.server.v1.ttrpc"]
+  address = "{address}.ttrpc"
 """
 _CRI = {
     2: ("io.containerd.grpc.v1.cri",),
@@ -151,13 +159,13 @@ class Containerd:
         runsc = self.folder / "bin" / "runsc"
         if self.generation and not runsc.is_symlink():
             runsc.symlink_to(peers.runsc(self.generation))
-        config_version = 3 if self.release >= (2, 0) else 2
-        disabled = () if self._cri else _CRI[config_version]
-        if config_version == 3:
+        config_version = 4 if self.release >= (2, 3) else 3 if self.release >= (2, 0) else 2
+        disabled = () if self._cri else _CRI[min(config_version, 3)]
+        if config_version >= 3:
             disabled += _NEEDLESS
         elif self.release >= (1, 7):
             disabled += _NEEDLESS[:1]
-        text = _CONFIG.format(
+        text = (_CONFIG + (_SERVERS_4 if config_version >= 4 else _SERVERS)).format(
             level=self.level,
             config_version=config_version,
             root=self.root,
