@@ -81,11 +81,13 @@ class Terminal:
         self.output = ""
 
     def wait(self, timeout: float = 20) -> int:
-        """Read to the end and return the command's exit status."""
-        deadline = time.monotonic() + timeout
-        while self._read(deadline - time.monotonic()):
+        """Read to the end and return the command's exit status.
+
+        It may take as long as it likes while something comes every `timeout` seconds.
+        """
+        while self._read(timeout):
             pass
-        return self._process.wait(max(0.1, deadline - time.monotonic()))
+        return self._process.wait(timeout)
 
     def _read(self, timeout: float) -> bool:
         ready, _, _ = select.select([self._master], [], [], max(0, timeout))
