@@ -43,6 +43,14 @@ def test_exec(node: Node) -> None:
         assert terminal.wait() == 8
 
 
+def test_exec_that_leaves_a_job_behind(node: Node) -> None:
+    """The client gets its output's end though the job holds it, and the job lives on."""
+    name = node.run_detached("sleep", "1000")
+    done = node.exec(name, "sh", "-c", "sleep 987 & echo first; echo last > /dev/stdout; exit 4")
+    assert (done.out, done.code) == ("first\nlast\n", 4), done
+    assert "sleep 987" in node.exec(name, "ps").out
+
+
 @pytest.mark.core
 def test_exec_of_a_missing_program(node: Node) -> None:
     name = node.run_detached("sleep", "1000")

@@ -108,6 +108,7 @@ class Daemon:
         uid: int,
         gid: int,
         emulate_signals: bool,
+        outlived: bool,
         deadline: float,
     ) -> IO:
         from shim.stdio.process_io import ProcessIO
@@ -123,6 +124,7 @@ class Daemon:
             gid=gid,
             reactor=self.reactor,
             emulate_signals=emulate_signals,
+            outlived=outlived,
             deadline=deadline,
         )
 

@@ -36,7 +36,7 @@ class Context:
         reactor: Reactor,
         workers: Workers,
         emit: Callable[[Event], None],
-        open_io: Callable[[IORequest, str, int, int, bool, float], IO],
+        open_io: Callable[[IORequest, str, int, int, bool, bool, float], IO],
         cache_dir: str,
         shim_address: str = "",
         starts: bool = True,

@@ -186,7 +186,7 @@ def _acquire(
     holdings.binary, holdings.flags = driver.generation.binary, config.flags
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
     step("stdio")
-    io = context.open_io(request.io, request.id, *owner, root is not None, deadline)
+    io = context.open_io(request.io, request.id, *owner, root is not None, False, deadline)
     # Whoever cleans up after a failure closes it.
     container.init.attach(io)
     _fit_image(container, request.io, root)

@@ -92,7 +92,14 @@ class _Session:
         )
 
     def _open(
-        self, io: IORequest, container: str, uid: int, gid: int, guest: bool, deadline: float
+        self,
+        io: IORequest,
+        container: str,
+        uid: int,
+        gid: int,
+        guest: bool,
+        outlived: bool,
+        deadline: float,
     ) -> IO:
         assert self._open_io is not None
         return self._open_io()

@@ -5,7 +5,8 @@ Knows nothing of the process itself.
 
 What a URI may be follows containerd's runc shim (``cmd/containerd-shim-runc-v2/process/io.go``):
 the scheme is taken from stdout, and a plain path stands for a FIFO or a file.  Unlike there
-nothing is copied unless there is a terminal: the sentry reads and writes the FIFOs itself.
+nothing is copied unless there is a terminal: the sentry reads and writes the FIFOs itself, but for
+an exec's output, which the kernel moves from a pipe of ours to the FIFO.
 
 The sentry sets O_NONBLOCK on the open file descriptions that it gets, and these are therefore
 never shared with us or with containerd: each is opened anew.
@@ -31,6 +32,7 @@ from shim.stdio.fifo import (
     open_output,
 )
 from shim.stdio.keeper import Keeper
+from shim.stdio.relay import Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,14 +53,16 @@ _READER_TIMEOUT = 1.0
 class ProcessIO:
     """The stdio of a process, from before it starts until it is deleted.  Thread-safe."""
 
-    def __init__(self, terminal: bool, reactor: Reactor) -> None:
+    def __init__(self, terminal: bool, reactor: Reactor, outlived: bool) -> None:
         """For :meth:`open` alone."""
         self.terminal = terminal
+        self._outlived = outlived
         self._reactor = reactor
         self._lock = threading.Lock()
         self._sentry: tuple[int, int, int] | None = None  # guarded by _lock
         self._owned: list[int] = []  # guarded by _lock; what we close once it is handed over
         self._keepers: list[Keeper] = []  # guarded by _lock
+        self._relays: list[Relay] = []  # guarded by _lock
         self._stdin_writer = -1  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._console: Console | None = None
@@ -79,6 +83,7 @@ class ProcessIO:
         reactor: Reactor,
         deadline: float,
         emulate_signals: bool = False,
+        outlived: bool = False,
         io_uid: int = 0,
         io_gid: int = 0,
     ) -> ProcessIO:
@@ -88,11 +93,12 @@ class ProcessIO:
         terminals that it gets; ``io_uid`` and ``io_gid`` are put in their place if either is set
         (the runc options of these names).  ``deadline`` is a ``time.monotonic()`` value; only a
         logging program is waited for.  ``emulate_signals`` is for terminals that no process on
-        the host has as its controlling one.
+        the host has as its controlling one; ``outlived`` for a process whose jobs may live on
+        after it, and are not to hold the client's FIFOs then.
 
         Raises InvalidRequest, Unsupported, ResourceExhausted, DeadlineExceeded and Failed.
         """
-        io = cls(terminal, reactor)
+        io = cls(terminal, reactor, outlived)
         owner = (io_uid, io_gid) if io_uid or io_gid else (uid, gid)
         try:
             scheme, rest = split_uri(stdout)
@@ -184,19 +190,27 @@ class ProcessIO:
         limit = time.monotonic() + timeout
         while time.monotonic() < limit:
             with self._lock:
-                keepers = list(self._keepers)
-            if not any(keeper.lacks_reader() for keeper in keepers):
+                keepers, relays = list(self._keepers), list(self._relays)
+            if not any(relay.pending() for relay in relays) and not any(
+                keeper.lacks_reader() for keeper in keepers
+            ):
                 return
             time.sleep(READER_INTERVAL)
 
     def drain(self, timeout: float) -> bool:
         """Wait until the output of a process that has ended has been read; whether it was.
 
-        ``timeout`` seconds at most, and a second at most where nobody is there to read it.  To
-        be called by one thread, after which ``close`` is the only call left.
+        ``timeout`` seconds at most, and a second at most where nobody is there to read it.  Jobs
+        that it left behind get as long to end, as with containerd's runc shim; then they lose
+        their output.  To be called by one thread, after which ``close`` is the only call left.
         """
         limit = time.monotonic() + timeout
         passed_on = self._console.drain(timeout) if self._console is not None else True
+        with self._lock:
+            relays, self._relays = self._relays, []
+        for relay in relays:
+            passed_on &= relay.drain(limit - time.monotonic())
+            relay.close()
         with self._lock:
             keepers, self._keepers = self._keepers, []
         for keeper in keepers:
@@ -215,6 +229,9 @@ class ProcessIO:
             self._close_writer_locked()
         if self._console is not None:
             self._console.close()
+        with self._lock:
+            while self._relays:
+                self._relays.pop().close()
         # The keepers go last, so that no writer meets a FIFO without a reader on the way.
         with self._lock:
             while self._keepers:
@@ -299,7 +316,8 @@ class ProcessIO:
         return opened.fd
 
     def _open_output(self, where: Located, *, nonblock: bool) -> int:
-        opened = open_output(where, nonblock=nonblock)
+        relayed = self._outlived and where.is_fifo and not self.terminal
+        opened = open_output(where, nonblock=nonblock or relayed)
         if opened.keeper >= 0:
             try:
                 self._keepers.append(Keeper(opened.keeper, self._reactor))
@@ -307,7 +325,15 @@ class ProcessIO:
                 os.close(opened.keeper)
                 os.close(opened.fd)
                 raise
-        return opened.fd
+        if not relayed:
+            return opened.fd
+        try:
+            relay = Relay(opened.fd, self._reactor)
+        except BaseException:
+            os.close(opened.fd)
+            raise
+        self._relays.append(relay)
+        return relay.writer
 
     def _own(self, fd: int) -> int:
         self._owned.append(fd)
