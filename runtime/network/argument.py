@@ -11,7 +11,7 @@ from __future__ import annotations
 import _socket
 from binascii import b2a_base64, unhexlify
 
-from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.errors import InvalidRequest
 from runtime.base.golang import parse_bool
 from runtime.base.record import Record
 from runtime.network.routes import Link, Route, decide
@@ -80,14 +80,8 @@ def loopback_argument(*, gro: bool = False, disconnect_ok: bool = False) -> dict
 def read_options(flags: Mapping[str, str]) -> NetworkOptions:
     """The options in runsc's global flags (names without dashes).
 
-    Raises InvalidRequest for a malformed value, Unsupported for a network that needs more than
-    packet sockets.
+    Raises InvalidRequest for a malformed value.
     """
-    if flags.get("EXPERIMENTAL-xdp", "off") not in ("off", ""):
-        raise Unsupported("runsc flag 'EXPERIMENTAL-xdp' is not supported by the shim")
-    for name in ("reproduce-nat", "reproduce-nftables", "EXPERIMENTAL-afxdp", "afxdp"):
-        if _boolean(flags, name, False):
-            raise Unsupported(f"runsc flag {name!r} is not supported by the shim")
     qdisc = flags.get("qdisc", "fifo")
     if qdisc not in _QDISCS:
         raise InvalidRequest(_FLAGS, f"flag 'qdisc' is none of none, fifo, tbf: {qdisc!r}")

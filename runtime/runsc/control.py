@@ -50,6 +50,7 @@ _LIMITS = {
     _PREFIX + "Restore": 2 << 20,
     _PREFIX + "RestoreSubcontainer": 2 << 20,
     "debug.Stacks": 16 << 20,
+    "Metrics.GetRegisteredMetrics": 1 << 20,
 }
 
 
@@ -162,6 +163,14 @@ class Control:
     def resume(self, timeout: float) -> None:
         """Let the sandbox run again."""
         self._first_known(self._driver.resume_methods, None, (), timeout)
+
+    def registered_metrics(self, timeout: float = urpc.DEFAULT_TIMEOUT) -> Mapping[str, Any]:
+        """Which metrics the sentry has, in the form in which runsc writes it down.
+
+        To be asked before any process runs: whoever scrapes them checks them by it.
+        """
+        found = self.call("Metrics.GetRegisteredMetrics", {}, (), timeout)
+        return control_results.registered_metrics(found)
 
     # -- containers ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from runtime.cgroups.metrics import NetworkStats, SentryStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 _MAX_INT = (1 << 63) - 1
@@ -118,3 +119,11 @@ def _interface(value: object) -> NetworkStats:
         tx_errors=counter(value, "TxErrors"),
         tx_dropped=counter(value, "TxDropped"),
     )
+
+
+def registered_metrics(found: object) -> Mapping[str, Any]:
+    """What ``Metrics.GetRegisteredMetrics`` answers.  Raises Failed."""
+    registration = found.get("RegisteredMetrics") if isinstance(found, dict) else None
+    if not isinstance(registration, dict):
+        raise Failed("Metrics.GetRegisteredMetrics: malformed result")
+    return registration

@@ -14,9 +14,11 @@ from runtime.base.errors import Failed, Unsupported
 from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.bundle.capabilities import SETPCAP, SYS_ADMIN, SYS_CHROOT, SYS_PTRACE
-from runtime.runsc import sidecars
+from runtime.runsc import member_conf, sidecars
+from runtime.runsc.command_line import Command, CommandLine
 from runtime.runsc.config import find_binary
-from runtime.runsc.flags import check_flags, read_settings
+from runtime.runsc.donated_files import Donated
+from runtime.runsc.flags import check_flags, read_settings, unknown_flags
 from runtime.runsc.program import Program, is_program_of, probe_program, program_of
 
 TYPE_CHECKING = False
@@ -41,7 +43,6 @@ _log = get_logger("driver")
 
 _NOBODY = 65534
 _ALL_IDS = 0xFFFF_FFFF
-_FIRST_FD = 3
 _EXEC_TIMEOUT_NS = 600_000_000_000
 _LEAST_CPUS = 2
 
@@ -87,13 +88,6 @@ class Credentials(Record):
         return self.uid or 0, self.gid or 0
 
 
-class Command(Record):
-    """A command line, and the descriptors that it names: the child's number to ours."""
-
-    argv: tuple[str, ...]
-    fds: Mapping[int, int]
-
-
 class GoferCommand(Record):
     """What a gofer's command line is made of; descriptors are the shim's."""
 
@@ -104,8 +98,7 @@ class GoferCommand(Record):
     io_fds: tuple[int, ...]
     confs: tuple[MountConf, ...]
     rpc_fd: int = -1
-    #: Log files by the name of their flag.
-    logs: Mapping[str, int] = {}
+    files: Donated = Donated()
 
 
 class BootCommand(Record):
@@ -132,7 +125,7 @@ class BootCommand(Record):
     user_log_fd: int = -1
     #: Files for the container's init: its number to ours.
     pass_fds: Mapping[int, int] = {}
-    logs: Mapping[str, int] = {}
+    files: Donated = Donated()
 
 
 if TYPE_CHECKING:
@@ -216,6 +209,9 @@ def find_driver(config: RunscConfig, cache_dir: str, running: int = 0) -> Driver
         named = binary if generation.boot_binary == path else generation.boot_binary
         generation = generation.replace(binary=binary, boot_binary=named)
     check_flags(config, generation)
+    unknown = unknown_flags(config)
+    if unknown:
+        _log.warning("flags.passed_on_unknown", flags=unknown, runsc=generation.version)
     driver = DirectDriver(generation, os.environ.get(sidecars.RELEASE_VARIABLE, ""), program)
     _check_sentry(config, driver)
     return driver
@@ -335,14 +331,14 @@ class DirectDriver:
         return settings.flags if self.generation.reads_overrides else settings.effective
 
     def gofer_command(self, root: str, settings: Settings, wanted: GoferCommand) -> Command:
-        line = _CommandLine("runsc-gofer", root, self._flags(settings))
-        for flag, fd in wanted.logs.items():
-            line.give(flag, fd)
+        line = CommandLine("runsc-gofer", root, self._flags(settings))
+        line.give_all(wanted.files.everywhere)
         line.add("gofer", f"--bundle={wanted.bundle}")
         if self.generation.mount_confs:
             line.add("--gofer-mount-confs=" + ",".join(map(str, wanted.confs)))
         line.give("spec-fd", wanted.spec_fd)
         line.give("mounts-fd", wanted.mounts_fd)
+        line.give_all(wanted.files.of_command)
         if self.generation.gofer_rpc:
             line.give("rpc-fd", wanted.rpc_fd)
         for fd in wanted.io_fds:
@@ -353,9 +349,8 @@ class DirectDriver:
         return line.command()
 
     def boot_command(self, root: str, settings: Settings, wanted: BootCommand) -> Command:
-        line = _CommandLine("runsc-sandbox", root, self._flags(settings))
-        for flag, fd in wanted.logs.items():
-            line.give(flag, fd)
+        line = CommandLine("runsc-sandbox", root, self._flags(settings))
+        line.give_all(wanted.files.everywhere)
         line.add("boot", f"--bundle={wanted.bundle}")
         for fd in wanted.io_fds:
             line.give("io-fds", fd)
@@ -393,6 +388,10 @@ class DirectDriver:
             line.add("--attached")
         if wanted.user_log_fd >= 0:
             line.give("user-log-fd", wanted.user_log_fd)
+        line.give_all(wanted.files.of_command)
+        if wanted.files.samples_to_stdout:
+            line.give("profiling-metrics-fd", wanted.stdio[1])
+            line.add("--profiling-metrics-fd-lossy=true")
         if wanted.pass_fds and "pass-fd" not in self.generation.boot_flags:
             raise Unsupported(f"runsc {self.generation.version} can't pass files on to a container")
         for guest, fd in sorted(wanted.pass_fds.items()):
@@ -475,7 +474,7 @@ class DirectDriver:
     ) -> dict[str, Any]:
         argument: dict[str, Any] = {
             "Spec": spec,
-            "Conf": _subcontainer_conf(settings),
+            "Conf": member_conf.of(settings, self.generation.global_flags),
             "CID": container_id,
         }
         if self.generation.mount_confs:
@@ -518,61 +517,6 @@ def _own_user_namespace(settings: Settings, spec: Spec) -> str:
     if "user" in spec.namespaces:
         return "spec"
     return "identity" if settings.directfs and settings.network != "host" else ""
-
-
-def _subcontainer_conf(settings: Settings) -> dict[str, Any]:
-    """The part of runsc's configuration that the sentry reads for a subcontainer.
-
-    ``WatchdogAction`` changed its type between releases and must stay out.
-    """
-    flags = settings.effective
-    return {
-        "FileAccess": int(flags.get("file-access") == "shared"),
-        "FileAccessMounts": int(flags.get("file-access-mounts", "shared") == "shared"),
-        "DirectFS": settings.directfs,
-        "HostUDS": {"open": 1, "create": 2, "all": 3}.get(flags.get("host-uds", ""), 0),
-        "HostFifo": int(flags.get("host-fifo") == "open"),
-        "DCache": _integer(flags.get("dcache"), -1),
-        "FDLimit": _integer(flags.get("fdlimit"), -1),
-        "EnableRaw": settings.net_raw,
-        "OCISeccomp": settings.boolean("oci-seccomp"),
-        "Network": {"sandbox": 0, "host": 1, "none": 2}[settings.network],
-        "Platform": settings.platform,
-    }
-
-
-def _integer(text: str | None, default: int) -> int:
-    try:
-        return default if text is None else int(text)
-    except ValueError:
-        return default
-
-
-class _CommandLine:
-    """Arguments that number the descriptors given with them."""
-
-    def __init__(self, name: str, root: str, flags: Mapping[str, str]) -> None:
-        self._argv = [name, f"--root={root}"]
-        self._fds: dict[int, int] = {}
-        self._argv += [f"--{k}={flags[k]}" for k in sorted(flags) if k != "root"]
-
-    def add(self, *arguments: str) -> None:
-        self._argv += arguments
-
-    def give(self, flag: str, fd: int) -> None:
-        self._argv.append(f"--{flag}={self._number(fd)}")
-
-    def give_as(self, flag: str, fd: int, name: str) -> None:
-        """For a flag that says what the descriptor is to be called."""
-        self._argv.append(f"--{flag}={self._number(fd)}:{name}")
-
-    def _number(self, fd: int) -> int:
-        number = _FIRST_FD + len(self._fds)
-        self._fds[number] = fd
-        return number
-
-    def command(self) -> Command:
-        return Command(argv=tuple(self._argv), fds=dict(self._fds))
 
 
 def user_maps(kind: str, spec: Spec) -> tuple[Sequence[tuple[int, int, int]], ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.base.golang import parse_bool
 from runtime.base.record import Record
+from runtime.runsc import donated_files, flag_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +39,17 @@ _OVERRIDABLE_2026 = frozenset(
         "reproduce-nftables",
     )
 )
+# What is decided before a container's spec is read, or outside of its sandbox.
+_OF_ALL = frozenset(
+    (
+        "allow-flag-override",
+        "root",
+        "sidecar-release-enforcement-policy",
+        "sidecar-usage-policy",
+        "systemd-cgroup",
+    )
+)
 _NETWORKS = ("sandbox", "host", "none")
-# What needs more than a gofer and a sentry, or another caller than root.
-_UNSUPPORTED = ("rootless", "nvproxy", "nvproxy-docker", "tpuproxy", "TESTONLY-unsafe-nonroot")
-# Descriptors are ours to number.
-_RESERVED = frozenset(("log-fd", "debug-log-fd", "panic-log-fd", "coverage-fd", "version"))
 
 
 class Settings(Record):
@@ -61,6 +68,8 @@ class Settings(Record):
     root_overlay: str
     mount_overlay: str
     net_raw: bool
+    #: The address of the ``runsc metric-server`` that is to see the sandbox; empty for none.
+    metric_server: str = ""
 
     def boolean(self, name: str, default: bool = False) -> bool:
         """A boolean flag, overrides included."""
@@ -70,20 +79,30 @@ class Settings(Record):
 
 def check_flags(config: RunscConfig, generation: Generation) -> None:
     """Raise InvalidRequest for a flag that the binary doesn't know, Unsupported for one that
-    the shim can't serve."""
+    the shim can't serve: see ``flag_table.py``."""
     for name in config.flags:
         if name.startswith("-") or name not in generation.global_flags:
             raise InvalidRequest(
                 "runsc_config",
                 f"unknown runsc flag {name!r} ({generation.binary}, {generation.version})",
             )
-        if name in _RESERVED:
+        if name in flag_table.RESERVED:
             raise InvalidRequest("runsc_config", f"flag {name!r} is set by the shim")
         if "\0" in config.flags[name]:
             raise InvalidRequest("runsc_config", f"flag {name!r} contains a NUL character")
-    for name in _UNSUPPORTED:
-        if parse_bool(config.flags.get(name, "")):
-            raise Unsupported(f"runsc flag {name!r} is not supported by the shim")
+        refused = _why_refused(name, config.flags[name], generation)
+        if refused:
+            raise Unsupported(f"runsc flag {name!r} is not supported by the shim: {refused}")
+    donated_files.check(config.flags, generation)
+
+
+def unknown_flags(config: RunscConfig) -> tuple[str, ...]:
+    """Flags of a newer release than the shim knows of: they are passed on as they are."""
+    return tuple(sorted(set(config.flags) - flag_table.ALL))
+
+
+def _why_refused(name: str, value: str, generation: Generation) -> str:
+    return flag_table.why_refused(name, value, generation.global_flags.get(name, ""))
 
 
 def read_settings(config: RunscConfig, generation: Generation, spec: Spec | None) -> Settings:
@@ -95,6 +114,7 @@ def read_settings(config: RunscConfig, generation: Generation, spec: Spec | None
     effective = dict(config.flags)
     if spec is not None:
         _override(effective, spec.annotations, generation)
+        donated_files.check(effective, generation)
     network = effective.get("network", "sandbox")
     if network not in _NETWORKS:
         raise InvalidRequest("runsc_config", f"network {network!r} is none of sandbox, host, none")
@@ -109,6 +129,7 @@ def read_settings(config: RunscConfig, generation: Generation, spec: Spec | None
         root_overlay=root,
         mount_overlay=mounts,
         net_raw=_boolean(effective, "net-raw", False),
+        metric_server=effective.get("metric-server", ""),
     )
 
 
@@ -136,8 +157,13 @@ def _override(
             raise InvalidRequest(field, "names no runsc flag")
         if not anything and not _is_listed(name, value, configured, generation):
             raise InvalidRequest(field, "flag override disabled, allow-flag-override is not set")
-        if name in _RESERVED or (name in _UNSUPPORTED and parse_bool(value)):
-            raise Unsupported(f"{field} is not supported by the shim")
+        if name in flag_table.RESERVED:
+            raise Unsupported(f"{field} is not supported by the shim: it sets the flag itself")
+        if name in _OF_ALL:
+            raise Unsupported(f"{field} is not supported by the shim: it is for all containers")
+        refused = _why_refused(name, value, generation)
+        if refused:
+            raise Unsupported(f"{field} is not supported by the shim: {refused}")
         flags[name] = value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from runtime.base.errors import InvalidRequest
 from runtime.base.files import read_bounded
+from runtime.base.golang import parse_bool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         shim_cgroup=found.get("shim_cgroup", ""),
         io_uid=found.get("io_uid", 0),
         io_gid=found.get("io_gid", 0),
-        systemd_cgroup=found.get("systemd_cgroup", False),
+        systemd_cgroup=found.get("systemd_cgroup", False)
+        or bool(parse_bool(found.get("runsc_config", {}).get("systemd-cgroup", ""))),
         grouping=found.get("grouping", True),
         abstract_control_socket=found.get("abstract_control_socket", False),
         allow_cgroup_parent=found.get("allow_cgroup_parent", False),

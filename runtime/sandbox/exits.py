@@ -264,6 +264,12 @@ class Exits:
             return self._started
 
     @property
+    def told(self) -> bool:
+        """Whether the sentry has told the end of init, after which it ends by itself."""
+        with self._lock:
+            return self._told is not None
+
+    @property
     def raw(self) -> int | None:
         """The sentry's wait status once it is reaped."""
         with self._lock:

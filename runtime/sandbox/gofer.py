@@ -13,6 +13,7 @@ import time
 
 from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
 from runtime.bundle.masked_paths import special_files
 from runtime.bundle.mount_points import missing
@@ -21,8 +22,8 @@ from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
+from runtime.runsc.donated_files import open_files
 from runtime.runsc.driver import CLONE_NEWNS, CLONE_NEWUSER, GoferCommand, user_maps
-from runtime.runsc.log_files import open_logs
 from runtime.sandbox.gofer_mounts import (
     MountPlan,
     is_gofer_mount,
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
     from runtime.runsc.driver import Driver
     from runtime.runsc.flags import Settings
 
+_log = get_logger("gofer")
 _MAX_MOUNTS = 16 << 20
+#: Seconds that a gofer whose sentry has closed its connections has to write its profiles.
+_LAST_FILES_TIMEOUT = 1.0
 
 
 class Gofer:
@@ -55,6 +59,8 @@ class Gofer:
         self._child: Child | None = None
         self._log = log
         self._fds = fds
+        #: Whether it writes files when it ends by itself.
+        self.writes_at_end = False
         # What is still to be started, and what only that needs; None once it is.
         self._wanted: SpawnSpec | None = None
         self._own = FdSet()
@@ -112,6 +118,14 @@ class Gofer:
                 if driver.generation.gofer_rpc:
                     # Insisted on, but only for sources that it can't reach: nobody serves it.
                     rpc_fd, _ = ours.socketpair()
+                files = open_files(
+                    settings.effective,
+                    "gofer",
+                    sandbox_id,
+                    container_id,
+                    driver.generation.gofer_flags,
+                    ours,
+                )
                 command = driver.gofer_command(
                     config.state_dir,
                     settings,
@@ -123,7 +137,7 @@ class Gofer:
                         io_fds=tuple(theirs for _, theirs in pairs),
                         confs=plan.confs,
                         rpc_fd=rpc_fd,
-                        logs=open_logs(settings, "gofer", sandbox_id, ours),
+                        files=files,
                     ),
                 )
                 credentials = driver.gofer_credentials(settings, spec)
@@ -174,6 +188,7 @@ class Gofer:
             gofer.io_fds = tuple(end for end, _ in pairs)
             gofer.mounts_fd = mounts_read
             gofer._wanted = wanted
+            gofer.writes_at_end = files.at_end
             gofer._own.take(ours)
         return gofer
 
@@ -249,6 +264,17 @@ class Gofer:
             return ""
         return self._log.message() or f"gofer ended: {describe_status(raw)}"
 
+    def let_finish(self) -> None:
+        """Let one that nobody is connected to any more write what it writes at its end.
+
+        Returns in any case.
+        """
+        if self.writes_at_end and self._child is not None:
+            try:
+                self._child.wait(_LAST_FILES_TIMEOUT)
+            except DeadlineExceeded as fault:
+                _log.warning("gofer.files_unfinished", pid=self._child.pid, error=str(fault))
+
     def stop(self, timeout: float) -> None:
         """Kill and reap it and remove its filestores.  Idempotent, does every step.
 
@@ -256,6 +282,7 @@ class Gofer:
         """
         self.release()
         self._own.close()
+        self.let_finish()
         child = self._child
         try:
             if child is not None:

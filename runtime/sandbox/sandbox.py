@@ -272,9 +272,9 @@ class Sandbox:
         return self._settings.network
 
     @property
-    def platform(self) -> str:
-        """The platform that was asked for; empty for the binary's own default."""
-        return self._settings.platform
+    def settings(self) -> Settings:
+        """The flags of the sandbox."""
+        return self._settings
 
     def gofer_of(self, cid: str) -> Gofer:
         """The gofer of one of its containers.  Raises NotFound."""
@@ -568,6 +568,8 @@ class Sandbox:
         deadline = time.monotonic() + timeout
         with self._destroying:
             steps = Steps()
+            if self._exits.told:
+                self._sentry.let_finish()
             steps.run("kill sentry", self.kill)
             steps.run("reap sentry", lambda: self._reap(deadline))
             with self._lock:

@@ -23,8 +23,8 @@ from runtime.host.fds import FdSet, open_namespace, own_stdio
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
 from runtime.runsc.control_address import control_addresses
+from runtime.runsc.donated_files import open_files
 from runtime.runsc.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
-from runtime.runsc.log_files import open_logs
 from runtime.runsc.sidecars import closed_folder
 from runtime.runsc.urpc import SocketPath
 from runtime.sandbox.gofer import id_maps
@@ -50,6 +50,8 @@ _DYING_TIMEOUT = 1.0
 _UNDO_TIMEOUT = 10.0
 #: The standard input's number, which is the terminal's if there is one.
 _TERMINAL_FLAGS_FD = "stdio-fds"
+#: Seconds that a sentry whose init has ended has to write its profiles and last metrics.
+_LAST_FILES_TIMEOUT = 3.0
 
 
 class Sentry:
@@ -60,6 +62,8 @@ class Sentry:
         self.address = address
         self.credentials = credentials
         self.log = log
+        #: Whether it writes files when it ends by itself.
+        self.writes_at_end = False
 
     @classmethod
     def start(
@@ -105,6 +109,14 @@ class Sentry:
                     ready, ready_write = ours.pipe()
                     own_stdio(stdio, *credentials.owner)
                     host_memory = _host_memory()
+                    files = open_files(
+                        settings.effective,
+                        "boot",
+                        sandbox_id,
+                        sandbox_id,
+                        driver.generation.boot_flags,
+                        ours,
+                    )
                     command = driver.boot_command(
                         config.state_dir,
                         settings,
@@ -129,7 +141,7 @@ class Sentry:
                             attached=attached,
                             user_log_fd=_open_user_log(user_log, ours),
                             pass_fds=pass_fds or {},
-                            logs=open_logs(settings, "boot", sandbox_id, ours),
+                            files=files,
                         ),
                     )
                     child = _spawn(
@@ -153,6 +165,7 @@ class Sentry:
                     gofer.release()
                     gofer.launch()
                     sentry = cls(child, address, credentials, log)
+                    sentry.writes_at_end = files.at_end
                     if started is not None:
                         started(child)
                     sentry._await_ready(ready, gofer, platform, deadline)
@@ -186,6 +199,14 @@ class Sentry:
         ended = describe_status(raw) if raw is not None else "no readiness"
         said = {"gofer": words, "sentry": self.log.message() or ended}
         raise Failed("start sandbox: " + _causes(said))
+
+    def let_finish(self) -> None:
+        """Let one that is ending by itself write what it writes at its end; returns in any case."""
+        if self.writes_at_end:
+            try:
+                self.child.wait(_LAST_FILES_TIMEOUT)
+            except DeadlineExceeded as fault:
+                _log.warning("sentry.files_unfinished", pid=self.child.pid, error=str(fault))
 
     def kill(self) -> None:
         """SIGKILL.  Thread-safe, no error if it is dead."""

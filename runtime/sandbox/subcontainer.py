@@ -119,6 +119,7 @@ class Subcontainer:
         A start that is under way ends first: the sentry or the gofer that it waits for is dead.
         Raises Failed, DeadlineExceeded.
         """
+        self.gofer.let_finish()
         self.gofer.child.kill(SIGKILL)
         left = max(deadline - time.monotonic(), _REAP_TIMEOUT)
         if not self._using.acquire(timeout=left):

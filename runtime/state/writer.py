@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.bundle.spec import Spec
     from runtime.cgroups.factory import Cgroup
     from runtime.runsc.driver import MountConf
+    from runtime.runsc.flags import Settings
     from runtime.runsc.release import Generation
 
 #: Seconds that a change of status waits for somebody else's lock: a start must not hang on it.
@@ -32,6 +33,9 @@ _PATIENCE = 0.5
 #: What runsc takes from CRI's annotations to name the pod in its metrics.
 _POD_NAME = "io.kubernetes.cri.sandbox-name"
 _POD_NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
+
+#: How Go calls machines.
+_GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _log = get_logger("state")
 
@@ -116,13 +120,14 @@ def describe_sandbox(
     control_socket: str,
     cgroup: Cgroup | None,
     generation: Generation,
-    network: str,
-    platform: str,
+    settings: Settings,
+    registered: Mapping[str, Any] | None,
     started: int,
 ) -> dict[str, Any]:
     """The part of a root container's state about its sandbox.
 
-    Fields that a release doesn't know, its decoder leaves out.  ``started`` is in nanoseconds.
+    Fields that a release doesn't know, its decoder leaves out.  ``registered`` is what the sentry
+    says of its metrics, for a metric server.  ``started`` is in nanoseconds.
     """
     body: dict[str, Any] = {
         "id": sandbox_id,
@@ -133,19 +138,34 @@ def describe_sandbox(
         "gid": owner[1],
         "cgroup": runsc_state.cgroup_json(cgroup.to_json() if cgroup is not None else None),
         "originalOomScoreAdj": oom_score.own_score(),
-        "registeredMetrics": None,
-        "metricMetadata": {
-            "version": generation.version,
-            "network": network,
-            "platform": platform or generation.default_platform,
-        },
-        "metricServerAddress": "",
+        "registeredMetrics": registered,
+        "metricMetadata": _metric_metadata(generation, settings),
+        "metricServerAddress": settings.metric_server,
         "mountHints": {"mounts": mount_hints(spec.annotations)},
         "startTime": timestamp(started),
     }
     if not control_socket.startswith("\0"):
         body["controlSocketPath"] = control_socket
     return body
+
+
+def _metric_metadata(generation: Generation, settings: Settings) -> dict[str, str]:
+    """The labels of a sandbox's metrics (gVisor runsc/config/config.go, MetricMetadata)."""
+    machine = os.uname().machine
+    defaults = generation.global_flags
+    return {
+        "version": generation.version,
+        "network": settings.network,
+        "platform": settings.platform or generation.default_platform,
+        "numcores": str(os.cpu_count() or 0),
+        "coretags": "true" if settings.boolean("enable-core-tags") else "false",
+        "overlay": settings.effective.get("overlay2") or defaults.get("overlay2") or "none",
+        "fsmode": "directfs" if settings.directfs else "goferfs",
+        "cpuarch": _GO_MACHINES.get(machine, machine),
+        # What runsc was built with, and what its builders try out: nobody tells.
+        "go": "",
+        "experiment": "",
+    }
 
 
 def describe(

@@ -191,7 +191,8 @@ class Holdings:
     def record_state(self, spec: Spec, generation: Generation, host: Holdings | None) -> None:
         """Write the container down as created in the file that runsc reads, and free its id's lock.
 
-        ``host`` is what the container holds whose sandbox this one is in.  Raises Failed.
+        ``host`` is what the container holds whose sandbox this one is in.  Raises Failed, and what
+        the sentry's call raises where a metric server is configured.
         """
         keeper, sandbox = self.keeper, self.sandbox
         assert keeper is not None and sandbox is not None
@@ -207,8 +208,8 @@ class Holdings:
                 control_socket=sandbox.control_address,
                 cgroup=self.cgroup,
                 generation=generation,
-                network=sandbox.network,
-                platform=sandbox.platform,
+                settings=sandbox.settings,
+                registered=_registered_metrics(sandbox),
                 started=now,
             )
         gofer = sandbox.gofer_of(self.container_id)
@@ -307,6 +308,13 @@ class Holdings:
     def _cgroups(self) -> tuple[Mapping[str, Any], ...]:
         made = tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None)
         return made or self.planned
+
+
+def _registered_metrics(sandbox: Sandbox) -> Mapping[str, Any] | None:
+    """The sentry's metrics, where a metric server is to have them.  Raises what the call raises."""
+    if not sandbox.settings.metric_server:
+        return None
+    return sandbox.control.registered_metrics()
 
 
 def _runs(record: shim_record.ContainerRecord) -> bool:

@@ -329,6 +329,10 @@ def _boot(
     base = context.cgroup_root
     mode, hands_down = factory.host_mode(base), partial(factory.hands_down, root=base)
     wanted = placement.place(spec, params.id, mode, hands_down, anywhere=config.allow_cgroup_parent)
+    settings = params.driver.settings(config, spec)
+    if settings.boolean("ignore-cgroups"):
+        _log.warning("cgroups.ignored", container=params.id)
+        wanted = wanted.replace(path="", own="")
     if wanted.refused:
         _log.warning("cgroup.parent_refused", container=params.id, parent=wanted.refused[:200])
     systemd = config.systemd_cgroup
@@ -343,14 +347,15 @@ def _boot(
     holdings.control_socket = control_address(config.state_dir, params.id)
     holdings.record()
     step("cgroup")
-    cgroup = holdings.cgroup = factory.create_if_allowed(
-        wanted.path, wanted.resources, systemd=named, root=base
-    )
+    cgroup = None
+    if wanted.path:
+        cgroup = holdings.cgroup = factory.create_if_allowed(
+            wanted.path, wanted.resources, systemd=named, root=base
+        )
     step("own cgroup")
     if wanted.own:
         holdings.own_cgroup = _create_own(wanted.own, spec, systemd=systemd, root=base)
     step("network")
-    settings = params.driver.settings(config, spec)
     helped = settings.network == "sandbox" and spec.netns_path and context.starts
     sorts = params.driver.generation.sorts_routes
     if helped:
@@ -456,6 +461,8 @@ def _join(
         raise InvalidState("create a container in", root.init.subject, root.init.state.value)
     holdings.sandbox = sandbox = host.sandbox
     path, systemd = params.spec.cgroups_path, params.config.systemd_cgroup
+    if params.driver.settings(params.config, params.spec).boolean("ignore-cgroups"):
+        path = ""
     if path:
         base = context.cgroup_root
         holdings.planned = (factory.plan(path, systemd=systemd, root=base),)

@@ -6,13 +6,16 @@ from runtime.runsc.release import Generation, parse_help
 
 _BOOT = (
     "apply-caps attached bundle controller-fd cpu-num device-fd io-fds mounts-fd "
-    "pod-init-config-fd setup-root spec-fd start-sync-fd stdio-fds total-memory user-log-fd"
+    "pod-init-config-fd setup-root spec-fd start-sync-fd stdio-fds total-memory user-log-fd "
+    "profile-block-fd profile-cpu-fd profile-heap-fd profile-mutex-fd trace-fd"
 )
+_BOOT_2024 = "dev-io-fd nvidia-driver-version profiling-metrics-fd profiling-metrics-fd-lossy"
 _GOFER = "apply-caps bundle io-fds mounts-fd setup-root spec-fd"
 _GLOBAL = (
     "allow-flag-override debug debug-command debug-log file-access file-access-mounts=shared "
     "host-fifo host-uds log log-fd net-raw network oci-seccomp overlay overlay2 panic-log "
-    "panic-signal platform_device_path root rootless strace"
+    "panic-signal platform_device_path root rootless strace ignore-cgroups profile profile-cpu "
+    "trace"
 )
 _LATER = "directfs=true nvproxy tpuproxy debug-to-user-log net-disconnect-ok"
 
@@ -25,13 +28,14 @@ _SOURCES = {
         "",
     ),
     2024: (
-        f"{_BOOT} gofer-filestore-fds gofer-mount-confs pidns total-host-memory",
+        f"{_BOOT} gofer-filestore-fds gofer-mount-confs pidns total-host-memory {_BOOT_2024}",
         f"{_GOFER} dev-io-fd gofer-mount-confs",
         f"{_GLOBAL} {_LATER} cpu-num-from-quota platform=systrap overlay2=root:self",
         "",
     ),
     2026: (
-        f"{_BOOT} gofer-filestore-fds gofer-mount-confs total-host-memory cpu-quota cpu-period",
+        f"{_BOOT} gofer-filestore-fds gofer-mount-confs total-host-memory cpu-quota cpu-period "
+        f"{_BOOT_2024} final-metrics-log-fd nvidia-host-params",
         f"{_GOFER} dev-io-fd gofer-mount-confs rpc-fd sync-chroot-fd",
         f"{_GLOBAL} {_LATER} cpu-num-from-quota=true platform=systrap overlay2=root:self",
         " <container ID>",

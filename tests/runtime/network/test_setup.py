@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.errors import InvalidRequest
 from runtime.network import setup
 from runtime.network.argument import NetworkOptions, plan, read_options
 from runtime.network.restored import give_back
@@ -337,16 +337,6 @@ def test_old_receive_offload_is_a_duration(text: str, nanoseconds: int) -> None:
 def test_malformed_flags(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest, match=name):
         read_options({name: value})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("EXPERIMENTAL-xdp", "ns"), ("reproduce-nat", "true"), ("reproduce-nftables", "true")],
-)
-def test_networks_that_need_more(name: str, value: str) -> None:
-    with pytest.raises(Unsupported, match=name):
-        read_options({name: value})
-    assert read_options({name: "off" if name.startswith("EXP") else "false"}) == NetworkOptions()
 
 
 @pytest.mark.parametrize("path", ["/proc/self/ns/uts", "/dev/null", "/", "/nowhere/at/all", "a\0b"])

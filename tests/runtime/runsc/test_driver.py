@@ -10,6 +10,7 @@ from runtime.bundle.process_spec import ProcessSpec
 from runtime.bundle.spec import Spec, parse_spec
 from runtime.runsc import driver as d
 from runtime.runsc.config import RunscConfig
+from runtime.runsc.donated_files import Donated
 from runtime.runsc.driver import BootCommand, Credentials, DirectDriver, GoferCommand, MountConf
 from runtime.runsc.flags import Settings
 from tests.fakes.generations import GENERATIONS
@@ -251,8 +252,13 @@ def test_as_many_cpus_as_the_quota_pays_for(
 
 
 def test_log_descriptors_are_global_flags() -> None:
-    argv = boot_argv(2024, logs={"debug-log-fd": 30})
+    argv = boot_argv(
+        2024, files=Donated(everywhere={"debug-log-fd": 30}, of_command={"trace-fd": 31})
+    )
     assert argv.index("--debug-log-fd=3") < argv.index("boot")
+    assert argv.index("boot") < next(
+        i for i, word in enumerate(argv) if word.startswith("--trace-fd=")
+    )
 
 
 def test_command_lines_have_known_flags_only() -> None:

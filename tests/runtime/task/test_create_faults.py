@@ -186,6 +186,17 @@ def test_a_container_in_a_sandbox_is_made_in_these_steps(host: Plant) -> None:
     assert tuple(host.steps) == creation.STEPS_OF_MEMBER
 
 
+def test_cgroups_that_are_to_be_ignored_are_not_made(plant: Plant) -> None:
+    for name, member in (("root", False), ("one", True)):
+        request = plant.bundle(name, "sleep", member=member)
+        flags = {**request.config.flags, "ignore-cgroups": "true"}
+        plant.pod.create(request.replace(config=request.config.replace(flags=flags)))
+        holdings = plant.pod.container(name).holdings
+        assert holdings is not None
+        assert (holdings.cgroup, holdings.own_cgroup, holdings.planned) == (None, None, ())
+    assert not list(plant.folder.joinpath("host").rglob("podx"))
+
+
 def _fails(plant: Plant, request: CreateRequest, kind: type[Exception]) -> Exception:
     before = plant.seen()
     with pytest.raises(kind) as caught:
