@@ -1,42 +1,66 @@
-"""Build the native extension and install the shim's launcher."""
+"""Build the native extension and the launcher."""
 
+import hashlib
 import os
-import shlex
 import sys
 import sysconfig
 
 from setuptools import setup
 from setuptools.command.build import build  # noqa: F401  # makes distutils that of setuptools
 
+from distutils.ccompiler import new_compiler  # isort: skip
 from distutils.command.build_scripts import build_scripts  # isort: skip
+from distutils.sysconfig import customize_compiler  # isort: skip
+
+LAUNCHER = "containerd-shim-gvisor-v2"
+
+
+def build_id():
+    """A word that changes with any file of the packages: fork servers are of one build."""
+    digest = hashlib.sha256(sys.version.encode())
+    for package in ("shim", "runtime", "protos"):
+        for folder, _, names in sorted(os.walk(package)):
+            for name in sorted(names):
+                if name.endswith((".py", ".c", ".h")) and name != "_native.c":
+                    path = os.path.join(folder, name)
+                    with open(path, "rb") as file:
+                        digest.update(path.encode() + b"\0" + file.read())
+    return digest.hexdigest()[:16]
 
 
 class BuildLauncher(build_scripts):
-    """Writes into the launcher where it is installed, so that a copy elsewhere finds that.
+    """Compiles the launcher, which knows where it is installed, so that a copy elsewhere does.
 
     An installation from source is built by the interpreter that it is for; one that was moved, or
     built elsewhere, is found beside the launcher or not at all.
     """
 
     def run(self):
-        super().run()
+        os.makedirs(self.build_dir, exist_ok=True)
+        compiler = new_compiler()
+        customize_compiler(compiler)
         values = {
-            b"installed": sysconfig.get_path("platlib"),
-            b"interpreter": sys.executable,
+            "INSTALLED": sysconfig.get_path("platlib"),
+            "INTERPRETER": sys.executable,
+            "BUILD": build_id(),
         }
-        for script in self.scripts:
-            path = os.path.join(self.build_dir, os.path.basename(script))
-            with open(path, "rb") as file:
-                text = file.read()
-            for name, value in values.items():
-                line = name + b"=" + os.fsencode(shlex.quote(value))
-                text = text.replace(b"\n" + name + b"=\n", b"\n" + line + b"\n", 1)
-            with open(path, "wb") as file:
-                file.write(text)
+        quoted = {
+            name: value.replace("\\", r"\\").replace('"', r"\"") for name, value in values.items()
+        }
+        objects = compiler.compile(
+            self.scripts,
+            output_dir=os.path.join(self.build_dir, "objects"),
+            macros=[(name, f'"{value}"') for name, value in quoted.items()],
+            extra_preargs=["-O2", "-Wall", "-Wextra"],
+        )
+        compiler.link_executable(objects, LAUNCHER, output_dir=self.build_dir)
+        for path in objects:
+            os.unlink(path)
+        os.removedirs(os.path.dirname(objects[0]))
 
 
 setup(
     cffi_modules=["runtime/_native_build.py:ffi"],
-    scripts=["shim/bin/containerd-shim-gvisor-v2"],
+    scripts=["shim/native/launcher.c"],
     cmdclass={"build_scripts": BuildLauncher},
 )

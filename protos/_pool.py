@@ -25,6 +25,7 @@ _TRIAL_NAME = "google.protobuf.Any"
 _MIXINS = "google.protobuf.internal.well_known_types"
 
 _lock = RLock()
+_names: dict[str, frozenset[str]] = {}  # of each module; only added to
 _files: dict[str, tuple[bytes, tuple[str, ...]]] = {}  # guarded by _lock; not yet in the pool
 _backend: _Upb | _Public | None = None  # guarded by _lock
 
@@ -90,7 +91,7 @@ def module(
     with _lock:
         _files[file] = (descriptor, dependencies)
     own = str(namespace["__name__"])
-    names = frozenset(messages)
+    names = _names[own] = frozenset(messages)
 
     def lookup(name: str) -> Any:
         if name in names:
@@ -108,6 +109,13 @@ def module(
         return value
 
     return lookup
+
+
+def build_all() -> None:
+    """Make the classes of all modules that are loaded, and not when their names are looked up."""
+    for module_name, names in list(_names.items()):
+        for name in names:
+            getattr(sys.modules[module_name], name)
 
 
 def _create(file: str, full_name: str, module: str) -> type:

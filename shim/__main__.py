@@ -12,6 +12,7 @@ import sys
 
 from runtime.base.errors import RuntimeFault
 from shim import arguments
+from shim.forkserver import caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def main(argv: Sequence[str]) -> int:
             _write(stdout, _version())
         else:
             _act(call, stdout, stderr)
+    except caller.Directly:
+        raise
     except Exception as error:
         _write(stderr, _one_line(error))
         return 1

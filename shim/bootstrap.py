@@ -12,6 +12,7 @@ import _signal  # type: ignore[import-not-found, unused-ignore]
 import errno
 import os
 import select
+import sys
 import time
 
 from runtime.base import fastjson, files
@@ -20,6 +21,7 @@ from runtime.base.record import Record
 from shim import sockets, wire
 from shim.arguments import check_id
 from shim.daemon_args import DaemonArgs
+from shim.forkserver import caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -224,7 +226,7 @@ def raise_oom_score() -> None:
 
     Lowering is impossible without CAP_SYS_RESOURCE, raising always works; failure is harmless.
     """
-    for parent in (os.getppid(), os.getpid()):
+    for parent in (caller.parent(), os.getpid()):
         try:
             with open(f"/proc/{parent}/oom_score_adj", "rb", buffering=0) as file:
                 score = int(file.read(16))
@@ -288,7 +290,8 @@ def run_daemon(args: DaemonArgs) -> NoReturn:
     try:
         from shim import paths
 
-        paths.complete(*paths.DEPENDENCIES)
+        if not caller.fork_server:
+            paths.complete(*paths.DEPENDENCIES)
         import gc
 
         # Imports leave next to no garbage: looking for it would take a fifth of their time.  The
@@ -378,7 +381,8 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
     """
     check_id("-id", call.id)
     check_id("-namespace", call.namespace)
-    params = parse_stdin(read_stdin(), call.id, call.namespace)
+    stdin = read_stdin()
+    params = parse_stdin(stdin, call.id, call.namespace)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     bundle = os.getcwd()
@@ -387,6 +391,15 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
     from shim.options import start_options
 
     wanted = start_options(*params.options)
+    forks = caller.wants_server(wanted.fork_server)
+    if caller.fork_server and not forks:
+        raise caller.Directly(stdin)
+    server = sys._xoptions.get("server", "")
+    if forks and isinstance(server, str) and server:
+        from shim.forkserver import behind
+
+        # Before anything of this process changes for the daemon; it begins when this one ends.
+        behind.prepare(server, call.publish_binary or params.binary)
     group = group_of(annotations, call.id, grouping=wanted.grouping)
     grpc_address = call.address or params.grpc_address
     binary = call.publish_binary or params.binary

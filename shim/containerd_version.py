@@ -18,6 +18,7 @@ import stat
 from runtime.base import files
 from runtime.base.errors import RuntimeFault
 from shim import sockets
+from shim.forkserver import caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def known_version(daemon_exe: str = "", records: str = RECORDS) -> str | None:
     Never fails.
     """
     try:
-        return _read(records, _identity(daemon_exe or f"/proc/{os.getppid()}/exe"))
+        return _read(records, _identity(daemon_exe or f"/proc/{caller.parent()}/exe"))
     except (OSError, RuntimeFault):
         return None
 
@@ -116,7 +117,7 @@ def learn_version(
     if not publish_binary.startswith("/"):
         return ""
     identity = _identity(publish_binary)
-    if identity != _identity(daemon_exe or f"/proc/{os.getppid()}/exe"):
+    if identity != _identity(daemon_exe or f"/proc/{caller.parent()}/exe"):
         return ""
     for directory in (os.path.dirname(records), records):
         try:

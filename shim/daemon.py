@@ -22,6 +22,7 @@ from runtime.runsc.config import CACHE_DIR
 from runtime.task.context import Context
 from runtime.task.pod import Pod
 from shim import bundles, events, options, service, sockets
+from shim.forkserver import caller
 from shim.forsaken import Forsaken
 from shim.ttrpc.server import Server
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 #: Seconds that a shutdown gives the event queue, and open replies.
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
+#: Seconds from the start of a daemon that no fork server has forked until it imports the rest.
+PRELOAD_DELAY = 2.0
 #: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
 #: and overcommit where a host has hundreds of pods.
 STACK_SIZE = 256 * 1024
@@ -152,10 +155,19 @@ class Daemon:
         gc.freeze()  # what is there now is there to stay
         gc.enable()
         self.forsaken.look_later()
+        if not caller.fork_server:
+            self.reactor.call_later(PRELOAD_DELAY, lambda: self.workers.submit(self._preload))
         self._log.debug("daemon.started", pid=os.getpid(), address=self.args.socket_address)
         self._serve()
         self._close()
         return 0
+
+    def _preload(self) -> None:
+        """Import what may be imported later, as the files may be replaced or removed by then."""
+        from shim.forkserver import preload
+
+        preload.everything(network=False)
+        self._log.debug("daemon.preloaded")
 
     def stop(self) -> None:
         """Make :meth:`run` return; from any thread."""
@@ -250,6 +262,16 @@ def _log_as_configured(config: RunscConfig) -> None:
         log.redirect(fd, config.log_path)
 
 
+def _show_launcher() -> None:
+    """Have ps show the launcher's command line, as in a fork of the fork server."""
+    launcher = sys._xoptions.get("launcher")
+    if isinstance(launcher, str):
+        try:
+            linux.show_arguments([os.fsencode(each) for each in (launcher, *sys.argv[1:])], None)
+        except OSError:
+            pass  # it shows the interpreter's
+
+
 def main(args: DaemonArgs) -> int:
     """Run a shim daemon on ``args.listener_fd``; returns the process's exit status."""
     linux.limit_malloc_arenas(1)
@@ -257,6 +279,8 @@ def main(args: DaemonArgs) -> int:
     threading.stack_size(STACK_SIZE)
     linux.set_child_subreaper()
     _open_log(args.log_level)
+    if not caller.fork_server:
+        _show_launcher()
     started = time.monotonic()
     daemon = Daemon(args)
     try:

@@ -40,6 +40,8 @@ class StartOptions(Record):
 
     grouping: bool = True
     shim_cgroup: str = ""
+    #: Whether a fork server may do it, and be left behind for the next; None: as the host says.
+    fork_server: bool | None = None
 
 
 def _short_name(type_url: str) -> str:
@@ -130,13 +132,15 @@ def start_options(type_url: str, value: bytes) -> StartOptions:
     if not (type_url and value and _short_name(type_url) in _RUNC):
         where, data = _source(type_url, value)
         # A key may be written with escapes in quotes, hence the backslash.
-        if not any(mark in data for mark in (b"grouping", b"shim_cgroup", b"\\")):
+        if not any(mark in data for mark in (b"grouping", b"shim_cgroup", b"fork_server", b"\\")):
             return StartOptions()
         found = check(where, parse(where, data))[0]
     else:
         found = _settings(type_url, value)[0]
     return StartOptions(
-        grouping=found.get("grouping", True), shim_cgroup=found.get("shim_cgroup", "")
+        grouping=found.get("grouping", True),
+        shim_cgroup=found.get("shim_cgroup", ""),
+        fork_server=found.get("fork_server"),
     )
 
 

@@ -41,6 +41,11 @@ _CRI = {
 _NEEDLESS = ("io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.erofs")
 
 
+#: The switch of the shim's fork server, which the tests' own environment may set for all.
+FORK_SERVER = "GVISOR_SHIM_FORK_SERVER"
+_KEPT = ("LANG", "LC_ALL", "HOME", "TMPDIR", FORK_SERVER)
+
+
 class Containerd:
     """One containerd of `version`, with runc and one generation of runsc on its PATH.
 
@@ -68,6 +73,8 @@ class Containerd:
         self.address = folder / "c.sock"
         self.root, self.state, self.log = folder / "root", folder / "state", folder / "log"
         self.fifos = folder / "fifo"
+        #: Whether shims are forked by a fork server, unless the tests' environment says so.
+        self.fork_server = False
         self.image: Image | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._cri, self._imports = cri, imports
@@ -140,11 +147,13 @@ class Containerd:
 
     def environment(self) -> dict[str, str]:
         """What the daemon, and through it the shim, finds in its environment."""
-        keep = {k: v for k, v in os.environ.items() if k in ("LANG", "LC_ALL", "HOME", "TMPDIR")}
+        keep = {k: v for k, v in os.environ.items() if k in _KEPT}
         folders = [self.folder / "bin", peers.shim_bin(), self.bin, peers.runc_bin()]
         if self._path_first is not None:
             folders.insert(0, self._path_first)
         path = ":".join([*map(str, folders), "/usr/sbin:/usr/bin:/sbin:/bin"])
+        if self.fork_server:
+            keep.setdefault(FORK_SERVER, "on")
         return {**keep, "PATH": path}
 
     def log_tail(self, lines: int = 60) -> str:
@@ -196,4 +205,8 @@ class Containerd:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(15)
+        from integration.harness import footprint  # which imports this module
+
+        pid = self.process.pid
         self.process = None
+        until(lambda: not footprint.fork_servers(pid), 10, f"fork server of {pid} ended with it")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from integration.harness import peers
-from integration.harness.containerd import Containerd
+from integration.harness.containerd import FORK_SERVER, Containerd
 from integration.harness.image import unpack_rootfs
 from integration.harness.linux import unmount
 from integration.harness.node import Done
@@ -72,6 +72,7 @@ class Docker:
                 env={
                     "HOME": str(self.folder),
                     "PATH": path,
+                    **{k: v for k, v in os.environ.items() if k == FORK_SERVER},
                     "LD_LIBRARY_PATH": _LIBRARIES,
                     "XTABLES_LIBDIR": f"{_TOOLS}/usr/lib/x86_64-linux-gnu/xtables",
                     # What BuildKit inside of dockerd runs its steps with.

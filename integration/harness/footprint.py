@@ -27,6 +27,7 @@ _STATES = (Path("/run/containerd/runsc"), Path("/run/containerd/runc"))
 def of(daemon: Containerd, ids: Iterable[str]) -> list[str]:
     """One line for each thing that stands."""
     found = [f"process {pid}: {_command_line(pid)[:200]}" for pid in processes(daemon)]
+    found += [f"fork server {pid} without containerd" for pid in fork_servers() if not owner(pid)]
     found += [f"mount {target}" for target in mounts(daemon)]
     found += [f"cgroup {path}" for path in cgroups(daemon)]
     found += [f"socket or lock {path}" for path in sockets(daemon, ids)]
@@ -74,6 +75,24 @@ def processes(daemon: Containerd) -> list[int]:
         if folder in marks or namespace in cgroup:
             found.append(pid)
     return found
+
+
+def fork_servers(containerd: int = 0) -> list[int]:
+    """The pids of all fork servers, or of those of one containerd."""
+    return [
+        pid
+        for pid in _pids()
+        if name_of(pid) == "gvisor-forksrv"
+        and alive(pid)
+        and containerd in (0, owner(pid, alive_only=False))
+    ]
+
+
+def owner(server: int, *, alive_only: bool = True) -> int:
+    """The containerd that a fork server says that it is for; 0 if that is gone."""
+    words = command_line(server)
+    pid = int(words[-1]) if words and words[-1].isdigit() else 0
+    return pid if pid and (alive(pid) or not alive_only) else 0
 
 
 def mounts(daemon: Containerd) -> list[str]:

@@ -56,6 +56,8 @@ def pod_machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[
     number = next(_numbers)
     folder = short_folder / f"p{number}"
     node = PodNode(folder, version, generation, _runtime(request.config), number)
+    # Both ways of starting a shim, without a test more.
+    node.daemon.fork_server = (version, generation) == ("2.1", "20221219")
     try:
         node.start()
         yield node

@@ -101,6 +101,13 @@ class Sink:
                 self._dropped = 0
 
 
+def preload() -> None:
+    """Load what the first line would load."""
+    with _sink._lock:
+        if _sink._render is None:
+            _sink._render = _import_structlog()
+
+
 _sink = Sink()
 configure = _sink.configure
 set_level = _sink.set_level

@@ -12,7 +12,7 @@ import sys
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
 from runtime.cli import output
-from runtime.host import open_files
+from runtime.host import forkservers, open_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Facts(Record):
     default_platform: str = ""
     configured_platform: str = ""
     shim: str = ""
+    #: Each fork server in words.
+    fork_servers: tuple[str, ...] = ()
     containerd: str = ""
     containerd_release: str = ""
     cgroup_mode: str = ""
@@ -95,6 +97,7 @@ def examine(facts: Facts) -> list[Finding]:
         _sentry(facts),
         _platform(facts),
         _shim(facts),
+        _fork_servers(facts),
         _containerd(facts),
         _options(facts),
         _cgroups(facts),
@@ -228,6 +231,11 @@ def _shim(f: Facts) -> Finding:
         text=f"no {SHIM} on PATH",
         advice="containerd looks for it on its own PATH: install it in /usr/local/bin",
     )
+
+
+def _fork_servers(f: Facts) -> Finding:
+    text = "; ".join(f.fork_servers) or "none runs, each shim starts an interpreter"
+    return Finding(check="fork server", level=OK, text=text)
 
 
 def _containerd(f: Facts) -> Finding:
@@ -378,6 +386,7 @@ def gather(args: argparse.Namespace) -> Facts:
         "uid": os.geteuid(),
         "capabilities": _effective(),
         "shim": found_shim(),
+        "fork_servers": tuple(forkservers.describe(each) for each in forkservers.every()),
         "systemd": os.path.isdir("/run/systemd/system"),
         "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) if os.path.exists("/dev/kvm") else None,
         "ptrace_scope": _number("/proc/sys/kernel/yama/ptrace_scope"),

@@ -12,6 +12,7 @@ import time
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
 from runtime.cli import find, output
+from runtime.host import forkservers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,12 +215,17 @@ def top_verb(args: argparse.Namespace) -> None:
         if args.format == "json":
             output.write(output.dumps(lines))
         else:
-            text = output.table(_HEADS, rows(lines))
+            text = output.table(_HEADS, rows(lines)) + _servers()
             redraw = not args.once and sys.stdout.isatty()
             output.write(_redrawn(text) if redraw else text)
         if args.once:
             return
         time.sleep(max(args.interval, 0.1))
+
+
+def _servers() -> str:
+    """A line for each fork server, which is of no pod."""
+    return "".join(f"fork server: {forkservers.describe(s)}\n" for s in forkservers.every())
 
 
 def _redrawn(text: str) -> str:

@@ -10,6 +10,10 @@ import os
 
 from runtime._native import ffi, lib
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # namespaces (sched.h)
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -64,6 +68,7 @@ RESOLVE_IN_ROOT = 0x10
 
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 _PR_SCHED_CORE = 62
 _PR_SCHED_CORE_CREATE = 1
 _PIDTYPE_TGID = 1
@@ -189,6 +194,49 @@ def create_core_scheduling() -> None:
     _checked(lib.gv_prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _PIDTYPE_TGID, 0))
 
 
+def timer_slack() -> int:
+    """Nanoseconds by which this process's timers may be late."""
+    return _checked(lib.gv_prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0))
+
+
+def set_timer_slack(nanoseconds: int) -> None:
+    """Have this process's timers be late by no more."""
+    _checked(lib.gv_prctl(_PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0))
+
+
+def personality() -> int:
+    """The execution domain of this process (personality(2))."""
+    return int(lib.personality(0xFFFFFFFF))
+
+
+def io_priority() -> int:
+    """ioprio_get(2) of this process."""
+    return _checked(lib.gv_ioprio_get())
+
+
+def set_io_priority(value: int) -> None:
+    """ioprio_set(2) of this process."""
+    _checked(lib.gv_ioprio_set(value))
+
+
+def show_arguments(arguments: Sequence[bytes], environment: Sequence[bytes] | None) -> None:
+    """Have /proc, and so ps, show these as this process's command line and environment.
+
+    The environment that is shown stays if it is None.  Raises OSError where the kernel can't (it
+    needs CONFIG_CHECKPOINT_RESTORE).
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    now = [int(fields[number - 3]) for number in (26, 27, 28, 45, 46, 47)]
+    shown = b"".join(each + b"\0" for each in arguments)
+    if environment is None:
+        with open("/proc/self/environ", "rb") as file:
+            rest = file.read()
+    else:
+        rest = b"".join(each + b"\0" for each in environment)
+    _checked(lib.gv_show_arguments(shown + rest, len(shown), len(rest), now))
+
+
 # --- memory ---------------------------------------------------------------------------------
 
 
@@ -198,3 +246,8 @@ def limit_malloc_arenas(count: int) -> None:
     A no-op with a C library that has no such setting.
     """
     lib.mallopt(_M_ARENA_MAX, count)
+
+
+def trim_memory() -> None:
+    """Give free memory of the C library's allocator back to the system."""
+    lib.malloc_trim(0)

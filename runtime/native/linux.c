@@ -91,3 +91,50 @@ int gv_watch_openings(const char *path)
     }
     return fd;
 }
+
+int gv_ioprio_get(void)
+{
+    return (int)syscall(SYS_ioprio_get, 1, 0); /* IOPRIO_WHO_PROCESS, this one */
+}
+
+int gv_ioprio_set(int priority)
+{
+    return (int)syscall(SYS_ioprio_set, 1, 0, priority);
+}
+
+/*
+ * Has /proc show these as our arguments and environment, each a row of strings with their NULs.
+ *
+ * The kernel shows whatever memory it is told of.  All other addresses have to be given anew; they
+ * are those of /proc/self/stat, in its order from start_code on.
+ */
+int gv_show_arguments(const char *data, unsigned long arguments, unsigned long environment,
+                      const unsigned long long *now)
+{
+    struct prctl_mm_map map;
+    char *shown = mmap(NULL, arguments + environment + 1, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int saved;
+
+    if (shown == MAP_FAILED)
+        return -1;
+    memcpy(shown, data, arguments + environment);
+    memset(&map, 0, sizeof(map));
+    map.start_code = now[0];
+    map.end_code = now[1];
+    map.start_stack = now[2];
+    map.start_data = now[3];
+    map.end_data = now[4];
+    map.start_brk = now[5];
+    map.brk = (unsigned long long)(uintptr_t)sbrk(0);
+    map.arg_start = (unsigned long long)(uintptr_t)shown;
+    map.arg_end = map.env_start = map.arg_start + arguments;
+    map.env_end = map.env_start + environment;
+    map.exe_fd = (uint32_t)-1;
+    if (prctl(PR_SET_MM, (long)PR_SET_MM_MAP, &map, sizeof(map), 0L) == 0)
+        return 0;
+    saved = errno;
+    munmap(shown, arguments + environment + 1);
+    errno = saved;
+    return -1;
+}

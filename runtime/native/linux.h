@@ -4,6 +4,7 @@ int mount(const char *, const char *, const char *, unsigned long, const void *)
 int umount2(const char *, int);
 int setns(int, int);
 int unshare(int);
+int personality(unsigned long);
 int mallopt(int, int);
 
 int gv_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
@@ -17,3 +18,8 @@ int gv_mount_setattr(int dir, const char *path, unsigned int flags, unsigned lon
                      unsigned long long clear, unsigned long long propagation, int userns);
 int gv_watch_openings(const char *path);
 int gv_openat_beneath(int dir, const char *path, int flags, unsigned long long resolve);
+int gv_ioprio_get(void);
+int gv_ioprio_set(int priority);
+int gv_show_arguments(const char *data, unsigned long arguments, unsigned long environment,
+                      const unsigned long long *now);
+int malloc_trim(size_t);

@@ -76,9 +76,9 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20
 
 
-def main() -> None:
-    """The process.  Ends when the other side closes the socket, at the latest."""
-    channel = socket.socket(fileno=CHANNEL)
+def main(fd: int = CHANNEL) -> None:
+    """The process, which speaks over the socket ``fd``, and ends when that is closed."""
+    channel = socket.socket(fileno=fd)
     status = 0
     try:
         _serve(channel)

@@ -17,8 +17,10 @@ import time
 
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, reason
 from runtime.base.record import Record
-from runtime.base.signals import SIGKILL
+from runtime.base.signals import SIGKILL, pidfd_send_signal
+from runtime.host import forkservers
 from runtime.host.linux import CLONE_NEWNET
+from runtime.host.pids import wait_exit
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import SpawnSpec
 from runtime.network.argument import NetworkOptions, loopback_argument, plan, read_options
@@ -27,9 +29,11 @@ from runtime.network.routes import Link, Route
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from runtime.host.spawn import Child
+
+    Helper: TypeAlias = "Child | Forked"
 
 __all__ = ("NetworkSetup", "PendingScrape", "begin", "check", "loopback_argument", "scrape")
 
@@ -144,21 +148,12 @@ class PendingScrape:
         self._kept = kept
         self._sorts = sorts
         self._lock = threading.Lock()
-        self._child: Child | None = None  # guarded by _lock
+        self._child: Helper | None = None  # guarded by _lock
         self._said = ""  # guarded by _lock until the helper has ended
         self._channel, theirs = _socket.socketpair()
         self._errors = os.memfd_create("network-helper-stderr", os.MFD_CLOEXEC)
         try:
-            self._child = spawn(
-                SpawnSpec(
-                    path=sys.executable,
-                    argv=(sys.executable, "-I", "-S", "-c", _START, *_module_paths()),
-                    env={},
-                    cwd="/",
-                    fds={2: self._errors, 3: theirs.fileno()},
-                    join=((namespace, CLONE_NEWNET),),
-                )
-            )
+            self._child = _start_helper(namespace, theirs.fileno(), self._errors)
         except BaseException:
             self._channel.close()
             os.close(self._errors)
@@ -257,6 +252,48 @@ class PendingScrape:
         text = os.pread(self._errors, 1000, max(size - 1000, 0)).decode("utf-8", "replace")
         lines = text.strip().splitlines()
         return lines[-1] if lines else ""
+
+
+class Forked:
+    """A helper that the fork server has forked: no child of ours, so there is no status."""
+
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end.  Raises DeadlineExceeded after ``timeout`` seconds."""
+        if not wait_exit(self._pidfd, timeout):
+            raise DeadlineExceeded("network helper", timeout)
+
+    def kill(self, signo: int) -> None:
+        """Send a signal.  No error if it has ended."""
+        try:
+            pidfd_send_signal(self._pidfd, signo)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        """Give up the handle.  Once."""
+        os.close(self._pidfd)
+
+
+def _start_helper(namespace: int, channel: int, errors: int) -> Helper:
+    """A helper in the namespace: of the fork server, which has its library, or on our own."""
+    if forkservers.ours:
+        try:
+            return Forked(forkservers.fork_in_network(forkservers.ours, namespace, channel, errors))
+        except (OSError, Failed):
+            pass  # it has ended, as it may at any time
+    return spawn(
+        SpawnSpec(
+            path=sys.executable,
+            argv=(sys.executable, "-I", "-S", "-c", _START, *_module_paths()),
+            env={},
+            cwd="/",
+            fds={2: errors, 3: channel},
+            join=((namespace, CLONE_NEWNET),),
+        )
+    )
 
 
 def _hang_up(channel: _socket.socket) -> None:

@@ -39,7 +39,13 @@ _STRINGS = (
     "shim_cgroup",
 )
 _NUMBERS = ("io_uid", "io_gid")
-_BOOLEANS = ("abstract_control_socket", "allow_cgroup_parent", "grouping", "systemd_cgroup")
+_BOOLEANS = (
+    "abstract_control_socket",
+    "allow_cgroup_parent",
+    "fork_server",
+    "grouping",
+    "systemd_cgroup",
+)
 #: Known and without effect here: gVisor's hibernate server, and what CRI puts into inline TOML.
 _IGNORED = ("enable_hibernate_server", "TypeUrl", "ConfigPath", "ConfigBody")
 _LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")

@@ -1,0 +1,105 @@
+"""A running shim needs none of its files: they may be replaced, or removed, below it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness import footprint, peers
+from integration.harness.node import Node
+from integration.harness.waiting import until
+
+_LAUNCHER = "containerd-shim-gvisor-v2"
+#: What an installation holds, dependencies included.
+_NEEDED = ("shim", "runtime", "protos", "google", "structlog", "pyroute2", "_cffi_backend*")
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the installed shim with all that it imports, which finds itself."""
+    installed = Path(sysconfig.get_path("platlib"))
+    prefix = tmp_path / "prefix"
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    site = prefix / "lib" / version / "site-packages"
+    site.mkdir(parents=True)
+    for pattern in _NEEDED:
+        for path in installed.glob(pattern):
+            if path.is_dir():
+                shutil.copytree(path, site / path.name)
+            else:
+                shutil.copy(path, site)
+    (prefix / "bin").mkdir()
+    shutil.copy(peers.shim_bin() / _LAUNCHER, prefix / "bin")
+    (prefix / "bin" / version).symlink_to(sys.executable)
+    yield prefix
+
+
+@pytest.mark.gvisor
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "started"])
+def test_all_calls_work_when_the_files_are_gone(
+    node: Node, installation: Path, tmp_path: Path, forked: bool
+) -> None:
+    options = tmp_path / "options.toml"
+    options.write_text(f"fork_server = {str(forked).lower()}\n")
+    runtime = ("--runtime-config-path", str(options))
+    launcher = str(installation / "bin" / _LAUNCHER)
+    node.runtime, usual = launcher, node.runtime
+    assert node.daemon.process is not None
+    containerd = node.daemon.process.pid
+    try:
+        if forked:
+            # The first one leaves the server behind.
+            assert node.run("true", options=runtime).code == 0
+            until(
+                lambda: any(
+                    str(installation) in Path(f"/proc/{pid}/maps").read_text()
+                    for pid in footprint.fork_servers(containerd)
+                ),
+                20,
+                "a fork server of the copy",
+            )
+        container = node.run_detached("sleep", "1000", options=runtime)
+        shim = node.shim_pid(container)
+        assert str(installation) in Path(f"/proc/{shim}/maps").read_text()
+        if not forked:
+            until(lambda: "daemon.preloaded" in node.daemon.log_tail(200), 30, "it has loaded all")
+        away = installation.with_name("away")
+        installation.rename(away)
+        try:
+            with node.exec_terminal(
+                container, "sh", "-c", "test -t 1 && echo on a terminal"
+            ) as tty:
+                tty.expect("on a terminal")
+            assert node.exec(container, "echo", "x").out == "x\n"
+            logger = tmp_path / "logger"
+            logger.write_text(f"#!/bin/sh\nexec 5>&-\ncat <&3 >{tmp_path}/logged\n")
+            logger.chmod(0o755)
+            done = node.ctr(
+                *("tasks", "exec", "--exec-id", "logged", "--log-uri", f"binary://{logger}"),
+                *(container, "echo", "to the logger"),
+            )
+            assert done.code == 0, done
+            logged = tmp_path / "logged"
+            until(
+                lambda: logged.exists() and logged.read_text() == "to the logger\n", 10, "it logs"
+            )
+            assert node.metrics(container)
+            for command in (("pause",), ("resume",), ("ps",)):
+                assert node.ctr("tasks", *command, container).code == 0
+            if "20221219" not in node.daemon.generation:  # which ends what it saves
+                done = node.ctr("tasks", "checkpoint", container)
+                assert done.code == 0, done
+            assert "ModuleNotFoundError" not in node.daemon.log_tail(200)
+        finally:
+            away.rename(installation)
+        node.ctr("tasks", "kill", "--signal", "KILL", container)
+        until(lambda: node.status(container) == "STOPPED", 10, "it has ended")
+        assert node.ctr("tasks", "delete", container).code == 0
+        node.clean()
+    finally:
+        node.runtime = usual

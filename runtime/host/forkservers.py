@@ -1,0 +1,172 @@
+"""The fork servers of this machine, seen from outside: where they listen, and what they are asked.
+
+A fork server has imported what a shim needs, and forks a process for whoever asks it
+(``shim/forkserver/``).  It is one containerd's, and nobody depends on it: whoever is refused, or
+finds none, starts a process of its own.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import stat
+import struct
+
+from runtime.base.errors import Failed
+from runtime.base.record import Record
+
+#: Where servers listen, by ``PID-START-BUILD-PLACE`` of containerd and of the installation.
+FOLDER = "/run/containerd-shim-gvisor/forkserver"
+#: The socket of the server that forked this process; empty if none did.
+ours = ""
+#: Seconds for an answer.  A server that is alive forks at once.
+_TIMEOUT = 1.0
+_MAX_ANSWER = 4096
+_LENGTH, _FD = struct.Struct("=I"), struct.Struct("=i")
+
+
+class ForkServerInfo(Record):
+    """One server, as it tells of itself."""
+
+    socket: str
+    pid: int
+    #: The containerd that it belongs to.
+    containerd: int
+    #: Processes that it has forked, and seconds since its start.
+    forks: int
+    age: int
+    version: str
+    package: str
+
+
+def reach(path: str) -> _socket.socket:
+    """A connection to the server at ``path``, which is surely root's.  Never waits long.
+
+    Raises OSError.
+    """
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        channel.settimeout(_TIMEOUT)
+        channel.connect(os.fsencode(path))
+        if peer(channel)[1] != os.geteuid():
+            raise PermissionError(f"{path} is another user's")
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def peer(channel: _socket.socket) -> tuple[int, int]:
+    """Pid and user of the process at the other end of a connection."""
+    credentials = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    pid, uid, _ = struct.unpack("=iII", credentials)
+    return pid, uid
+
+
+def request(
+    channel: _socket.socket, tag: str, data: bytes = b"", fds: tuple[int, ...] = ()
+) -> None:
+    """Send what a server is asked; descriptors travel along.  Raises OSError."""
+    record = tag.encode("ascii") + _LENGTH.pack(len(data)) + data
+    rights = struct.pack(f"={len(fds)}i", *fds)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
+    channel.sendmsg([_LENGTH.pack(len(record)) + record], ancillary)
+
+
+def fork_in_network(path: str, namespace: int, channel: int, errors: int) -> int:
+    """Have the server at ``path`` fork a network helper; a pidfd of it.
+
+    It is in the network namespace that ``namespace`` is open on, speaks over ``channel``
+    (``runtime/network/helper.py``) and writes to ``errors``.  Raises OSError, Failed.
+    """
+    connection = reach(path)
+    try:
+        request(connection, "h", fds=(namespace, channel, errors))
+        room = _socket.CMSG_LEN(_FD.size)
+        answer, ancillary, _, _ = connection.recvmsg(16, room, _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        connection.close()
+    for level, kind, data in ancillary:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS) and len(data) >= _FD.size:
+            return int(_FD.unpack_from(data)[0])
+    raise Failed(f"fork server: no helper: {answer!r}")
+
+
+def ask(path: str) -> ForkServerInfo:
+    """What the server at ``path`` tells of itself.  Raises OSError, Failed."""
+    connection = reach(path)
+    try:
+        request(connection, "?")
+        text = connection.recv(_MAX_ANSWER).decode("utf-8", "replace")
+    finally:
+        connection.close()
+    found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    try:
+        return ForkServerInfo(
+            socket=path,
+            pid=int(found["pid"]),
+            containerd=int(found["containerd"]),
+            forks=int(found["forks"]),
+            age=int(found["age"]),
+            version=found["version"],
+            package=found["package"],
+        )
+    except (KeyError, ValueError):
+        raise Failed(f"fork server at {path}: answers {text[:80]!r}") from None
+
+
+def end(path: str) -> None:
+    """Ask the server at ``path`` to end.  Raises OSError."""
+    connection = reach(path)
+    try:
+        request(connection, "q")
+        connection.recv(1)
+    finally:
+        connection.close()
+
+
+def sockets(folder: str = FOLDER) -> list[str]:
+    """The paths at which servers listen, or did."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [os.path.join(folder, name) for name in names if "." not in name]
+
+
+def every(folder: str = FOLDER) -> list[ForkServerInfo]:
+    """All servers that answer."""
+    found = []
+    for path in sockets(folder):
+        try:
+            found.append(ask(path))
+        except (OSError, Failed):
+            continue  # it is just going, or was killed
+    return found
+
+
+def describe(server: ForkServerInfo) -> str:
+    """A server in words, for operators."""
+    return (
+        f"pid {server.pid}, of process {server.containerd}, {_memory(server.pid)}, has forked "
+        f"{server.forks} times in {server.age} s, version {server.version}"
+    )
+
+
+def _memory(pid: int) -> str:
+    """Its proportional share of memory."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            line = next(line for line in file if line.startswith(b"Pss:"))
+        return f"{int(line.split()[1]) / 1024:.1f} MiB"
+    except (OSError, StopIteration, ValueError, IndexError):
+        return "size unknown"
+
+
+def is_private(folder: str) -> bool:
+    """Whether it is a directory of ours that nobody else can enter."""
+    try:
+        info = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077

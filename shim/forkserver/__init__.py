@@ -1,0 +1,1 @@
+"""The fork server: imports all that shims need once for each containerd, and forks them."""

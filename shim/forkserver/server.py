@@ -1,0 +1,272 @@
+"""The fork server: one process for each containerd, which forks what else would be interpreters.
+
+It imports all that shims need, and then waits: for a connection, which a fork of it serves, for the
+end of its containerd, or for its own time to end.  It has one thread and knows of no pod, so that
+it may be killed at any moment; all that is read from a connection is read by the fork.  The fork
+of a launcher does what the launcher was called for (``shim/forkserver/child.py``).
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found, unused-ignore]
+import _socket
+import fcntl
+import gc
+import os
+import select
+import sys
+
+from runtime.base.errors import RuntimeFault
+from runtime.host import forkservers, linux
+from runtime.host.pids import start_time
+from shim.forkserver import child, likeness, preload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+#: Seconds without a call after which a server ends, unless there are shims.
+IDLE = 600.0
+#: The name of the process, and of shims.
+COMM, SHIM_COMM = b"gvisor-forksrv", "containerd-shim"
+_BACKLOG = 64
+#: Of the interpreter's allocator for small objects (Objects/obmalloc.c).
+_ALIGNMENT, _LARGEST_SMALL, _POOL = 16, 512, 16384
+_BYTES_HEAD = 33
+_MOST_FILLED = 100_000
+
+
+class ForkServer:
+    """A server at work.  One thread."""
+
+    def __init__(self, path: str, containerd: int, package: str, pidfd: int, lock: int) -> None:
+        self._path = path
+        self._pidfd = pidfd
+        self._lock = lock
+        self.facts = child.ServerFacts(path, containerd, package, _identity(package))
+        self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._epoll = select.epoll()
+        self._ending = False
+
+    def listen(self) -> None:
+        """Be there for callers, at once and not before."""
+        new = self._path + ".new"
+        _unlink(new)
+        self._listener.bind(os.fsencode(new))
+        os.chmod(new, 0o600)
+        self._listener.listen(_BACKLOG)
+        os.rename(new, self._path)
+
+    def serve(self) -> None:
+        """Until there is a reason to end; then no new caller finds it any more."""
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.signal(_signal.SIGTERM, lambda *_: None)
+        _signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+        for fd in (self._listener.fileno(), self._pidfd, self._wake[0]):
+            self._epoll.register(fd, select.EPOLLIN)
+        while not self._ending:
+            found = dict(self._epoll.poll(IDLE))
+            if not found and not _has_shims():
+                break
+            if self._pidfd in found or _identity(self.facts.package) != self.facts.identity:
+                break
+            if self._wake[0] in found:
+                self._signalled()
+            if self._listener.fileno() in found:
+                self._accept()
+        _unlink(self._path)
+        self._listener.close()
+        self._reap()
+
+    def _signalled(self) -> None:
+        try:
+            numbers = os.read(self._wake[0], 256)
+        except BlockingIOError:
+            return
+        self._ending |= _signal.SIGTERM in numbers
+        self._reap()
+
+    def _reap(self) -> None:
+        """Forks that have ended; one that found no likeness to its caller ends us as well."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._ending |= status == child.END_SERVER << 8
+
+    def _accept(self) -> None:
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined, unused-ignore]
+        except OSError:
+            return  # it went away, or descriptors are short for the moment
+        channel = _socket.socket(fileno=fd)
+        try:
+            pid, uid = forkservers.peer(channel)
+            if uid != os.geteuid():
+                return
+            self.facts.forks += 1
+            try:
+                born = os.fork()
+            except OSError:
+                return  # the caller does without
+            if not born:
+                self._be(channel, pid)
+        finally:
+            channel.close()
+
+    def _be(self, channel: _socket.socket, peer: int) -> NoReturn:
+        """The fork: nothing of the server's but its memory, then what the caller wants."""
+        status = 1
+        try:
+            _signal.set_wakeup_fd(-1)
+            for number in (_signal.SIGCHLD, _signal.SIGTERM):
+                _signal.signal(number, _signal.SIG_DFL)
+            self._epoll.close()
+            self._listener.close()
+            for fd in (*self._wake, self._pidfd, self._lock):
+                os.close(fd)
+            status = child.serve(channel, peer, self.facts)
+        finally:
+            os._exit(status)
+
+
+def _identity(package: str) -> tuple[int, ...]:
+    """What changes when another version is installed in that place, or none is there."""
+    try:
+        found = [os.stat(os.path.join(package, name)) for name in ("shim", "shim/forkserver")]
+    except OSError:
+        return ()
+    return tuple(n for info in found for n in (info.st_dev, info.st_ino, info.st_mtime_ns))
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _has_shims(proc: str = "/proc") -> bool:
+    """Whether any shim of this interpreter lives."""
+    try:
+        ours = os.readlink(f"{proc}/self/exe")
+    except OSError:
+        return True
+    for name in os.listdir(proc):
+        if name.isdigit():
+            try:
+                with open(f"{proc}/{name}/comm", encoding="ascii", errors="replace") as file:
+                    if file.read().strip() != SHIM_COMM:
+                        continue
+                if os.readlink(f"{proc}/{name}/exe") == ours:
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+def _sweep(path: str) -> None:
+    """End this containerd's servers of other versions, and remove what dead ones have left."""
+    folder, name = os.path.split(path)
+    of_ours = "-".join(name.split("-")[:2]) + "-"
+    for other in forkservers.sockets(folder):
+        if other != path and os.path.basename(other).startswith(of_ours):
+            try:
+                forkservers.end(other)
+            except OSError:
+                pass
+    for entry in os.listdir(folder):
+        stem = entry.partition(".")[0]
+        lock = os.path.join(folder, stem + ".lock")
+        if stem == name:
+            continue
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            _unlink(os.path.join(folder, entry))
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for ending in ("", ".new", ".lock"):
+                _unlink(os.path.join(folder, stem + ending))
+        except OSError:
+            pass  # one that lives
+        finally:
+            os.close(fd)
+
+
+def _fill_pools() -> list[bytes]:
+    """Objects for all room between those that are there, to be kept.
+
+    So what forks make comes to lie side by side, and not in the gaps of pages that they share.
+    """
+    kept: list[bytes] = []
+    for size in range(_ALIGNMENT * 3, _LARGEST_SMALL + 1, _ALIGNMENT):
+        in_a_row, last = 0, 0
+        # A pool's worth of neighbours is a new pool.
+        while in_a_row < _POOL // size - 2 and len(kept) < _MOST_FILLED:
+            made = bytes(size - _BYTES_HEAD)
+            in_a_row = in_a_row + 1 if id(made) == last + size else 0
+            last = id(made)
+            kept.append(made)
+    return kept
+
+
+def _dress(containerd: int) -> None:
+    """What ps shows of it."""
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(COMM)
+        words = [b"containerd-shim-gvisor-v2", b"fork-server", b"-containerd", b"%d" % containerd]
+        linux.show_arguments(words, ())
+    except OSError:
+        pass  # it is called otherwise, then
+
+
+def main(path: str, containerd: int, started: int, lock: int) -> None:
+    """Be the server of the process ``containerd`` that started at ``started``.
+
+    ``lock`` is open on the locked file beside ``path``: of several that were left behind at once,
+    one has it.  Returns when it is to end.
+    """
+    os.set_inheritable(lock, False)
+    try:
+        pidfd = os.pidfd_open(containerd)
+        if start_time(containerd) != started:
+            return
+    except OSError:
+        return  # gone already
+    _dress(containerd)
+    gc.disable()
+    preload.everything(network=True)
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    server = ForkServer(path, containerd, package, pidfd, lock)
+    server.facts.born_with = likeness.own()
+    _sweep(path)
+    server.listen()
+    try:
+        gc.collect()
+        _kept = _fill_pools()
+        gc.freeze()
+        linux.trim_memory()
+        server.serve()
+    finally:
+        _unlink(path + ".lock")
+
+
+def run() -> NoReturn:
+    """The process; see ``shim/forkserver/behind.py``, which starts it."""
+    status = 1
+    try:
+        path, containerd, started, lock = sys.argv[1:]
+        main(path, int(containerd), int(started), int(lock))
+        status = 0
+    except RuntimeFault:
+        pass
+    finally:
+        os._exit(status)
