@@ -92,6 +92,11 @@ def test_a_life(docker: Docker) -> None:
     docker.ok("update", "--memory", "200m", "--memory-swap", "200m", "--cpus", "0.5", "life")
     shown = docker.ok("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "life")
     assert re.match(r"\d\S*B / 200MiB [1-9]", shown), shown
+    assert docker("exec", "-d", "life", "sh", "-c", "sleep 986 & sleep 987").code == 0
+    until(lambda: "sleep 987" in docker.ok("exec", "life", "ps"), 10, "both sleep")
+    # It shows what the host has by the pids that it is told: the sandbox, and nobody else.
+    rows = docker.ok("top", "life", "-o", "pid,comm").splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [docker.field("life", ".State.Pid")], rows
     docker.ok("pause", "life")
     assert docker.field("life", ".State.Status") == "paused"
     docker.ok("unpause", "life")

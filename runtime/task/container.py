@@ -25,6 +25,7 @@ from runtime.cgroups.pod_limits import Limits
 from runtime.cgroups.resources import parse
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
 from runtime.task import hook_stages
+from runtime.task.callers import looks_pids_up
 from runtime.task.events import (
     TaskDeleted,
     TaskExecAdded,
@@ -402,14 +403,17 @@ class Container:
         process.resize(width, height)
 
     def pids(self) -> list[Pid]:
-        """The processes; init under the pid that Create reported.
+        """The processes; init under the pid that Create reported, others under the sandbox's own.
 
+        On the host those are other processes, so a caller that looks there is told of init alone.
         Never empty: a task without processes is what containerd takes for a leak when it starts
         (core/runtime/v2/shim_load.go), so a stopped one has its init until it is deleted.
         """
         self.require_created()
         main = Pid(pid=self.init.pid)
         if not self.init.alive or self.init.state is State.CREATED:
+            return [main]
+        if looks_pids_up(self._context.namespace, self.id, self.spec):
             return [main]
         try:
             inside = self.sandbox.processes(self.id, LOOK_TIMEOUT)
