@@ -166,7 +166,7 @@ class Daemon:
         """Import what may be imported later, as the files may be replaced or removed by then."""
         from shim.forkserver import preload
 
-        preload.everything(network=False)
+        preload.everything(others=False)
         self._log.debug("daemon.preloaded")
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shim.forkserver import preload
 from tests.shim.process import Shim
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,6 +121,20 @@ def graph() -> dict[str, set[str]]:
         everything = set(imports(tree, package, types=True))
         found[name] = {i for i in everything if i in names and i not in (name, package)}
     return found
+
+
+def test_a_shim_has_loaded_all_that_it_may_import() -> None:
+    """Whatever a shim's modules import in functions: its files may be gone by then."""
+    arrows, reached, todo = graph(), set(), ["shim.daemon"]
+    while todo:
+        module = todo.pop()
+        if module not in reached:
+            reached.add(module)
+            todo += arrows[module]
+    spared = {m for m in reached if within(m, "shim.forkserver") or m == "runtime.network.helper"}
+    assert "shim.stdio.console" in reached
+    assert reached - spared <= set(preload.of_a_shim())
+    assert reached <= set(preload.own_modules())
 
 
 def room_of(module: str) -> str:

@@ -186,11 +186,21 @@ def _role(node: Node, pid: int, shim: int) -> str:
 
 
 def pss(pid: int) -> int:
+    """Bytes of a process's memory, of shared pages its share."""
+    return _rollup(pid, "Pss")
+
+
+def private(pid: int) -> int:
+    """Bytes of memory that a process has for itself alone."""
+    return _rollup(pid, "Private_Clean") + _rollup(pid, "Private_Dirty")
+
+
+def _rollup(pid: int, name: str) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return int(found.group(1)) * 1024 if found else 0
 
 

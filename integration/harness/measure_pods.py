@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ LIFE = (
 _COMMAND = ("sh", "-c", "echo x; exec sleep 1000")
 #: Seconds between two looks at log files.
 _LOOK = 0.0005
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class FirstBytes(threading.Thread):
@@ -163,6 +165,70 @@ def running(
         clock.run("remove", [pod.remove for pod in pods if pod.id])
 
 
+class CpuClock:
+    """The CPU time of a node: of its daemon with all that came of it, and of its pods' cgroups."""
+
+    def __init__(self, node: PodNode) -> None:
+        """Puts the daemon into a cgroup of its own, where its shims will be as well."""
+        v2 = (_CGROUPS / "cgroup.controllers").exists()
+        top = _CGROUPS if v2 else _CGROUPS / "cpuacct"
+        self._file = "cpu.stat" if v2 else "cpuacct.usage"
+        self._own, self._pods = top / f"{node.cgroup}-daemon", top / node.cgroup
+        for folder in (self._own, self._pods):
+            folder.mkdir(exist_ok=True)
+        assert node.daemon.process is not None
+        (self._own / "cgroup.procs").write_text(str(node.daemon.process.pid))
+
+    def seconds(self) -> float:
+        """What was used so far, by processes that have ended as well."""
+        return sum(self._used(folder / self._file) for folder in (self._own, self._pods))
+
+    def close(self) -> None:
+        """Remove the daemon's cgroup, once that has ended."""
+        self._own.rmdir()
+
+    @staticmethod
+    def _used(file: Path) -> float:
+        text = file.read_text()
+        if file.name == "cpuacct.usage":
+            return int(text) / 1e9
+        return int(dict(line.split() for line in text.splitlines())["usage_usec"]) / 1e6
+
+
+def crowd(node: PodNode, handler: str, count: int, cpu: CpuClock) -> dict[str, float]:
+    """`count` pods of one container each, started and ended four at a time.
+
+    Seconds of time and of CPU for each pod; bytes for each pod while all run, by role.
+    """
+    pods = [node.prepare(handler=handler) for _ in range(count)]
+    found: dict[str, float] = {}
+
+    def start(pod: Pod) -> None:
+        pod.run(120)
+        pod.start(*_COMMAND)
+
+    def timed(name: str, act: Callable[[Pod], object]) -> None:
+        began, used = time.perf_counter(), cpu.seconds()
+        with ThreadPoolExecutor(4) as threads:
+            for _ in threads.map(act, pods):
+                pass
+        found[f"{name}, time"] = (time.perf_counter() - began) / count
+        found[f"{name}, CPU"] = (cpu.seconds() - used) / count
+
+    try:
+        timed("start", start)
+        time.sleep(4)  # let the start's memory be given back
+        used = cpu.seconds()
+        time.sleep(4)
+        found["idle CPU ms/s"] = (cpu.seconds() - used) * 1000 / 4 / count
+        found |= {f"PSS {role}": size for role, size in memory(node, count).items()}
+        shims = sum(map(measure.private, node.shims()))
+        found["PSS shim, private part"] = shims / count
+    finally:
+        timed("end", lambda pod: pod.remove(60) if pod.id else None)
+    return found
+
+
 def memory(node: PodNode, count: int) -> dict[str, float]:
     """PSS in bytes for each of `count` idle pods, summed by role; no other pods may run."""
     sums: dict[str, float] = {}
@@ -173,6 +239,9 @@ def memory(node: PodNode, count: int) -> dict[str, float]:
                 seen.add(pid)
                 name = role(pid)
                 sums[name] = sums.get(name, 0) + measure.pss(pid) / count
+    assert node.daemon.process is not None
+    for server in footprint.fork_servers(node.daemon.process.pid):
+        sums["fork server"] = measure.pss(server) / count
     sums["all"] = sum(sums.values())
     return sums
 

@@ -35,11 +35,22 @@ def _import_structlog() -> Callable[[dict[str, object]], str]:
         sys.modules[name] = stub
     try:
         from structlog.processors import LogfmtRenderer
+    except ImportError:
+        return _plainly  # its files are gone from below a running process
     finally:
         if stub is not None and sys.modules.get(name) is stub:
             del sys.modules[name]
     render = LogfmtRenderer(key_order=["time", "level", "msg"], sort_keys=False, bool_as_flag=False)
     return lambda event: str(render(None, "", event))
+
+
+def _plainly(event: dict[str, object]) -> str:
+    """The same form as structlog's, but for values that are quoted always."""
+    words = []
+    for key, value in event.items():
+        text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        words.append(f'{key}="{text}"')
+    return " ".join(words)
 
 
 class Sink:

@@ -15,23 +15,16 @@ if TYPE_CHECKING:
 
 #: Ours that no shim needs: tools, and what is run from the command line.
 _NOT = ("runtime.cli", "runtime._native_build", "shim.gvctl", "shim.__main__", "protos.generate")
-#: Of the standard library and of dependencies, what functions import.
-OTHERS = (
-    "array",
-    "ipaddress",
-    "json",
-    "linecache",
-    "pty",
-    "random",
-    "select",
-    "socket",
-    "stat",
-    "structlog.processors",
-    "traceback",
-    "tty",
-    "types",
-    "zlib",
+#: Ours that other processes than shims need: of ``start``, ``delete``, ``-info``, networks, gvctl.
+_OTHERS = (
+    *("shim.info", "shim.cleanup", "shim.serve", "shim.forkserver", "runtime.network.helper"),
+    *("runtime.bundle.features", "runtime.runsc.usage", "runtime.state.destroy"),
+    *("runtime.state.forward_signals", "runtime.state.loaded", "runtime.state.loaded_checkpoint"),
+    *("runtime.state.loaded_limits", "runtime.state.loaded_state", "runtime.state.teardown"),
+    *("runtime.task.attach", "runtime.task.inherited_io", "runtime.task.library"),
 )
+#: Of the standard library, which isn't ours to go, what spares forks of the server an import.
+_STANDARD = ("array", "ipaddress", "json", "random", "select", "socket", "traceback", "zlib")
 
 
 def own_modules() -> Iterator[str]:
@@ -52,31 +45,34 @@ def own_modules() -> Iterator[str]:
                         yield name
 
 
-def everything(*, network: bool) -> None:
-    """Import all of it; with ``network`` what network helpers need as well.
+def of_a_shim() -> Iterator[str]:
+    """Those that a running shim may import."""
+    for name in own_modules():
+        if not any(name == other or name.startswith(other + ".") for other in _OTHERS):
+            yield name
+
+
+def everything(*, others: bool) -> None:
+    """Import all of it; with ``others`` what other processes than shims need as well.
 
     What can't be imported is left to whoever wants it, who says what is wrong.
     """
     from importlib import import_module
 
-    from runtime.base import log
-
-    for name in (*own_modules(), *OTHERS):
-        if name == "runtime.network.helper" and not network:
-            continue
+    for name in (*own_modules(), *_STANDARD) if others else of_a_shim():
         try:
             import_module(name)
         except ImportError:
             continue
+    if not others:
+        return
+    from protos import _pool
+    from runtime.base import log
+    from runtime.network import helper
+
     log.preload()
-    if network:
-        from protos import _pool
-
-        _pool.build_all()
-    if network:
-        from runtime.network import helper
-
-        try:
-            helper.Codec()
-        except ImportError:
-            pass  # the helper says so
+    _pool.build_all()
+    try:
+        helper.Codec()
+    except ImportError:
+        pass  # the helper says so

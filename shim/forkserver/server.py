@@ -243,7 +243,7 @@ def main(path: str, containerd: int, started: int, lock: int) -> None:
         return  # gone already
     _dress(containerd)
     gc.disable()
-    preload.everything(network=True)
+    preload.everything(others=True)
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     server = ForkServer(path, containerd, package, pidfd, lock)
     server.facts.born_with = likeness.own()

@@ -60,3 +60,9 @@ def test_structlog_comes_with_the_first_line_and_asyncio_never() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_lines_go_on_when_structlogs_files_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "structlog.processors", None)
+    render = log._import_structlog()
+    assert render({"msg": 'a "b"\nc\\', "n": 1}) == 'msg="a \\"b\\"\\nc\\\\" n="1"'
