@@ -152,14 +152,13 @@ class ExecGate:
             raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
-def sentry_executes_anew(pid: int) -> bool:
-    """Whether it is a sentry, which executes itself once more in the middle of its start.
+def sentry_executes(pid: int) -> bool:
+    """Whether it is a sentry in the middle of its start, or what that waits for.
 
-    Its helpers have its command line, too, until they execute something themselves.
+    Releases before 2026 execute themselves once more; all of them start a helper, which has their
+    command line until it executes itself, and wait until it has.
     """
-    return "boot" in footprint.command_line(pid) and "boot" not in footprint.command_line(
-        footprint.parent(pid)
-    )
+    return "boot" in footprint.command_line(pid)
 
 
 def _state(pid: int) -> str:

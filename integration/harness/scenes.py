@@ -2,7 +2,7 @@
 
 Each moment is reached by a gate that is part of the situation, never by waiting for a while: the
 sentry is stopped, and a connection that it hasn't taken says that the shim has asked it; or the
-sentry's own start is held before it executes itself once more.
+sentry's own start is held before it executes itself once more, or a helper.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from integration.harness import footprint, gates
@@ -55,18 +56,24 @@ class Scene:
         assert self.call is None or not under_way_is_over(self.call), (
             "it was over before the strike"
         )
-        pid = {
+        pid = self._pid(victim)
+        if victim == "containerd":
+            self.pods.daemon.kill()
+        else:
+            assert pid and footprint.alive(pid), f"no {victim} to strike at"
+            kill(pid)
+
+    def _pid(self, victim: str) -> int:
+        if victim == "gofer" and self.container not in self.gofers:
+            # Executing itself anew it has no command line for a moment.
+            until(lambda: self.look() or self.container in self.gofers, 5, "a gofer is seen")
+        return {
             "shim": self.shim,
             "sentry": self.sentry,
             "gofer": self.gofers.get(self.container, 0),
             "root gofer": self.gofers.get(self.pod.id or self.pod_id, 0),
             "containerd": 0,
         }[victim]
-        if victim == "containerd":
-            self.pods.daemon.kill()
-        else:
-            assert pid and footprint.alive(pid), f"no {victim} to strike at"
-            kill(pid)
 
     @property
     def pod_id(self) -> str:
@@ -95,7 +102,7 @@ def scene(pods: PodNode, moment: str) -> Iterator[Scene]:
 
 
 def _pod_create(found: Scene, stack: ExitStack) -> None:
-    """The sentry is about to execute itself once more; the shim waits for it to be ready."""
+    """The sentry is about to execute itself or a helper; the shim waits for it to be ready."""
     gate = stack.enter_context(_gate(found.pods))
     found.call = found.pod.run_later(40)
     gate.wait()
@@ -121,14 +128,21 @@ def _pod_start(found: Scene, stack: ExitStack) -> None:
 
 @contextmanager
 def _gate(pods: PodNode) -> Iterator[gates.ExecGate]:
-    """A gate for a runsc of the node's own."""
+    """A gate for a runsc of the node's own, or for the sentry beside it where it has one."""
     link = pods.daemon.folder / "bin" / "runsc"
-    own = link.with_name("runsc.own")
+    own = pods.daemon.folder / "runsc.own"
+    boots = Path("gvisor-bin", "gvisor_sentry")
+    real = runsc(pods.daemon.generation)
+    if not (real.parent / boots).exists():
+        boots = Path("runsc")
     if not own.exists():
-        shutil.copy2(runsc(pods.daemon.generation), own)
+        (own / boots).parent.mkdir(parents=True)
+        shutil.copy2(real, own / "runsc")
+        if boots != Path("runsc"):
+            shutil.copy2(real.parent / boots, own / boots)
         link.unlink()
-        link.symlink_to(own)
-    with gates.ExecGate(own, gates.sentry_executes_anew) as gate:
+        link.symlink_to(own / "runsc")
+    with gates.ExecGate(own / boots, gates.sentry_executes) as gate:
         yield gate
 
 

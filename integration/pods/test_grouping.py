@@ -67,6 +67,9 @@ def test_a_release_keeps_its_record_beside_others(pods: PodNode) -> None:
     assert before.items() <= after.items()
     info = os.stat(pods.daemon.bin / "containerd")
     mine = [after[name] for name in after if f"-{info.st_ino:x}-" in name]
+    if pods.daemon.release >= (2, 3):
+        assert not mine  # it tells its version with each start
+        return
     release = ".".join(map(str, pods.daemon.release))
     assert len(mine) == 1
     assert mine[0].startswith(release + ".")
