@@ -16,7 +16,7 @@ import os
 import stat
 
 from runtime.base import files
-from runtime.base.errors import RuntimeFault
+from runtime.base.errors import DeadlineExceeded, RuntimeFault
 from shim import sockets
 from shim.forkserver import caller
 
@@ -106,7 +106,7 @@ def learn_version(
     publish_binary: str,
     daemon_exe: str = "",
     records: str = RECORDS,
-    ask: Callable[[str], bytes] | None = None,
+    ask: Callable[[str], str] | None = None,
 ) -> str:
     """Ask the running containerd for its version and keep the answer; returns it, or empty.
 
@@ -130,7 +130,7 @@ def learn_version(
         known = _read(records, identity)
         if known is not None:
             return known
-        version = parse_version((ask or _ask)(publish_binary).decode("utf-8", "replace"))
+        version = parse_version((ask or _ask)(publish_binary))
         if _identity(publish_binary) != identity:
             return ""
         _make_room(records)
@@ -153,39 +153,16 @@ def _make_room(records: str) -> None:
         files.remove_file(path)
 
 
-def _ask(binary: str) -> bytes:
+def _ask(binary: str) -> str:
     """What ``binary --version`` prints; nothing if it takes too long."""
-    import select
-    import time
-
     from shim import paths
 
     paths.complete("_cffi_backend")
-    from runtime.host.spawn import spawn
+    from runtime.host.run import Run
     from runtime.host.spawn_spec import SpawnSpec
 
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
+    with Run(SpawnSpec(path=binary, argv=(binary, "--version")), _MAX_OUTPUT) as run:
         try:
-            child = spawn(SpawnSpec(path=binary, argv=(binary, "--version"), fds={1: writer}))
-        finally:
-            os.close(writer)
-        deadline = time.monotonic() + _ASK_TIMEOUT
-        output = b""
-        try:
-            poll = select.poll()
-            poll.register(reader, select.POLLIN)
-            while len(output) < _MAX_OUTPUT:
-                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    return b""
-                chunk = os.read(reader, _MAX_OUTPUT)
-                if not chunk:
-                    break
-                output += chunk
-        finally:
-            child.kill(9)
-            child.wait(_ASK_TIMEOUT)
-            child.close()
-    finally:
-        os.close(reader)
-    return output
+            return run.result(_ASK_TIMEOUT)[1]
+        except DeadlineExceeded:
+            return ""

@@ -13,19 +13,21 @@ class Steps:
     """Runs all steps of a clean-up and remembers which failed."""
 
     def __init__(self) -> None:
-        self._faults: list[tuple[str, Exception]] = []
+        #: What failed, and how, in words.
+        self.faults: list[str] = []
+        self._first: Exception | None = None
 
-    def run(self, what: str, step: Callable[[], object]) -> bool:
+    def run(self, what: str, step: Callable[..., object], *args: object) -> bool:
         """Do one; ``what`` names it.  False if it failed."""
         try:
-            step()
+            step(*args)
         except (RuntimeFault, OSError, ValueError) as fault:
-            self._faults.append((what, fault))
+            self._first = self._first or fault
+            self.faults.append(f"{what}: {fault}")
             return False
         return True
 
-    def finish(self) -> None:
+    def finish(self, what: str = "") -> None:
         """Raise Failed with all that failed, from the first of them, if anything did."""
-        if self._faults:
-            text = "; ".join(f"{what}: {fault}" for what, fault in self._faults)
-            raise Failed(text) from self._faults[0][1]
+        if self.faults:
+            raise Failed(what + "; ".join(self.faults)) from self._first

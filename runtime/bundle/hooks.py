@@ -26,6 +26,7 @@ from runtime.base.record import Record
 from runtime.base.signals import SIGKILL
 from runtime.base.version import OCI_VERSION
 from runtime.bundle.hook_spec import CREATE_CONTAINER, POSTSTOP, STAGES
+from runtime.host.children import describe_status
 from runtime.host.linux import CLONE_NEWNET, CLONE_NEWNS
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import SpawnSpec
@@ -248,7 +249,7 @@ def _run(
                 raise Failed(f"{what}: its container was deleted meanwhile")
             raise DeadlineExceeded(with_output(what, output.text()), timeout)
         if raw:
-            raise Failed(with_output(f"{what}: {ending(raw)}", output.text()))
+            raise Failed(with_output(f"{what}: {describe_status(raw)}", output.text()))
         ms = round((time.monotonic() - started) * 1000, 1)
         _log.debug("hook.ran", hook=what, container=state.id, ms=ms)
     finally:
@@ -327,12 +328,6 @@ def _wait(
         _log.error("hook.survived", pid=child.pid)
     output.take()
     return None
-
-
-def ending(raw: int) -> str:
-    """A wait status in words."""
-    status = os.waitstatus_to_exitcode(raw)
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
 
 
 def with_output(text: str, output: str) -> str:

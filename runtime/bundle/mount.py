@@ -7,11 +7,10 @@ same.  Decides nothing about order, places and roll-back: ``runtime/bundle/rootf
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 
-from runtime.base.errors import Failed, InvalidRequest, RuntimeFault, Unsupported, reason
+from runtime.base.errors import Failed, InvalidRequest, Unsupported, reason
 from runtime.base.log import get_logger
 from runtime.bundle.mount_options import Options, parse_options
 from runtime.host import linux
@@ -276,8 +275,7 @@ def _aside(flags: int, work: Callable[[], int]) -> int:
 
 def _run_helper(mount: RootfsMount, place: str) -> None:
     """Mount with ``mount.fuse`` or ``mount.fuse3``, called as containerd calls them."""
-    from runtime.host.fds import FdSet
-    from runtime.host.spawn import spawn
+    from runtime.host.run import Run
     from runtime.host.spawn_spec import SpawnSpec
 
     kind, _, name = mount.type.partition(".")
@@ -291,21 +289,9 @@ def _run_helper(mount: RootfsMount, place: str) -> None:
     argv = [program, mount.source, place]
     for option in mount.options:
         argv += ("-o", option)
-    with FdSet() as fds:
-        # Not a pipe, since the file system's daemon may keep it open; and it can't grow.
-        output = fds.add(os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        os.ftruncate(output, _HELPER_OUTPUT)
-        fcntl.fcntl(output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-        spec = SpawnSpec(path=path, argv=(*argv, "-t", name), fds={1: output, 2: output})
-        with spawn(spec) as child:
-            try:
-                status = child.wait(_HELPER_TIMEOUT)
-            except RuntimeFault:
-                child.kill(9)
-                child.wait(_HELPER_TIMEOUT)
-                raise
-        if status:
-            raw = os.pread(output, _HELPER_OUTPUT, 0).rstrip(b"\0")
-            code = os.waitstatus_to_exitcode(status)
-            text = raw.decode("utf-8", "replace").strip()
-            raise Failed(f"{what}: {program} ended with status {code}: {text}")
+    spec = SpawnSpec(path=path, argv=(*argv, "-t", name))
+    with Run(spec, _HELPER_OUTPUT) as run:
+        status, text = run.result(_HELPER_TIMEOUT)
+    if status:
+        code = os.waitstatus_to_exitcode(status)
+        raise Failed(f"{what}: {program} ended with status {code}: {text.strip()}")

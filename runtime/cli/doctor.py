@@ -338,25 +338,15 @@ def which(name: str, search: str = "") -> str:
 
 
 def ask(path: str, *words: str) -> str:
-    """What a program prints; empty if it fails.  Bounded."""
-    from runtime.host.spawn import spawn
+    """What a program prints; empty if it can't be run, or doesn't end.  Bounded."""
+    from runtime.host.run import Run
     from runtime.host.spawn_spec import SpawnSpec
 
-    memory = os.memfd_create("answer", os.MFD_CLOEXEC)
     try:
-        spec = SpawnSpec(path=path, argv=(path, *words), env={}, fds={1: memory, 2: memory})
-        with spawn(spec) as child:
-            try:
-                child.wait(_ASK_TIMEOUT)
-            except RuntimeFault:
-                child.kill(9)
-                child.wait(2)
-                return ""
-        return os.pread(memory, _MAX_OUTPUT, 0).decode("utf-8", "replace")
+        with Run(SpawnSpec(path=path, argv=(path, *words), env={}), _MAX_OUTPUT) as run:
+            return run.result(_ASK_TIMEOUT)[1]
     except RuntimeFault:
         return ""
-    finally:
-        os.close(memory)
 
 
 def containerd_version(text: str) -> str:

@@ -13,9 +13,10 @@ import stat
 import time
 
 from runtime.base import fastjson
-from runtime.base.errors import DeadlineExceeded, Failed, Unsupported
+from runtime.base.cleanup_steps import Steps
+from runtime.base.errors import DeadlineExceeded, Unsupported
 from runtime.base.record import Record
-from runtime.host.spawn import spawn
+from runtime.host.children import describe_status
 from runtime.host.spawn_spec import SpawnSpec
 from runtime.runsc.sidecars import find_sentry
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from runtime.host.spawn import Child
+    from runtime.host.run import Run
 
 #: Seconds in which a help text must be there.
 PROBE_TIMEOUT = 10.0
@@ -293,25 +294,30 @@ class _NoBoot(Exception):
 
 
 def _ask(binary: str, boot_binary: str) -> Generation:
+    from runtime.host.run import Run
+
     apart = boot_binary != binary
     asked: list[tuple[str, tuple[str, ...]]] = [(boot_binary, ("help", "boot"))]
     asked += [(binary, words) for words in (("help", "gofer"), *_QUESTIONS)]
     if apart:
         asked += [(boot_binary, words) for words in _QUESTIONS]
     deadline = time.monotonic() + PROBE_TIMEOUT
-    questions = [_Question(program, *words) for program, words in asked]
     refused = None
+    questions: list[tuple[Run, str]] = []
     try:
-        for question in questions:
-            question.start()
+        for program, words in asked:
+            run = Run(SpawnSpec(path=program, argv=("runsc", *words), env={}), _MAX_OUTPUT)
+            questions.append((run, f"{program} {' '.join(words)}"))
         try:
-            boot = questions[0].answer(deadline)
+            boot = _answer(*questions[0], deadline)
         except Unsupported as fault:
             boot, refused = "", fault
-        gofer, flags, version, *others = (question.answer(deadline) for question in questions[1:])
+        gofer, flags, version, *others = (_answer(*each, deadline) for each in questions[1:])
     finally:
-        for question in questions:
-            question.close()
+        ends = Steps()
+        for run, what in questions:
+            ends.run(what, run.close)
+        ends.finish()
     _, boot_flags = parse_help(boot)
     gofer_usage, gofer_flags = parse_help(gofer)
     _, global_flags = parse_help(flags)
@@ -352,53 +358,16 @@ def _version(text: str) -> str:
     return first.removeprefix("runsc version ").strip()[:100]
 
 
-class _Question:
-    """One short run of runsc, its output going to memory (``flags`` prints to stderr)."""
-
-    def __init__(self, binary: str, *words: str) -> None:
-        self._binary = binary
-        self._words = words
-        self._child: Child | None = None
-        self._output = os.memfd_create("runsc-help", os.MFD_CLOEXEC)
-
-    def start(self) -> None:
-        self._child = spawn(
-            SpawnSpec(
-                path=self._binary,
-                argv=("runsc", *self._words),
-                env={},
-                fds={1: self._output, 2: self._output},
-            )
-        )
-
-    def answer(self, deadline: float) -> str:
-        assert self._child is not None
-        what = f"{self._binary} {' '.join(self._words)}"
-        try:
-            raw = self._child.wait(max(deadline - time.monotonic(), 0.0))
-        except DeadlineExceeded:
-            raise DeadlineExceeded(what, PROBE_TIMEOUT) from None
-        text = os.pread(self._output, _MAX_OUTPUT, 0).decode("utf-8", "replace")
-        if raw:
-            status = os.waitstatus_to_exitcode(raw)
-            how = f"exit status {status}" if status >= 0 else f"signal {-status}"
-            said = text.strip().partition("\n")[0][:300]
-            raise Unsupported(f"{what} failed ({how}): {said or 'no output'}")
-        return text
-
-    def close(self) -> None:
-        if self._child is not None:
-            if self._child.poll() is None:
-                self._child.kill(9)
-                try:
-                    self._child.wait(PROBE_TIMEOUT)
-                except DeadlineExceeded as error:
-                    raise Failed(f"{self._binary} survives SIGKILL") from error
-            self._child.close()
-            self._child = None
-        if self._output >= 0:
-            os.close(self._output)
-            self._output = -1
+def _answer(run: Run, what: str, deadline: float) -> str:
+    """What it prints (``flags`` to stderr).  Raises Unsupported if it fails, DeadlineExceeded."""
+    try:
+        raw, text = run.result(max(deadline - time.monotonic(), 0.0))
+    except DeadlineExceeded:
+        raise DeadlineExceeded(what, PROBE_TIMEOUT) from None
+    if raw:
+        said = text.strip().partition("\n")[0][:300]
+        raise Unsupported(f"{what} failed ({describe_status(raw)}): {said or 'no output'}")
+    return text
 
 
 # -- the cache ---------------------------------------------------------------------------------

@@ -520,8 +520,8 @@ class Sandbox:
         if sub is None:
             return
         steps = Steps()
-        steps.run("destroy container", lambda: sub.destroy(self._control, deadline))
-        steps.run("stop gofer", lambda: sub.stop(deadline))
+        steps.run("destroy container", sub.destroy, self._control, deadline)
+        steps.run("stop gofer", sub.stop, deadline)
         steps.finish()
         self._remove(cid)
 
@@ -571,17 +571,17 @@ class Sandbox:
             if self._exits.told:
                 self._sentry.let_finish()
             steps.run("kill sentry", self.kill)
-            steps.run("reap sentry", lambda: self._reap(deadline))
+            steps.run("reap sentry", self._reap, deadline)
             with self._lock:
                 subs, shared = dict(self._subs), list(self._shared_filestores)
             for cid, sub in subs.items():
                 # What fails is there for the next try.
-                if steps.run(f"stop gofer {sub.gofer.pid}", partial(sub.stop, deadline)):
+                if steps.run(f"stop gofer {sub.gofer.pid}", sub.stop, deadline):
                     self._remove(cid)
             left = max(_left(deadline), _REAP_TIMEOUT)
-            steps.run(f"stop gofer {self._gofer.pid}", lambda: self._gofer.stop(left))
+            steps.run(f"stop gofer {self._gofer.pid}", self._gofer.stop, left)
             steps.run("remove control socket", self._sentry.remove_socket)
-            steps.run("remove filestores", lambda: remove_filestores(shared))
+            steps.run("remove filestores", remove_filestores, shared)
             steps.finish()
 
     def _reap(self, deadline: float) -> None:

@@ -229,12 +229,12 @@ def undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
     steps = Steps()
     if sentry is not None:
         steps.run("kill sentry", sentry.kill)
-        steps.run("reap sentry", lambda: sentry.child.wait(_UNDO_TIMEOUT))
+        steps.run("reap sentry", sentry.child.wait, _UNDO_TIMEOUT)
         steps.run("close sentry", sentry.child.close)
         steps.run("remove control socket", sentry.remove_socket)
         steps.run("close log", sentry.log.close)
-    steps.run("stop gofer", lambda: gofer.stop(_UNDO_TIMEOUT))
-    steps.run("remove filestores", lambda: remove_filestores(gofer.plan.shared_filestores))
+    steps.run("stop gofer", gofer.stop, _UNDO_TIMEOUT)
+    steps.run("remove filestores", remove_filestores, gofer.plan.shared_filestores)
     try:
         steps.finish()
     except Failed as fault:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 
+from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import (
-    Failed,
     InvalidState,
     NotFound,
     RuntimeFault,
@@ -31,8 +31,6 @@ from runtime.state.shim_record import ContainerRecord, Pinned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from runtime.host.pids import Foreign
     from runtime.state.loaded_state import StoredState
     from runtime.state.runsc_state import RunscState
@@ -51,15 +49,12 @@ def destroy(container: StoredState, force: bool, timeout: float) -> None:
     status = container.status()
     if not force and status not in (CREATED, STOPPED):
         raise InvalidState("delete", container.subject, status)
-    faults: list[str] = []
+    steps = Steps()
     lock = StateLock(container.root, container.id, container.sandbox_id)
-    try:
-        lock.acquire(min(timeout, 5.0))
-    except (RuntimeFault, OSError) as fault:
-        faults.append(str(fault))
+    steps.run("lock", lock.acquire, min(timeout, 5.0))
     try:
         if not container.is_root:
-            _leave_sandbox(container, deadline, faults)
+            steps.run("end it", _leave_sandbox, container, deadline)
         left = max(deadline - time.monotonic(), 1.0)
         record = describe(container)
         # Two containers may be made of one bundle: only a creation that was cut short, whose
@@ -70,20 +65,12 @@ def destroy(container: StoredState, force: bool, timeout: float) -> None:
         lock.release()
     # They may be of our own making.
     children.collect()
-    faults += (*outcome.failures, *outcome.leftovers)
+    steps.faults += (*outcome.failures, *outcome.leftovers)
     if not container.is_root:
         # The end of the first container is the end of the sandbox.
-        _attempt(faults, "adjust the oom score", lambda: adjust_score(container))
-    _attempt(faults, "poststop hooks", lambda: _run_poststop(container))
-    if faults:
-        raise Failed(f"destroy {container.subject}: " + "; ".join(faults))
-
-
-def _attempt(faults: list[str], what: str, step: Callable[[], object]) -> None:
-    try:
-        step()
-    except (RuntimeFault, OSError) as fault:
-        faults.append(f"{what}: {fault}")
+        steps.run("adjust the oom score", adjust_score, container)
+    steps.run("poststop hooks", _run_poststop, container)
+    steps.finish(f"destroy {container.subject}: ")
 
 
 def adjust_score(container: StoredState) -> None:
@@ -129,7 +116,7 @@ def _run_poststop(container: StoredState) -> None:
         hooks.run_all(spec, POSTSTOP, state, time.monotonic() + hooks.POSTSTOP_TIMEOUT)
 
 
-def _leave_sandbox(container: StoredState, deadline: float, faults: list[str]) -> None:
+def _leave_sandbox(container: StoredState, deadline: float) -> None:
     """Have the sentry end one container of several."""
 
     def ask() -> None:
@@ -143,8 +130,6 @@ def _leave_sandbox(container: StoredState, deadline: float, faults: list[str]) -
             ask()  # once more, as it may run on
     except (NotFound, SandboxGone):
         return
-    except RuntimeFault as fault:
-        faults.append(f"end {container.subject}: {fault}")
 
 
 def describe(container: StoredState) -> ContainerRecord:

@@ -11,7 +11,8 @@ import os
 import time
 
 from runtime.base import files
-from runtime.base.errors import InvalidRequest, RuntimeFault
+from runtime.base.cleanup_steps import Steps
+from runtime.base.errors import InvalidRequest
 from runtime.base.record import Record
 from runtime.base.signals import SIGKILL
 from runtime.bundle import rootfs
@@ -21,7 +22,7 @@ from runtime.state import shim_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from runtime.state.lock import StateLock
     from runtime.state.shim_record import ContainerRecord, Pinned
@@ -107,8 +108,7 @@ def destroy(
     A record stays only where there are failures.  Raises nothing on account of what it finds.
     """
     deadline = time.monotonic() + timeout
-    failures: list[str] = []
-    leftovers: list[str] = []
+    failures, leftovers = Steps(), Steps()
     this_boot = shim_record.boot_id()
     processes = list(also)
     for record in records:
@@ -121,18 +121,18 @@ def destroy(
     if survivors:
         survivors = _free_hanging(records, survivors)
     for process in survivors:
-        failures.append(f"process {process.pid} survived SIGKILL")
+        failures.faults.append(f"process {process.pid} survived SIGKILL")
     # Once more: the command line of a process that is just being started can't be read.
     for process in kill(_strays(bundles), _LAST_KILL):
-        failures.append(f"process {process.pid} survived SIGKILL")
+        failures.faults.append(f"process {process.pid} survived SIGKILL")
     # Members first: the root's cgroup may be the parent of theirs.
     for record in sorted(records, key=lambda r: r.is_root):
         _release(record, deadline, failures, leftovers)
-    if not failures:
+    if not failures.faults:
         for record in records:
             what = f"record of {record.id}"
-            _attempt(leftovers, what, shim_record.remove, root, record.id, lock)
-    return Outcome(failures=tuple(failures), leftovers=tuple(leftovers))
+            leftovers.run(what, shim_record.remove, root, record.id, lock)
+    return Outcome(failures=tuple(failures.faults), leftovers=tuple(leftovers.faults))
 
 
 def _free_hanging(records: Sequence[ContainerRecord], survivors: list[Pinned]) -> list[Pinned]:
@@ -200,27 +200,18 @@ def _commands(pids: list[int], proc: str = "/proc") -> dict[int, bytes]:
     return dict(found)
 
 
-def _attempt(faults: list[str], what: str, step: Callable[..., object], *args: object) -> None:
-    try:
-        step(*args)
-    except (OSError, RuntimeFault) as error:
-        faults.append(f"{what}: {error}")
-
-
-def _release(
-    record: ContainerRecord, deadline: float, failures: list[str], leftovers: list[str]
-) -> None:
+def _release(record: ContainerRecord, deadline: float, failures: Steps, leftovers: Steps) -> None:
     """Free what one container held besides its processes."""
     for path in record.filestores:
         if os.path.basename(path).startswith(_FILESTORE_PREFIX):
-            _attempt(leftovers, path, files.remove_file, path)
+            leftovers.run(path, files.remove_file, path)
     # Not only the recorded path: the shim may have died between a mount and its record.
     for target in dict.fromkeys((record.rootfs, os.path.join(record.bundle, "rootfs"))):
         if target and record.owns_rootfs:
-            _attempt(failures, target, rootfs.unmount_all, target)
+            failures.run(target, rootfs.unmount_all, target)
     for cgroup in record.cgroups:
         patience = max(0.2, deadline - time.monotonic())
         what = f"cgroup of {record.id}"
-        _attempt(leftovers, what, remove.remove_from_json, cgroup, patience)
+        leftovers.run(what, remove.remove_from_json, cgroup, patience)
     if record.is_root and record.control_socket.startswith("/"):
-        _attempt(leftovers, record.control_socket, files.remove_file, record.control_socket)
+        leftovers.run(record.control_socket, files.remove_file, record.control_socket)

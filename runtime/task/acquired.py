@@ -11,6 +11,7 @@ import threading
 import time
 
 from runtime.base import fastjson
+from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import AlreadyExists, Failed, RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.bundle.rootfs import unmount_all
@@ -20,7 +21,7 @@ from runtime.state.writer import StateKeeper, describe, describe_sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from runtime.bundle.spec import Spec
@@ -92,68 +93,63 @@ class Holdings:
         ``guests`` are what others hold whose sandbox is this container's: they end with it, and
         what they have on the host is freed as well, whether anybody ever deletes them or not.
         """
-        faults: list[str] = []
+        steps = Steps()
         deadline = time.monotonic() + RELEASE_TIMEOUT
 
         def patience() -> float:
             return max(deadline - time.monotonic(), CGROUP_TIMEOUT)
 
-        def attempt(what: str, step: Callable[[], object]) -> bool:
-            try:
-                step()
-            except (RuntimeFault, OSError) as fault:
-                faults.append(f"{what}: {fault}")
-                _log.warning("release.step_failed", container=self.container_id, step=what)
-                return False
-            return True
-
         with self._lock:
             memory, score = self.memory, self.score
             if memory is not None and self.owns_sandbox:
-                attempt("stop watching its memory", memory.close)
+                steps.run("stop watching its memory", memory.close)
             elif memory is not None:
-                attempt("forget its memory", lambda: memory.remove(self.container_id))
+                steps.run("forget its memory", memory.remove, self.container_id)
             if score is not None and not self.owns_sandbox:
-                attempt("adjust the oom score", lambda: score.remove(self.container_id))
+                steps.run("adjust the oom score", score.remove, self.container_id)
             image, scrape = self.image, self.scrape
-            if image is not None and attempt("close the checkpoint", image.close):
+            if image is not None and steps.run("close the checkpoint", image.close):
                 self.image = None
-            if scrape is not None and attempt("end the network helper", scrape.cancel):
+            if scrape is not None and steps.run("end the network helper", scrape.cancel):
                 self.scrape = None
             sandbox = self.sandbox
             if sandbox is not None and self.owns_sandbox:
-                attempt("end the sandbox", lambda: sandbox.destroy(RELEASE_TIMEOUT))
+                steps.run("end the sandbox", sandbox.destroy, RELEASE_TIMEOUT)
             elif sandbox is not None:
-                attempt(
+                steps.run(
                     "end the container",
-                    lambda: sandbox.destroy_subcontainer(self.container_id, deadline),
+                    sandbox.destroy_subcontainer,
+                    self.container_id,
+                    deadline,
                 )
             if self.rootfs:
                 rootfs = self.rootfs
-                if attempt("unmount the rootfs", lambda: unmount_all(rootfs)):
+                if steps.run("unmount the rootfs", unmount_all, rootfs):
                     self.rootfs = ""
             for guest in guests:
                 # Now, as their cgroups may be below ours.
                 guest.release_for_host()
             own, cgroup = self.own_cgroup, self.cgroup
-            if own is not None and attempt("remove its cgroup", lambda: own.remove(patience())):
+            if own is not None and steps.run("remove its cgroup", own.remove, patience()):
                 self.own_cgroup = None
                 if self.pod_limits is not None and not self.owns_sandbox:
                     self.pod_limits.cpus.leave(own)
-            if cgroup is not None and attempt(
-                "remove the cgroup", lambda: cgroup.remove(patience())
-            ):
+            if cgroup is not None and steps.run("remove the cgroup", cgroup.remove, patience()):
                 self.cgroup = None
             lock = self.keeper.lock if self.keeper is not None else None
-            if not faults and (self.recorded or (lock is not None and lock.held)):
-                self.recorded = not attempt(
+            if not steps.faults and (self.recorded or (lock is not None and lock.held)):
+                self.recorded = not steps.run(
                     "remove the record",
-                    lambda: shim_record.remove(self.root, self.container_id, lock),
+                    shim_record.remove,
+                    self.root,
+                    self.container_id,
+                    lock,
                 )
             if lock is not None:
                 lock.release()
-        if faults:
-            raise Failed("; ".join(faults))
+        for fault in steps.faults:
+            _log.warning("release.step_failed", container=self.container_id, error=fault)
+        steps.finish()
 
     def release_for_host(self) -> None:
         """Free what a guest holds, as its sandbox ends.  Never raises: its own delete is to come.

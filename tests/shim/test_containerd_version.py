@@ -47,9 +47,9 @@ def test_learn_and_know(tmp_path: Path) -> None:
     binary.write_text("x")
     asked: list[str] = []
 
-    def ask(path: str) -> bytes:
+    def ask(path: str) -> str:
         asked.append(path)
-        return b"containerd github.com/containerd/containerd/v2 v2.1.9 abc"
+        return "containerd github.com/containerd/containerd/v2 v2.1.9 abc"
 
     path = str(binary)
     assert dv.known_version(path, records) is None
@@ -73,7 +73,7 @@ def test_releases_do_not_push_each_other_out(tmp_path: Path) -> None:
         binaries[version].write_text(version)
         line = f"containerd github.com/containerd/containerd/v2 v{version} abc"
         path = str(binaries[version])
-        assert dv.learn_version(path, path, records, lambda _, t=line: t.encode()) == version  # type: ignore[misc]
+        assert dv.learn_version(path, path, records, lambda _, t=line: t) == version  # type: ignore[misc]
     for version, binary in binaries.items():
         assert dv.known_version(str(binary), records) == version
 
@@ -87,7 +87,7 @@ def test_records_are_bounded(tmp_path: Path) -> None:
         os.utime(left, ns=(number, number))
     binary = tmp_path / "containerd"
     binary.write_text("x")
-    path, line = str(binary), b"containerd github.com/containerd/containerd v1.7.24 abc"
+    path, line = str(binary), "containerd github.com/containerd/containerd v1.7.24 abc"
     assert dv.learn_version(path, path, str(records), lambda _: line) == "1.7.24"
     assert len(list(records.iterdir())) == dv.MAX_RECORDS
     assert dv.known_version(path, str(records)) == "1.7.24"
@@ -97,15 +97,15 @@ def test_records_are_bounded(tmp_path: Path) -> None:
 def test_a_binary_without_an_answer_is_asked_once(tmp_path: Path) -> None:
     path, records = str(tmp_path / "k3s"), str(tmp_path / "records")
     Path(path).write_text("x")
-    assert dv.learn_version(path, path, records, lambda _: b"k3s version v1") == ""
+    assert dv.learn_version(path, path, records, lambda _: "k3s version v1") == ""
     assert dv.known_version(path, records) == ""
-    assert dv.learn_version(path, path, records, lambda _: b"containerd x/containerd 2.1.9") == ""
+    assert dv.learn_version(path, path, records, lambda _: "containerd x/containerd 2.1.9") == ""
 
 
 def test_garbage_is_no_knowledge(tmp_path: Path) -> None:
     path, records = str(tmp_path / "containerd"), tmp_path / "records"
     Path(path).write_text("x")
-    assert dv.learn_version(path, path, str(records), lambda _: b"-") == ""
+    assert dv.learn_version(path, path, str(records), lambda _: "-") == ""
     record = next(records.iterdir())
     for data in (b"\xff", b"", b"1 2 3 4", b"x" * 9000):
         record.write_bytes(data)
@@ -120,7 +120,7 @@ def test_garbage_is_no_knowledge(tmp_path: Path) -> None:
 def test_what_others_may_write_is_not_believed(tmp_path: Path) -> None:
     path, records = str(tmp_path / "containerd"), tmp_path / "records"
     Path(path).write_text("x")
-    line = b"containerd github.com/containerd/containerd/v2 v2.1.9 abc"
+    line = "containerd github.com/containerd/containerd/v2 v2.1.9 abc"
     assert dv.learn_version(path, path, str(records), lambda _: line) == "2.1.9"
     assert records.stat().st_mode & 0o777 == 0o700
     assert dv.known_version(path, str(records)) == "2.1.9"
