@@ -18,10 +18,11 @@ import time
 from runtime.base import fastjson, files
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault
 from runtime.base.record import Record
-from shim import sockets, wire
+from shim import sockets
 from shim.arguments import check_id
 from shim.daemon_args import DaemonArgs
 from shim.forkserver import caller
+from shim.ttrpc import protobuf as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,14 +104,14 @@ def parse_stdin(data: bytes, container_id: str, namespace: str) -> Params:
         return Params()
     try:
         params = _parse_params(data)
-    except wire.WireError:
+    except wire.Malformed:
         pass
     else:
         if params.pop("id") == container_id and params.pop("namespace") == namespace:
             return Params(modern=True, **params)
     try:
         return Params(options=wire.parse_any(data))
-    except wire.WireError as error:
+    except wire.Malformed as error:
         raise InvalidRequest(
             "stdin", f"neither bootstrap parameters nor options: {error}"
         ) from None

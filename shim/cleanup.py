@@ -13,8 +13,9 @@ import time
 from runtime.base import files
 from runtime.base.errors import Failed, InvalidRequest, RuntimeFault
 from runtime.state import shim_record
-from shim import sockets, wire
+from shim import sockets
 from shim.arguments import check_id
+from shim.ttrpc import protobuf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _reply(bundle: str, record: ContainerRecord | None) -> bytes:
         written = _small_file(bundle, "init.pid")
         pid = int(written) if written.isascii() and written.isdigit() else 0
     return (
-        wire.number_field(1, pid & 0xFFFFFFFF)
-        + wire.number_field(2, status & 0xFFFFFFFF)
-        + wire.bytes_field(3, wire.timestamp(exited_at))
+        protobuf.number_field(1, pid & 0xFFFFFFFF)
+        + protobuf.number_field(2, status & 0xFFFFFFFF)
+        + protobuf.bytes_field(3, protobuf.timestamp(exited_at))
     )

@@ -10,7 +10,7 @@ import json
 
 from runtime.base.errors import RuntimeFault
 from runtime.bundle.features import features
-from shim import wire
+from shim.ttrpc import protobuf
 from shim.version import VERSION
 
 TYPE_CHECKING = False
@@ -43,14 +43,14 @@ def info(stdin: int) -> bytes:
     echo = b""
     try:
         data = read_stdin(stdin)
-        given = wire.parse_any(data)
+        given = protobuf.parse_any(data)
         echo = data
-    except (wire.WireError, RuntimeFault, OSError):
+    except (protobuf.Malformed, RuntimeFault, OSError):
         pass
     content = json.dumps(features(_flags(given), host_mode()), separators=(",", ":")).encode()
     return (
-        wire.bytes_field(1, NAME)
-        + wire.bytes_field(2, wire.bytes_field(1, VERSION))
-        + wire.bytes_field(3, echo)
-        + wire.bytes_field(4, wire.any_message(_FEATURES_TYPE, content))
+        protobuf.bytes_field(1, NAME)
+        + protobuf.bytes_field(2, protobuf.bytes_field(1, VERSION))
+        + protobuf.bytes_field(3, echo)
+        + protobuf.bytes_field(4, protobuf.any_message(_FEATURES_TYPE, content))
     )

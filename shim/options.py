@@ -20,7 +20,7 @@ from runtime.runsc.options_file import (
     parse,
     read,
 )
-from shim import wire
+from shim.ttrpc import protobuf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def _source(type_url: str, value: bytes) -> tuple[str, bytes]:
     if type_url and value and _short_name(type_url) in _CRI:
         path, body = "", b""
         try:
-            for field, content in wire.fields(value):
+            for field, content in protobuf.fields(value):
                 if field == 2:
-                    path = wire.text(content)
+                    path = protobuf.text(content)
                 elif field == 3:
-                    body = wire.blob(content)
-        except wire.WireError as error:
+                    body = protobuf.blob(content)
+        except protobuf.Malformed as error:
             raise InvalidRequest("runtime options", str(error)) from None
         if path:
             data = read(path)
@@ -83,20 +83,20 @@ def _runc(value: bytes) -> dict[str, Any]:
     """The part of runc's options that means something here.  Raises InvalidRequest."""
     found: dict[str, Any] = {}
     try:
-        for field, content in wire.fields(value):
+        for field, content in protobuf.fields(value):
             if field == 3:
-                found["shim_cgroup"] = wire.text(content)
+                found["shim_cgroup"] = protobuf.text(content)
             elif field == 4:
-                found["io_uid"] = wire.number(content) & _ID_LIMIT
+                found["io_uid"] = protobuf.number(content) & _ID_LIMIT
             elif field == 5:
-                found["io_gid"] = wire.number(content) & _ID_LIMIT
+                found["io_gid"] = protobuf.number(content) & _ID_LIMIT
             elif field == 6:
-                found["binary_name"] = wire.text(content)
+                found["binary_name"] = protobuf.text(content)
             elif field == 7:
-                found["root"] = wire.text(content)
+                found["root"] = protobuf.text(content)
             elif field == 9:
-                found["systemd_cgroup"] = bool(wire.number(content))
-    except wire.WireError as error:
+                found["systemd_cgroup"] = bool(protobuf.number(content))
+    except protobuf.Malformed as error:
         raise InvalidRequest("runtime options", str(error)) from None
     name = found.get("binary_name", "").rpartition("/")[2]
     if name in _FOREIGN_BINARIES:

@@ -13,7 +13,8 @@ import pytest
 
 from integration.harness import peers
 from runtime.cli import config_snippets
-from shim import options, wire
+from shim import options
+from shim.ttrpc import protobuf
 
 _TABLES = {1: "io.containerd.grpc.v1.cri", 2: "io.containerd.cri.v1.runtime"}
 _OLDER = """\
@@ -113,7 +114,7 @@ def test_options_file_is_understood(tmp_path: Path) -> None:
     )
     file = tmp_path / "gvisor.toml"
     file.write_text(text)
-    message = wire.bytes_field(2, str(file))
+    message = protobuf.bytes_field(2, str(file))
     config = options.decode("runtimeoptions.v1.Options", message, "k8s.io")
     assert config.flags == tomllib.loads(text)["runsc_config"]
     assert config.log_level == tomllib.loads(text)["log_level"]

@@ -14,12 +14,14 @@ import os
 from runtime.base import fastjson, files
 from runtime.base.errors import InvalidRequest
 from runtime.base.log import get_logger
-from runtime.base.record import Record
+from runtime.host import mountinfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from runtime.host.mountinfo import Mounted
 
 
 _UID = "io.kubernetes.cri.sandbox-uid"
@@ -30,15 +32,6 @@ _MAX_NUMBER = 32
 _MAX_SPEC = 10 << 20
 
 _log = get_logger("fuse")
-
-
-class Mounted(Record):
-    """A line of mountinfo, as far as it matters here."""
-
-    #: ``major:minor``, the same for all mounts of one file system.
-    device: str
-    place: str
-    kind: str
 
 
 def pod_directories(specs: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -72,26 +65,6 @@ def _sources(spec: Mapping[str, Any]) -> list[str]:
     mounts = spec.get("mounts")
     entries = [m for m in mounts if isinstance(m, dict)] if isinstance(mounts, list) else []
     return [s for m in entries if isinstance(s := m.get("source"), str) and s.startswith("/")]
-
-
-def read_mounts(path: str = "/proc/self/mountinfo") -> list[Mounted]:
-    """The mounts of this process's namespace.  Raises OSError."""
-    with open(path, "rb") as file:
-        table = file.read()
-    from runtime.bundle.rootfs import unescape
-
-    found = []
-    for line in table.splitlines():
-        before, _, after = line.partition(b" - ")
-        words = before.split(b" ", 5)
-        found.append(
-            Mounted(
-                device=words[2].decode("ascii"),
-                place=os.fsdecode(unescape(words[4])),
-                kind=os.fsdecode(after.split(b" ", 1)[0]),
-            )
-        )
-    return found
 
 
 def own_connections(mounted: Iterable[Mounted], directories: Iterable[str]) -> dict[str, str]:
@@ -128,7 +101,7 @@ def abort_hanging(specs: Iterable[Mapping[str, Any]]) -> list[str]:
     """
     try:
         directories = pod_directories(specs)
-        connections = own_connections(read_mounts(), directories) if directories else {}
+        connections = own_connections(mountinfo.read(), directories) if directories else {}
         if not connections:
             return []
         control = _open_control()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from runtime.base.errors import Failed, InvalidRequest, reason
+from runtime.host import mountinfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,22 +76,14 @@ def unmount_all(target: str) -> None:
 
 def mounts_below(root: str) -> list[str]:
     """The mount points at and below the absolute path ``root``, deepest and newest first."""
-    wanted = os.fsencode(root)
-    inside = wanted.rstrip(b"/") + b"/"
-    with open("/proc/self/mountinfo", "rb") as file:
-        table = file.read()
-    found: list[bytes] = []
-    # A prefix without special characters rules out most of the lines cheaply.
-    hint = b" " + _plain_prefix(wanted)
-    for line in table.splitlines():
-        if hint not in line:
-            continue
-        place = unescape(line.split(b" ", 5)[4])
-        if place == wanted or place.startswith(inside):
-            found.append(place)
+    inside = root.rstrip("/") + "/"
+    # A prefix without special characters rules out most of the lines.
+    hint = b" " + _plain_prefix(os.fsencode(root))
+    places = [each.place for each in mountinfo.read(hint=hint)]
+    found = [place for place in places if place == root or place.startswith(inside)]
     found.reverse()
-    found.sort(key=lambda place: -place.rstrip(b"/").count(b"/"))
-    return [os.fsdecode(place) for place in found]
+    found.sort(key=lambda place: -place.rstrip("/").count("/"))
+    return found
 
 
 def _plain_prefix(path: bytes) -> bytes:
@@ -98,14 +91,6 @@ def _plain_prefix(path: bytes) -> bytes:
         if byte in b" \t\n\\#":
             return path[:number]
     return path
-
-
-def unescape(field: bytes) -> bytes:
-    r"""Undo the ``\ooo`` escapes of proc files."""
-    if b"\\" not in field:
-        return field
-    head, *rest = field.split(b"\\")
-    return head + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest)
 
 
 def _detach(place: str) -> OSError | None:

@@ -11,6 +11,7 @@ import os
 import stat
 
 from runtime.bundle.spec import with_mounts
+from runtime.host import mountinfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
     from runtime.bundle.spec import Mount, Spec
 
-_TABLE = "/proc/self/mountinfo"
-_MAX_TABLE = 16 << 20
 #: Each costs a connection to the gofer; more of them (all of a host's /) stay read-only.
 MAX_SUBMOUNTS = 16
 
 
-def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
+def separate(spec: Spec, table: str = mountinfo.TABLE) -> tuple[Spec, tuple[str, ...]]:
     """The spec with a mount for each of the host's below a read-only one; what was left out.
 
     To be called while recursive options can still be told from plain ones.  A mount stays
@@ -35,7 +34,7 @@ def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
     chosen = set(map(id, wanted))
     if not wanted:
         return spec, ()
-    points = _mount_points(table)
+    points = [each.place for each in mountinfo.read(table)]
     raws: list[dict[str, Any]] = []
     notes: list[str] = []
     left = MAX_SUBMOUNTS
@@ -64,29 +63,10 @@ def separate(spec: Spec, table: str = _TABLE) -> tuple[Spec, tuple[str, ...]]:
     return with_mounts(spec, raws), tuple(notes)
 
 
-def tmpfs_points(table: str = _TABLE) -> frozenset[str]:
+def tmpfs_points() -> frozenset[str]:
     """Where file systems of type tmpfs are mounted on the host."""
-    with open(table, "rb") as file:
-        lines = file.read(_MAX_TABLE).splitlines()
-    found = set()
-    for line in lines:
-        before, _, after = line.partition(b" - ")
-        if after.startswith(b"tmpfs ") and before.count(b" ") >= 5:
-            found.add(os.fsdecode(_unescape(before.split(b" ", 5)[4])))
-    return frozenset(found)
-
-
-def _mount_points(table: str) -> list[str]:
-    with open(table, "rb") as file:
-        lines = file.read(_MAX_TABLE).splitlines()
-    # Blanks and backslashes are written as octal numbers (proc_pid_mountinfo(5)).
-    fields = [line.split(b" ", 5)[4] for line in lines if line.count(b" ") >= 5]
-    return [os.fsdecode(_unescape(field)) for field in fields]
-
-
-def _unescape(field: bytes) -> bytes:
-    first, *others = field.split(b"\\")
-    return first + b"".join(bytes((int(part[:3], 8) & 0xFF,)) + part[3:] for part in others)
+    found = mountinfo.read(hint=b" - tmpfs ")
+    return frozenset(each.place for each in found if each.kind == "tmpfs")
 
 
 def _below(mount: Mount, points: list[str]) -> list[str]:

@@ -11,6 +11,11 @@ import os
 
 from runtime.base.errors import Failed, Unsupported, reason
 from runtime.cgroups import paths
+from runtime.host import mountinfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.host.mountinfo import Mounted
 
 DEFAULT_ROOT = "/sys/fs/cgroup"
 SYSTEMD_BOOTED = "/run/systemd/system"
@@ -76,10 +81,10 @@ class CgroupRoot:
         if self._mounts:
             return self._mounts
         found: dict[str, str] = {}
-        for kind, point, names, _ in paths.parse_mounts(self._table("self/mountinfo")):
-            if kind == "cgroup" and point.startswith(self.path + "/"):
-                for name in names:
-                    found.setdefault(name, point)
+        for each in self._hierarchies():
+            if each.kind == "cgroup":
+                for name in _controllers(each):
+                    found.setdefault(name, each.place)
         self._mounts = {name: found[name] for name in KNOWN_V1 if name in found}
         return self._mounts
 
@@ -89,14 +94,22 @@ class CgroupRoot:
         Or that of process ``pid``.  Raises Failed, also if the process is gone.
         """
         roots = {"": "/"}
-        for kind, point, names, root in paths.parse_mounts(self._table("self/mountinfo")):
-            if kind == "cgroup2" and point == self.path:
-                roots[""] = root
-            elif kind == "cgroup" and point.startswith(self.path + "/"):
-                for name in names:
-                    roots.setdefault(name, root)
+        for each in self._hierarchies():
+            if each.kind == "cgroup2" and each.place == self.path:
+                roots[""] = each.root
+            elif each.kind == "cgroup":
+                for name in _controllers(each):
+                    roots.setdefault(name, each.root)
         own = paths.parse_memberships(self._table(f"{pid or 'self'}/cgroup"))
         return {name: paths.below(roots[name], path) for name, path in own.items() if name in roots}
+
+    def _hierarchies(self) -> list[Mounted]:
+        """What is mounted at our path, and of v1 below."""
+        try:
+            found = mountinfo.read(f"{self._proc}/self/mountinfo", b" - cgroup")
+        except OSError as error:
+            raise Failed(f"read {self._proc}/self/mountinfo: {reason(error)}") from error
+        return [each for each in found if (each.place + "/").startswith(self.path + "/")]
 
     def _table(self, name: str) -> str:
         try:
@@ -116,6 +129,11 @@ class CgroupRoot:
             os.write(descriptor, value.encode())
         finally:
             os.close(descriptor)
+
+
+def _controllers(mounted: Mounted) -> list[str]:
+    """Of a v1 hierarchy; a named one (``name=systemd``) counts as a controller of that name."""
+    return [option.removeprefix("name=") for option in mounted.options.split(",")]
 
 
 def read_file(path: str) -> str:

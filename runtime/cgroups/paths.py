@@ -127,30 +127,6 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9
 
 
-def parse_mounts(mountinfo: str) -> list[tuple[str, str, tuple[str, ...], str]]:
-    """The cgroup mounts of ``/proc/self/mountinfo``: (type, mount point, controllers, root).
-
-    Type is ``cgroup`` or ``cgroup2``; a named hierarchy (``name=systemd``) counts as a controller
-    of that name.  Lines that don't parse are left out.
-    """
-    found = []
-    for line in mountinfo.splitlines():
-        before, separator, after = line.partition(" - ")
-        left, right = before.split(" "), after.split(" ")
-        if not separator or len(left) < 6 or len(right) < 3:
-            continue
-        if right[0] in ("cgroup", "cgroup2"):
-            names = tuple(option.removeprefix("name=") for option in right[2].split(","))
-            found.append((right[0], _unescape(left[4]), names, _unescape(left[3])))
-    return found
-
-
-def _unescape(text: str) -> str:
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, char)
-    return text
-
-
 def parse_memberships(text: str) -> dict[str, str]:
     """``/proc/PID/cgroup`` as controller -> path; the v2 hierarchy's key is the empty string."""
     found = {}

@@ -14,7 +14,6 @@ from __future__ import annotations
 from . import frames
 from .envelope import (
     MAX_METADATA,
-    Malformed,
     Request,
     Status,
     decode_request,
@@ -23,6 +22,7 @@ from .envelope import (
     encode_response,
 )
 from .errors import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, LocalProtocolError, RemoteProtocolError
+from .protobuf import Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -27,15 +27,16 @@ from runtime.bundle.process_spec import parse_process
 from runtime.cgroups import paths, placement
 from runtime.cgroups import resources as cgroup_resources
 from runtime.cgroups import settings as cgroup_limits
-from runtime.host import dbus
+from runtime.host import dbus, mountinfo
 from runtime.network import argument, restored
 from runtime.runsc import control, control_results, flags, urpc
 from runtime.runsc.config import RunscConfig
 from runtime.sandbox import cgroup_mounts, checkpoint_image, gofer_mounts, prepare_spec
 from runtime.state import runsc_state, shim_record
-from shim import bootstrap, convert, options, wire
-from shim.ttrpc import connection, envelope, frames
+from shim import bootstrap, convert, options
+from shim.ttrpc import connection, envelope, frames, protobuf
 from shim.ttrpc.errors import RemoteProtocolError
+from shim.ttrpc.protobuf import bytes_field, number_field
 from tests.fakes.generations import GENERATIONS
 
 
@@ -104,7 +105,7 @@ def ttrpc_response(data: bytes) -> None:
     """A response's status and payload."""
     try:
         status, payload = envelope.decode_response(data)
-    except envelope.Malformed:
+    except protobuf.Malformed:
         return
     again = envelope.decode_response(envelope.encode_response(status, payload))
     assert again[1] == payload
@@ -117,8 +118,8 @@ def ttrpc_response(data: bytes) -> None:
 def any_message(data: bytes) -> None:
     """google.protobuf.Any, as protobuf itself has it."""
     try:
-        found = wire.parse_any(data)
-    except wire.WireError:
+        found = protobuf.parse_any(data)
+    except protobuf.Malformed:
         return
     try:
         wanted = any_pb2.Any.FromString(data)
@@ -132,7 +133,7 @@ def _plain(data: bytes, numbers: set[int], last: int) -> bool:
     """Whether each field up to ``last`` has its own wire type: protobuf passes over others."""
     return all(
         number > last or isinstance(value, int) == (number in numbers)
-        for number, value in wire.fields(data)
+        for number, value in protobuf.fields(data)
     )
 
 
@@ -157,7 +158,7 @@ def runtime_options(data: bytes) -> None:
     """Options of a request: CRI's message with TOML in it, or runc's; the first byte chooses."""
     kinds = ("runtimeoptions.v1.Options", "containerd.runc.v1.Options", "other")
     kind, value = kinds[data[0] % 3 if data else 0], data[1:]
-    body = wire.bytes_field(3, value) if data[:1] == b"\0" else value
+    body = bytes_field(3, value) if data[:1] == b"\0" else value
     for read in (
         lambda: options.start_options(kind, body),
         lambda: options.decode(kind, body, "ns", container_id="c"),
@@ -319,7 +320,7 @@ def paths_of_cgroups(data: bytes) -> None:
             assert "/../" not in f"/{location.directory}/"
         except InvalidRequest:
             continue
-    paths.parse_mounts(text)
+    list(mountinfo.parse(data))
     paths.parse_memberships(text)
 
 
@@ -491,7 +492,7 @@ _RESPONSE = frames.encode(
     1, frames.RESPONSE, 0, envelope.encode_response(envelope.Status(5, "no", (b"d",)), b"p")
 )
 _TOML = b'# c\nroot = "/r"\nio_uid = 5\ngrouping = true\n[runsc_config]\nplatform = "systrap" # x\n'
-_BOOTSTRAP = wire.bytes_field(1, "c") + wire.bytes_field(2, "ns") + wire.number_field(3, 4)
+_BOOTSTRAP = bytes_field(1, "c") + bytes_field(2, "ns") + number_field(3, 4)
 _DBUS = b"OK 0123\r\n" + dbus.encode_call(1, "o.f.D", "/a/b", "a.b", "M", "sa(sv)", ("x", []))
 _LINK = (
     bytes(2) + b"\1\0" + (2).to_bytes(4, "little") + b"\1\0\0\0" + bytes(4)
@@ -510,15 +511,15 @@ TARGETS: dict[str, Target] = {
     "ttrpc-server": Target(ttrpc_server, (_REQUEST, _REQUEST + _REQUEST)),
     "ttrpc-client": Target(ttrpc_client, (_RESPONSE,)),
     "ttrpc-response": Target(ttrpc_response, (_RESPONSE[10:],)),
-    "any": Target(any_message, (wire.any_message("t", b"v"),)),
-    "bootstrap": Target(bootstrap_stdin, (_BOOTSTRAP, wire.any_message("t", b"v"))),
+    "any": Target(any_message, (protobuf.any_message("t", b"v"),)),
+    "bootstrap": Target(bootstrap_stdin, (_BOOTSTRAP, protobuf.any_message("t", b"v"))),
     "options": Target(
         runtime_options,
         (
             b"\0" + _TOML,
-            b"\1" + wire.bytes_field(6, "runsc"),
+            b"\1" + bytes_field(6, "runsc"),
             b"\2x",
-            b"\3" + wire.bytes_field(2, "/no\0such"),
+            b"\3" + bytes_field(2, "/no\0such"),
         ),
     ),
     "toml": Target(toml, (_TOML, b"a = 'x'\r\nb = 0 # y")),

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from protos import bootstrap_pb2
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
-from shim import bootstrap, daemon, sockets, wire
+from shim import bootstrap, daemon, sockets
 from shim.daemon_args import DaemonArgs
+from shim.ttrpc import protobuf
+from shim.ttrpc.protobuf import any_message, bytes_field
 from tests.shim.process import CRASHING_DAEMON, Shim, ask, quit_daemon, what_daemon_saw
 
-OPTIONS = ("runtimeoptions.v1.Options", wire.bytes_field(3, b'log_level = "debug"\n'))
+OPTIONS = ("runtimeoptions.v1.Options", bytes_field(3, b'log_level = "debug"\n'))
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_modern_reply_and_parameters(shim: Shim) -> None:
     assert (seen["ttrpc_address"], seen["address"], seen["publish_binary"]) == ("/t", "/g", "/b")
     assert seen["log_level"] == "debug"
     assert seen["options"] == [OPTIONS[0], OPTIONS[1].decode()]
-    assert wire.parse_any((bundle / bootstrap.OPTIONS_FILE).read_bytes()) == OPTIONS
+    assert protobuf.parse_any((bundle / bootstrap.OPTIONS_FILE).read_bytes()) == OPTIONS
 
 
 def test_the_newest_parameters_in_bytes(shim: Shim) -> None:
@@ -149,7 +151,7 @@ def test_the_newest_parameters_in_bytes(shim: Shim) -> None:
 
 def test_options_alone_get_the_plain_reply(shim: Shim) -> None:
     bundle = shim.bundle("c1")
-    result = shim.start("c1", bundle, wire.any_message(*OPTIONS))
+    result = shim.start("c1", bundle, any_message(*OPTIONS))
     assert result.stdout.startswith(b"unix:///")
     seen = what_daemon_saw(bundle)
     assert seen["options"] == [OPTIONS[0], OPTIONS[1].decode()]
@@ -161,7 +163,7 @@ def test_options_alone_get_the_plain_reply(shim: Shim) -> None:
 def test_no_annotations_no_json(shim: Shim) -> None:
     # The daemon shares the memory of `start`: what that imports, every pod pays for.
     bundle = shim.bundle("c1", pod("c1"))
-    shim.start("c1", bundle, wire.any_message(*OPTIONS))
+    shim.start("c1", bundle, any_message(*OPTIONS))
     modules = what_daemon_saw(bundle)["modules"]
     assert isinstance(modules, list)
     heavy = {"json", "re", "enum", "socket", "signal", "tomllib", "typing", "hashlib", "google"}
@@ -215,12 +217,12 @@ def test_one_clean_line(shim: Shim, arguments: list[str], message: str) -> None:
         ("{}", b"\xff\xff", "stdin: neither bootstrap parameters nor options"),
         (
             "{}",
-            wire.any_message("runtimeoptions.v1.Options", wire.bytes_field(2, "/no/such.toml")),
+            any_message("runtimeoptions.v1.Options", bytes_field(2, "/no/such.toml")),
             "/no/such.toml: no such file",
         ),
         (
             "{}",
-            wire.any_message("containerd.runc.v1.Options", wire.bytes_field(3, "/no/such/cgroup")),
+            any_message("containerd.runc.v1.Options", bytes_field(3, "/no/such/cgroup")),
             "join cgroup /no/such/cgroup: no such cgroup",
         ),
     ],
@@ -319,7 +321,7 @@ def test_core_scheduling_is_no_requirement(shim: Shim) -> None:
 
 def test_daemon_directly_on_a_socket_path(shim: Shim) -> None:
     bundle = shim.bundle("c1", pod("c1"))
-    (bundle / bootstrap.OPTIONS_FILE).write_bytes(wire.any_message(*OPTIONS))
+    (bundle / bootstrap.OPTIONS_FILE).write_bytes(any_message(*OPTIONS))
     path = shim.sockets / "direct"
     done: list[int] = []
     arguments = [*shim.flags("c1"), "-socket", str(path)]
@@ -342,11 +344,11 @@ def test_daemon_directly_on_a_socket_path(shim: Shim) -> None:
 
 def test_bare_options_are_not_parameters() -> None:
     # An Any decodes as BootstrapParams, with the type as id: id and namespace must match.
-    data = wire.any_message("c1", b"other")
+    data = any_message("c1", b"other")
     parsed = bootstrap.parse_stdin(data, "c1", "ns")
     assert not parsed.modern
     assert parsed.options == ("c1", b"other")
-    assert bootstrap.parse_stdin(wire.any_message("c1", b"ns"), "c1", "ns").modern
+    assert bootstrap.parse_stdin(any_message("c1", b"ns"), "c1", "ns").modern
 
 
 @given(st.binary())

@@ -4,7 +4,8 @@ import pytest
 
 from protos import introspection_pb2
 from runtime.bundle import features as claims
-from shim import options, wire
+from shim import options
+from shim.ttrpc import protobuf
 from shim.version import VERSION
 from tests.shim.process import Shim
 
@@ -21,7 +22,7 @@ def shim(tmp_path: object) -> object:
     [
         b"",
         b"\xff\xff",
-        wire.any_message("runtimeoptions.v1.Options", wire.bytes_field(2, "/no/such/file")),
+        protobuf.any_message("runtimeoptions.v1.Options", protobuf.bytes_field(2, "/no/such/file")),
     ],
 )
 def test_never_fails(shim: Shim, stdin: bytes) -> None:
@@ -41,7 +42,7 @@ def test_never_fails(shim: Shim, stdin: bytes) -> None:
 
 def test_options_are_echoed_and_count(shim: Shim) -> None:
     body = b'[runsc_config]\noci-seccomp = "false"\n'
-    stdin = wire.any_message("runtimeoptions.v1.Options", wire.bytes_field(3, body))
+    stdin = protobuf.any_message("runtimeoptions.v1.Options", protobuf.bytes_field(3, body))
     result = shim.run(["-info"], shim.directory, stdin)
     message = introspection_pb2.RuntimeInfo.FromString(result.stdout)
     assert message.options.SerializeToString() == stdin

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from runtime.bundle import fuse
-from runtime.bundle.fuse import Mounted, own_connections, pod_directories, read_mounts, read_specs
+from runtime.bundle.fuse import own_connections, pod_directories, read_specs
+from runtime.host import mountinfo
+from runtime.host.mountinfo import Mounted
 
 KUBELET = "/var/lib/kubelet"
 VOLUME = f"{KUBELET}/pods/u-1/volumes/kubernetes.io~csi/v/mount"
@@ -65,18 +67,6 @@ def test_what_others_may_use_is_not_the_pods(mounts: list[Mounted], found: dict[
     assert own_connections(mounts, {f"{KUBELET}/pods/u-1"}) == found
 
 
-def test_the_table_of_mounts_is_read(tmp_path: Path) -> None:
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        "36 35 0:41 / /a\\040b rw,nosuid shared:5 master:1 - fuse.s3fs s3 rw\n"
-        "37 35 8:1 /x /c rw - ext4 /dev/sda1 rw\n"
-    )
-    assert read_mounts(str(table)) == [
-        Mounted(device="0:41", place="/a b", kind="fuse.s3fs"),
-        Mounted(device="8:1", place="/c", kind="ext4"),
-    ]
-
-
 @pytest.mark.parametrize(("waiting", "written"), [("2\n", "1"), ("0\n", "")])
 def test_only_what_somebody_waits_for_is_aborted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: str, written: str
@@ -85,7 +75,7 @@ def test_only_what_somebody_waits_for_is_aborted(
     connection.mkdir()
     (connection / "waiting").write_text(waiting)
     (connection / "abort").touch()
-    monkeypatch.setattr(fuse, "read_mounts", lambda: mounted(VOLUME))
+    monkeypatch.setattr(mountinfo, "read", lambda: mounted(VOLUME))
     monkeypatch.setattr(fuse, "_open_control", lambda: os.open(tmp_path, os.O_PATH))
     assert fuse.abort_hanging([spec(VOLUME, sandbox_uid="u-1")]) == [VOLUME] * bool(written)
     assert (connection / "abort").read_text() == written
@@ -97,7 +87,7 @@ def test_a_table_that_cannot_be_read_is_no_error(monkeypatch: pytest.MonkeyPatch
     def refuse() -> list[Mounted]:
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr(fuse, "read_mounts", refuse)
+    monkeypatch.setattr(mountinfo, "read", refuse)
     assert fuse.abort_hanging([spec(VOLUME, sandbox_uid="u-1")]) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.base.errors import InvalidRequest
 from runtime.bundle.mount_options import parse_options
-from runtime.bundle.rootfs import mount_rootfs, mounts_below, unescape, unmount_all
+from runtime.bundle.rootfs import mount_rootfs, mounts_below, unmount_all
 from runtime.host import linux
 from runtime.host.spawn_spec import IdMap
 
@@ -85,13 +85,6 @@ def test_the_mount_table_is_read() -> None:
     assert mounts_below("/nowhere") == []
     deepest = [place.count("/") for place in mounts_below("/")[:-1]]
     assert deepest == sorted(deepest, reverse=True)
-
-
-@pytest.mark.parametrize("name", [b"plain", b"a b", b"\\040", b"\t\n#", b"\xff\\"])
-def test_escapes_of_the_mount_table(name: bytes) -> None:
-    # The characters that the kernel's mangle() escapes in this file.
-    escaped = b"".join(b"\\%03o" % c if c in b" \t\n\\#" else bytes((c,)) for c in name)
-    assert unescape(escaped) == name
 
 
 def test_nothing_mounted_is_nothing_to_do(tmp_path: Path) -> None:

@@ -122,28 +122,6 @@ def test_count_cpus_refuses(text: str) -> None:
         paths.count_cpus(text)
 
 
-MOUNTINFO = """\
-35 24 0:30 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro
-36 35 0:31 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw
-37 35 0:32 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
-41 35 0:36 /docker/136 /sys/fs/cgroup/cpu,cpuacct rw shared:16 - cgroup cgroup rw,cpu,cpuacct
-42 35 0:37 / /mnt/a\\040b rw - cgroup cgroup rw,freezer
-43 35 0:37 / /broken
-"""
-
-
-def test_parse_mounts() -> None:
-    found = paths.parse_mounts(MOUNTINFO)
-    assert [(kind, point, root) for kind, point, _, root in found] == [
-        ("cgroup2", "/sys/fs/cgroup/unified", "/"),
-        ("cgroup", "/sys/fs/cgroup/systemd", "/"),
-        ("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "/docker/136"),
-        ("cgroup", "/mnt/a b", "/"),
-    ]
-    assert "systemd" in found[1][2]
-    assert {"cpu", "cpuacct"} <= set(found[2][2])
-
-
 def test_parse_memberships() -> None:
     text = "9:memory:/m:with:colons\n2:cpu,cpuacct:/c\n1:name=systemd:/s\n0::/u\nbroken\n"
     assert paths.parse_memberships(text) == {

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from protos import rpc_pb2, wkt_pb2
 from shim.ttrpc.envelope import (
     MAX_METADATA,
-    Malformed,
     Request,
     Status,
     decode_request,
@@ -17,6 +16,7 @@ from shim.ttrpc.envelope import (
     encode_request,
     encode_response,
 )
+from shim.ttrpc.protobuf import Malformed
 
 GOLDEN_REQUEST = bytes.fromhex(
     "0a03 732e54"  # service "s.T"
