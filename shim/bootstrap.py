@@ -417,7 +417,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
         options_file = os.path.join(bundle, OPTIONS_FILE)
         files.replace_file(options_file, wire.any_message(*params.options))
     os.makedirs(directory, 0o700, exist_ok=True)
-    with sockets.DirectoryLock(directory):
+    with files.DirectoryLock(directory):
         if _is_member(annotations, call.id, group) and not sockets.is_served(path):
             # A shim of its own would be of no use to it, and nobody would ever end that.
             raise Failed(f"the shim of pod {group} is gone")

@@ -17,7 +17,6 @@ import stat
 
 from runtime.base import files
 from runtime.base.errors import DeadlineExceeded, RuntimeFault
-from shim import sockets
 from shim.forkserver import caller
 
 TYPE_CHECKING = False
@@ -126,7 +125,7 @@ def learn_version(
             continue
     if not _is_ours(records):
         return ""
-    with sockets.DirectoryLock(records):
+    with files.DirectoryLock(records):
         known = _read(records, identity)
         if known is not None:
             return known

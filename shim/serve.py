@@ -40,7 +40,7 @@ def serve(call: Invocation, output: tuple[int, int]) -> NoReturn:
     saved = files.read_bounded(bootstrap.OPTIONS_FILE, bootstrap.MAX_STDIN)
     options = bootstrap.parse_stdin(saved or b"", call.id, call.namespace).options
     if path:
-        with sockets.DirectoryLock(os.path.dirname(path)):
+        with files.DirectoryLock(os.path.dirname(path)):
             listener = sockets.listen(path)
         if listener is None:
             raise Failed(f"listen on {path}: address already in use")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import _socket
 import errno
-import fcntl
 import os
-import time
 
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, reason
+from runtime.base import files
+from runtime.base.errors import Failed, InvalidRequest, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    pass
 
 DEFAULT_DIR = "/run/containerd/s"
 SCHEME = "unix://"
@@ -24,8 +23,6 @@ SCHEME = "unix://"
 _MAX_PATH = 107
 #: A daemon may be slow to accept, and a pod's connections are many.
 _BACKLOG = 512
-_LOCK_TIMEOUT = 5.0
-_LOCK_POLL = 0.002
 
 
 def path_of(address: str) -> str:
@@ -68,45 +65,6 @@ def socket_path(
     if len(os.fsencode(path)) > _MAX_PATH:
         raise InvalidRequest("socket_dir", f"{directory!r} is too long for a socket's path")
     return path
-
-
-class DirectoryLock:
-    """Serialises those who decide whether a socket of this directory is stale.
-
-    The lock is on the directory itself, so it leaves no file behind.  It is held for the time of
-    a bind, and a descriptor closed by a dying process gives it up.
-    """
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    self._release()
-                    raise DeadlineExceeded(f"lock {self._directory}", _LOCK_TIMEOUT) from None
-                time.sleep(_LOCK_POLL)
-            except BaseException:
-                self._release()
-                raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        fd, self._fd = self._fd, -1
-        os.close(fd)
 
 
 def is_served(path: str) -> bool:
@@ -175,7 +133,7 @@ def remove_if_same(path: str, expected: tuple[int, int] | None) -> None:
 
     For a process whose listener other processes may hold as well, so that it seems served.
     """
-    with DirectoryLock(os.path.dirname(path)):
+    with files.DirectoryLock(os.path.dirname(path)):
         if expected is not None and identity(path) == expected:
             remove(path)
 
@@ -187,7 +145,7 @@ def remove_stale(path: str) -> bool:
     """
     if not os.path.lexists(path):
         return True
-    with DirectoryLock(os.path.dirname(path)):
+    with files.DirectoryLock(os.path.dirname(path)):
         if is_served(path):
             return False
         remove(path)

@@ -1,14 +1,20 @@
-"""Small files of our own: bounded reading and replacing in one step.
+"""Small files of our own: bounded reading, replacing in one step, and locks.
 
 Owns how such a file is opened safely.  Knows nothing of what is in it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import time
 
-from runtime.base.errors import Failed, InvalidRequest
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
+
+#: Seconds that a directory's lock may take: its holders bind a socket or replace a file.
+_LOCK_TIMEOUT = 5.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.02
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -96,3 +102,43 @@ def remove_file(path: str) -> None:
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
+
+
+def lock(fd: int, what: str, timeout: float) -> None:
+    """Take the exclusive flock(2) of ``fd``.  Raises DeadlineExceeded, OSError.
+
+    The system call has no time-out, and the holder may be a process that hangs.
+    """
+    deadline = time.monotonic() + timeout
+    pause = _FIRST_WAIT
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded(f"lock {what}", timeout) from None
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST_WAIT)
+
+
+class DirectoryLock:
+    """The lock of a directory, as a context manager: between processes, for moments.
+
+    It leaves no file behind, and ends with its holder.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            lock(self._fd, self._directory, _LOCK_TIMEOUT)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)

@@ -54,7 +54,7 @@ def destroy(container: StoredState, force: bool, timeout: float) -> None:
     steps.run("lock", lock.acquire, min(timeout, 5.0))
     try:
         if not container.is_root:
-            steps.run("end it", _leave_sandbox, container, deadline)
+            steps.run(f"end {container.subject}", _leave_sandbox, container, deadline)
         left = max(deadline - time.monotonic(), 1.0)
         record = describe(container)
         # Two containers may be made of one bundle: only a creation that was cut short, whose

@@ -8,7 +8,6 @@ only we write down (``state.py``).  The lock is ``flock(2)`` on the same file th
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 
@@ -26,7 +25,6 @@ SEPARATOR = "_sandbox:"
 _MAX_NAME = 255
 #: Seconds that a lock may be waited for: runsc holds it while it creates or starts a container.
 LOCK_TIMEOUT = 10.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.02
 
 
 def check_id(value: str) -> str:
@@ -116,28 +114,21 @@ class StateLock:
     def acquire(self, timeout: float = LOCK_TIMEOUT) -> Self:
         """Raises DeadlineExceeded, OSError."""
         deadline = time.monotonic() + timeout
-        pause = _FIRST_WAIT
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         while True:
             fd = os.open(self.path, flags, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # flock has no time-out, and its holder may be a process that hangs.
-                pass
-            except BaseException:
-                os.close(fd)
-                raise
-            else:
+                files.lock(fd, self.path, deadline - time.monotonic())
                 # Whoever destroys a container removes the file that it holds locked.
                 if self._is_current(fd):
-                    self._fd = fd
+                    self._fd, fd = fd, -1
                     return self
-            os.close(fd)
+            finally:
+                if fd >= 0:
+                    os.close(fd)
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"lock {self.path}", timeout)
-            time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_WAIT)
+            time.sleep(0.001)
 
     def _is_current(self, fd: int) -> bool:
         try:

@@ -10,7 +10,6 @@ after a power cut, which is also why a record carries the id of the machine's bo
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from runtime.base import fastjson, files
@@ -189,20 +188,6 @@ def _read(root: str, name: str) -> ContainerRecord | None:
     return record
 
 
-class _Lock:
-    """Keeps writers of one root apart, across processes; readers need none."""
-
-    def __init__(self, root: str) -> None:
-        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def __enter__(self) -> None:
-        # Held for a rename, so without a deadline of its own.
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-
 def save(root: str, record: ContainerRecord, *, locator: bool = True) -> None:
     """Write ``record`` in place of the container's older one, and the bundle's locator.
 
@@ -220,7 +205,7 @@ def save(root: str, record: ContainerRecord, *, locator: bool = True) -> None:
     os.makedirs(root, 0o711, exist_ok=True)
     if locator:
         write_locator(root, record.bundle)
-    with _Lock(root):
+    with files.DirectoryLock(root):
         files.replace_file(os.path.join(root, name), _encode(record))
 
 
@@ -291,7 +276,7 @@ def remove(root: str, container_id: str, lock: StateLock | None = None) -> None:
     for ids in [ids for ids in list_ids(root) if ids[0] == container_id]:
         mine = lock if lock is not None and lock.held else _lock_shortly(root, ids)
         try:
-            with _Lock(root):
+            with files.DirectoryLock(root):
                 for ending in (STATE, RECORD, LOCK):
                     name = file_name(*ids, ending)
                     files.remove_file(os.path.join(root, name))
@@ -323,7 +308,7 @@ def remove_remains(root: str, ident: str) -> None:
             lock = StateLock(root, *ids).acquire(0)
         except DeadlineExceeded:
             continue
-        with lock, _Lock(root):
+        with lock, files.DirectoryLock(root):
             kept = (os.path.join(root, file_name(*ids, ending)) for ending in (STATE, RECORD))
             if not any(os.path.lexists(path) for path in kept):
                 for name in found:

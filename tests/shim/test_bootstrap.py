@@ -302,7 +302,7 @@ def test_a_container_of_a_pod_whose_shim_is_gone_gets_none_of_its_own(shim: Shim
 
 
 def test_staleness_is_judged_under_the_lock(shim: Shim) -> None:
-    shim.extra = "sockets._LOCK_TIMEOUT = 0.02"
+    shim.extra = "from runtime.base import files; files._LOCK_TIMEOUT = 0.02"
     holder = os.open(shim.sockets, os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
     result = shim.start("c1", shim.bundle("c1"))

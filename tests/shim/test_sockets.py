@@ -1,4 +1,3 @@
-import fcntl
 import hashlib
 import os
 import socket
@@ -7,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.base.errors import DeadlineExceeded, InvalidRequest
+from runtime.base.errors import InvalidRequest
 from shim import sockets
 
 
@@ -83,17 +82,6 @@ def test_full_backlog_is_alive(tmp_path: Path) -> None:
         finally:
             for peer in peers:
                 peer.close()
-
-
-def test_lock_excludes_and_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "_LOCK_TIMEOUT", 0.02)
-    holder = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(holder, fcntl.LOCK_EX)
-    with pytest.raises(DeadlineExceeded), sockets.DirectoryLock(str(tmp_path)):
-        pass
-    os.close(holder)
-    with sockets.DirectoryLock(str(tmp_path)):
-        pass
 
 
 def test_path_of() -> None:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.base import fastjson, files
-from runtime.base.errors import InvalidRequest
+from runtime.base.errors import DeadlineExceeded, InvalidRequest
 
 
 def test_read_bounded(tmp_path: Path) -> None:
@@ -135,3 +136,14 @@ def test_fastjson_without_the_parts_in_c(monkeypatch: pytest.MonkeyPatch) -> Non
 @given(st.text())
 def test_quote(text: str) -> None:
     assert json.loads(fastjson.quote(text)) == text
+
+
+def test_a_directory_is_locked_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LOCK_TIMEOUT", 0.02)
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(DeadlineExceeded), files.DirectoryLock(str(tmp_path)):
+        pass
+    os.close(holder)
+    with files.DirectoryLock(str(tmp_path)):
+        pass
