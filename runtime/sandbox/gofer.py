@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
     from runtime.bundle.spec import Mount, Spec
     from runtime.host.spawn import Child
-    from runtime.runsc.config import RunscConfig
-    from runtime.runsc.driver import Driver
     from runtime.runsc.flags import Settings
+    from runtime.sandbox.boot_params import BootParams
 
 _log = get_logger("gofer")
 _MAX_MOUNTS = 16 << 20
@@ -72,24 +71,17 @@ class Gofer:
     @classmethod
     def prepare(
         cls,
-        container_id: str,
-        sandbox_id: str,
-        spec: Spec,
-        config: RunscConfig,
+        params: BootParams,
         settings: Settings,
-        driver: Driver,
-        *,
-        terminal: bool,
+        sandbox_id: str,
         hints: Mapping[str, str],
-        cgroup_procs: tuple[str, ...] = (),
-        cgroup_fd: int | None = None,
-        attached: bool = False,
     ) -> Gofer:
         """A gofer for a container, all but started: the sentry may be given its ends already.
 
         ``hints`` are the annotations of the sandbox's root container.  Raises Failed; then
         nothing is left.  Otherwise ``stop`` is to be called in the end, started or not.
         """
+        spec, driver = params.spec, params.driver
         with FdSet() as ours:
             sentrys = FdSet()
             plan = MountPlan(confs=())
@@ -101,7 +93,7 @@ class Gofer:
                     require_sources(spec, plan.confs)
                 special = special_files(spec, driver.generation.has_newer_proc_files)
                 given = spec
-                spec, attach = _reachable(spec, plan, hints, config.state_dir, ours)
+                spec, attach = _reachable(spec, plan, hints, params.config.state_dir, ours)
                 if special:
                     from runtime.sandbox.idmapped_mounts import covering
 
@@ -122,17 +114,17 @@ class Gofer:
                     settings.effective,
                     "gofer",
                     sandbox_id,
-                    container_id,
+                    params.id,
                     driver.generation.gofer_flags,
                     ours,
                 )
                 command = driver.gofer_command(
-                    config.state_dir,
+                    params.config.state_dir,
                     settings,
                     GoferCommand(
-                        container_id=container_id,
+                        container_id=params.id,
                         bundle=spec.bundle,
-                        spec_fd=spec_file(spec, terminal, ours),
+                        spec_fd=spec_file(spec, params.tty, ours),
                         mounts_fd=mounts_write,
                         io_fds=tuple(theirs for _, theirs in pairs),
                         confs=plan.confs,
@@ -141,20 +133,12 @@ class Gofer:
                     ),
                 )
                 credentials = driver.gofer_credentials(settings, spec)
-                namespaces, join = driver.gofer_namespaces(), []
+                join = []
                 if attach is not None:
                     from runtime.sandbox.idmapped_mounts import mount_namespace
 
                     # Before any user namespace: see there.
                     join.append((mount_namespace(attach, ours), CLONE_NEWNS))
-                kind = credentials.user_namespace
-                path = spec.namespaces.get("user", "")
-                maps: tuple[tuple[IdMap, ...], ...] = ((), ())
-                if kind == "spec" and path:
-                    join.append((open_namespace(path, ours), CLONE_NEWUSER))
-                elif kind:
-                    namespaces |= CLONE_NEWUSER
-                    maps = id_maps(kind, spec)
                 program, keep = driver.gofer_program
                 wanted = SpawnSpec(
                     path=program,
@@ -164,20 +148,19 @@ class Gofer:
                     env={},
                     drop_groups=True,
                     fds={1: log.fd, 2: log.fd, **command.fds},
-                    namespaces=namespaces,
+                    namespaces=driver.gofer_namespaces(),
                     join=tuple(join),
-                    uid_maps=maps[0],
-                    gid_maps=maps[1],
                     uid=credentials.uid,
                     gid=credentials.gid,
-                    cgroup_procs=cgroup_procs,
-                    cgroup_fd=cgroup_fd,
+                    cgroup_procs=params.cgroup_procs,
+                    cgroup_fd=params.cgroup_fd,
                     setsid=driver.gofer_session,
                     oom_score_adj=spec.process.oom_score_adj,
-                    pdeathsig=SIGKILL if attached else 0,
+                    pdeathsig=SIGKILL if params.attached else 0,
                     # It shares no memory that would need one.
                     no_membarrier=True,
                 )
+                wanted = in_user_namespace(wanted, credentials.user_namespace, spec, ours)
             except BaseException:
                 sentrys.close()
                 if log is not None:
@@ -323,9 +306,18 @@ def _pair(sentrys: FdSet, gofers: FdSet) -> tuple[int, int]:
     return sentrys.add(one.detach()), gofers.add(other.detach())
 
 
-def id_maps(kind: str, spec: Spec) -> tuple[tuple[IdMap, ...], ...]:
-    """The maps of a new user namespace, for spawn."""
-    return tuple(
+def in_user_namespace(wanted: SpawnSpec, kind: str, spec: Spec, fds: FdSet) -> SpawnSpec:
+    """``wanted`` in the user namespace that its credentials ask for; "" for ours.
+
+    The spec's own is entered last, as the other namespaces take the shim's rights.  Raises Failed.
+    """
+    if not kind:
+        return wanted
+    if kind == "spec" and (path := spec.namespaces.get("user", "")):
+        return wanted.replace(join=(*wanted.join, (open_namespace(path, fds), CLONE_NEWUSER)))
+    uids, gids = (
         tuple(IdMap(container_id=a, host_id=b, size=n) for a, b, n in maps)
         for maps in user_maps(kind, spec)
     )
+    namespaces = wanted.namespaces | CLONE_NEWUSER
+    return wanted.replace(namespaces=namespaces, uid_maps=uids, gid_maps=gids)

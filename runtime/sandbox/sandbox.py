@@ -115,42 +115,10 @@ class Sandbox:
         AlreadyExists, DeadlineExceeded; then nothing is left of it.
         """
         settings = params.driver.settings(params.config, params.spec)
-        gofer = Gofer.prepare(
-            params.id,
-            params.id,
-            params.spec,
-            params.config,
-            settings,
-            params.driver,
-            terminal=params.tty,
-            hints=params.spec.annotations,
-            cgroup_procs=params.cgroup_procs,
-            cgroup_fd=params.cgroup_fd,
-            attached=params.attached,
-        )
+        gofer = Gofer.prepare(params, settings, params.id, params.spec.annotations)
         sentry = None
         try:
-            sentry = Sentry.start(
-                params.id,
-                params.spec,
-                params.config,
-                settings,
-                params.driver,
-                gofer,
-                stdio=params.stdio,
-                terminal=params.tty,
-                started=started,
-                deadline=deadline,
-                cgroup_procs=params.cgroup_procs,
-                cgroup_fd=params.cgroup_fd,
-                cpu_count=params.cpu_count,
-                cpu_quota=params.cpu_quota,
-                cpu_period=params.cpu_period,
-                memory_limit=params.memory_limit,
-                attached=params.attached,
-                user_log=params.user_log,
-                pass_fds=params.pass_fds,
-            )
+            sentry = Sentry.start(params, settings, gofer, started, deadline)
             sandbox = cls(params, settings, sentry, gofer, reactor)
             sandbox._network = network
             sandbox._exits.watch()
@@ -450,19 +418,7 @@ class Sandbox:
             if params.id in self._subs or params.id == self.id:
                 raise AlreadyExists("container", params.id)
         own_stdio(params.stdio, self.uid, self.gid)
-        gofer = Gofer.prepare(
-            params.id,
-            self.id,
-            params.spec,
-            params.config,
-            settings,
-            params.driver,
-            terminal=params.tty,
-            hints=self._params.spec.annotations,
-            cgroup_procs=params.cgroup_procs,
-            cgroup_fd=params.cgroup_fd,
-            attached=params.attached,
-        )
+        gofer = Gofer.prepare(params, settings, self.id, self._params.spec.annotations)
         try:
             gofer.launch()
             sub = Subcontainer(params, settings, gofer)

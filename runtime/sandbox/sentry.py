@@ -21,25 +21,24 @@ from runtime.host.child_log import ChildLog, is_echo
 from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace, own_stdio
 from runtime.host.spawn import spawn
-from runtime.host.spawn_spec import IdMap, SpawnSpec
+from runtime.host.spawn_spec import SpawnSpec
 from runtime.runsc.control_address import control_addresses
 from runtime.runsc.donated_files import open_files
-from runtime.runsc.driver import CLONE_NEWNET, CLONE_NEWUSER, BootCommand
+from runtime.runsc.driver import CLONE_NEWNET, BootCommand
 from runtime.runsc.sidecars import closed_folder
 from runtime.runsc.urpc import SocketPath
-from runtime.sandbox.gofer import id_maps
+from runtime.sandbox.gofer import in_user_namespace
 from runtime.sandbox.gofer_mounts import remove_filestores
 from runtime.sandbox.spec_file import spec_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from runtime.bundle.spec import Spec
     from runtime.host.spawn import Child
-    from runtime.runsc.config import RunscConfig
-    from runtime.runsc.driver import Credentials, Driver
+    from runtime.runsc.driver import Credentials
     from runtime.runsc.flags import Settings
+    from runtime.sandbox.boot_params import BootParams
     from runtime.sandbox.gofer import Gofer
 
 _log = get_logger("sentry")
@@ -68,26 +67,11 @@ class Sentry:
     @classmethod
     def start(
         cls,
-        sandbox_id: str,
-        spec: Spec,
-        config: RunscConfig,
+        params: BootParams,
         settings: Settings,
-        driver: Driver,
         gofer: Gofer,
-        *,
-        stdio: tuple[int, int, int],
-        terminal: bool,
-        started: Callable[[Child], None] | None = None,
+        started: Callable[[Child], None] | None,
         deadline: float,
-        cgroup_procs: tuple[str, ...] = (),
-        cgroup_fd: int | None = None,
-        cpu_count: int | None = None,
-        cpu_quota: int | None = None,
-        cpu_period: int | None = None,
-        memory_limit: int | None = None,
-        attached: bool = False,
-        user_log: str = "",
-        pass_fds: Mapping[int, int] | None = None,
     ) -> Sentry:
         """Start a sentry, then its gofer, and wait until the sentry answers.
 
@@ -96,24 +80,24 @@ class Sentry:
         Raises Failed with the words of who knows why if either dies; DeadlineExceeded;
         AlreadyExists if a sentry of that id lives.  Then nothing of the sentry is left.
         """
+        spec, driver, config = params.spec, params.driver, params.config
         credentials = driver.sandbox_credentials(settings, spec)
         abstract = driver.abstract_sockets and config.abstract_control_socket
-        addresses = control_addresses(config.state_dir, sandbox_id, abstract)
-        platform = settings.platform or driver.generation.default_platform
+        addresses = control_addresses(config.state_dir, params.id, abstract)
         log = ChildLog("sentry-log")
         child = None
         try:
             with FdSet() as ours:
-                listener, address = _bind_first(addresses, sandbox_id, ours)
+                listener, address = _bind_first(addresses, params.id, ours)
                 try:
                     ready, ready_write = ours.pipe()
-                    own_stdio(stdio, *credentials.owner)
+                    own_stdio(params.stdio, *credentials.owner)
                     host_memory = _host_memory()
                     files = open_files(
                         settings.effective,
                         "boot",
-                        sandbox_id,
-                        sandbox_id,
+                        params.id,
+                        params.id,
                         driver.generation.boot_flags,
                         ours,
                     )
@@ -121,46 +105,32 @@ class Sentry:
                         config.state_dir,
                         settings,
                         BootCommand(
-                            sandbox_id=sandbox_id,
+                            sandbox_id=params.id,
                             bundle=spec.bundle,
                             credentials=credentials,
-                            spec_fd=spec_file(spec, terminal, ours),
+                            spec_fd=spec_file(spec, params.tty, ours),
                             mounts_fd=gofer.mounts_fd,
                             controller_fd=listener,
                             start_sync_fd=ready_write,
                             io_fds=gofer.io_fds,
                             filestore_fds=gofer.plan.filestore_fds,
-                            stdio=stdio,
+                            stdio=params.stdio,
                             confs=gofer.plan.confs,
-                            total_memory=min(memory_limit or host_memory, host_memory),
+                            total_memory=min(params.memory_limit or host_memory, host_memory),
                             host_memory=host_memory,
                             device_fd=open_device(settings, ours),
-                            cpu_count=cpu_count,
-                            cpu_quota=cpu_quota,
-                            cpu_period=cpu_period,
-                            attached=attached,
-                            user_log_fd=_open_user_log(user_log, ours),
-                            pass_fds=pass_fds or {},
+                            cpu_count=params.cpu_count,
+                            cpu_quota=params.cpu_quota,
+                            cpu_period=params.cpu_period,
+                            attached=params.attached,
+                            user_log_fd=_open_user_log(params.user_log, ours),
+                            pass_fds=params.pass_fds,
                             files=files,
                         ),
                     )
-                    child = _spawn(
-                        _spawn_spec(
-                            driver,
-                            settings,
-                            platform,
-                            spec,
-                            credentials,
-                            command.argv,
-                            {1: log.fd, 2: log.fd, **command.fds},
-                            ours,
-                        ).replace(
-                            cgroup_procs=cgroup_procs,
-                            cgroup_fd=cgroup_fd,
-                            controlling_tty=_terminal_number(command.argv) if terminal else None,
-                            pdeathsig=SIGKILL if attached else 0,
-                        )
-                    )
+                    fds = {1: log.fd, 2: log.fd, **command.fds}
+                    wanted = _spawn_spec(params, settings, credentials, command.argv, fds, ours)
+                    child = _spawn(wanted)
                     ours.close_one(ready_write)
                     gofer.release()
                     gofer.launch()
@@ -168,7 +138,7 @@ class Sentry:
                     sentry.writes_at_end = files.at_end
                     if started is not None:
                         started(child)
-                    sentry._await_ready(ready, gofer, platform, deadline)
+                    sentry._await_ready(ready, gofer, _platform(params, settings), deadline)
                 except BaseException:
                     _unlink(address)
                     raise
@@ -243,49 +213,46 @@ def undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
 
 
 def _spawn_spec(
-    driver: Driver,
+    params: BootParams,
     settings: Settings,
-    platform: str,
-    spec: Spec,
     credentials: Credentials,
     argv: tuple[str, ...],
     fds: dict[int, int],
     ours: FdSet,
 ) -> SpawnSpec:
-    namespaces, join = driver.sandbox_namespaces(settings, spec), []
+    spec, driver, join = params.spec, params.driver, []
     # Joined before the user namespace: entering the pod's network takes the shim's rights.
     if spec.netns_path and settings.network != "none":
         join.append((open_namespace(spec.netns_path, ours), CLONE_NEWNET))
-    kind = credentials.user_namespace
-    path = spec.namespaces.get("user", "")
-    maps: tuple[tuple[IdMap, ...], ...] = ((), ())
-    if kind == "spec" and path:
-        join.append((open_namespace(path, ours), CLONE_NEWUSER))
-    elif kind:
-        namespaces |= CLONE_NEWUSER
-        maps = id_maps(kind, spec)
-    return SpawnSpec(
+    wanted = SpawnSpec(
         path=driver.generation.boot_binary,
         argv=argv,
         env=driver.boot_environment(settings.effective),
         fds=fds,
-        namespaces=namespaces,
+        namespaces=driver.sandbox_namespaces(settings, spec),
         join=tuple(join),
-        uid_maps=maps[0],
-        gid_maps=maps[1],
         uid=credentials.uid,
         gid=credentials.gid,
         ambient_caps=credentials.ambient,
+        cgroup_procs=params.cgroup_procs,
+        cgroup_fd=params.cgroup_fd,
+        controlling_tty=_terminal_number(argv) if params.tty else None,
+        pdeathsig=SIGKILL if params.attached else 0,
         setsid=True,
         drop_groups=True,
         # These two ask for the global barrier only (pkg/sentry/platform); releases since 2025
         # don't even register.
-        no_membarrier=platform in ("ptrace", "systrap"),
+        no_membarrier=_platform(params, settings) in ("ptrace", "systrap"),
         # From birth, so that the processes which run the container's code have it as well.
         oom_score_adj=spec.process.oom_score_adj,
         # The sentry locks memory for moments; it gets as much of this as we may give.
         rlimits={_RLIMIT_MEMLOCK: (-1, -1)},
     )
+    return in_user_namespace(wanted, credentials.user_namespace, spec, ours)
+
+
+def _platform(params: BootParams, settings: Settings) -> str:
+    return settings.platform or params.driver.generation.default_platform
 
 
 def _spawn(wanted: SpawnSpec) -> Child:
