@@ -1,4 +1,4 @@
-"""What a gofer or a sentry prints: kept in memory, bounded, readable after its death.
+"""What a program prints that we start: kept in memory, bounded, readable after its death.
 
 The output goes to a memory file that can't grow, so nothing must be drained and a program that
 prints without end harms nobody: the beginning is kept, where the cause stands, and further
@@ -29,12 +29,13 @@ _LINE = 1000
 class ChildLog:
     """The output of one process.  ``fd`` is for its standard output and error.  Thread-safe."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, size: int = SIZE) -> None:
         self._lock = threading.Lock()
+        self._size = size
         # guarded by _lock once shared; -1 when closed
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self.fd, SIZE)
+            os.ftruncate(self.fd, size)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:
             os.close(self.fd)
@@ -43,7 +44,7 @@ class ChildLog:
     def text(self) -> str:
         """All that was kept."""
         with self._lock:
-            data = os.pread(self.fd, SIZE, 0) if self.fd >= 0 else b""
+            data = os.pread(self.fd, self._size, 0) if self.fd >= 0 else b""
         return data.rstrip(b"\0").decode("utf-8", "replace")
 
     def panic(self) -> str:

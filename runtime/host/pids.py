@@ -10,12 +10,26 @@ import errno
 import os
 import select
 
-from runtime.base.signals import pidfd_send_signal
+from runtime.base.errors import DeadlineExceeded
+from runtime.base.signals import SIGKILL, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Self
+    from typing import Protocol, Self
+
+    class ProcessHandle(Protocol):
+        """A process that is held: a child of ours (``Child``) or a stranger (``Foreign``)."""
+
+        pid: int
+        pidfd: int
+        start_time: int
+
+        def poll(self) -> int | None: ...
+        def wait(self, timeout: float | None = None) -> int: ...
+        def kill(self, signo: int) -> None: ...
+        def close(self) -> None: ...
+
 
 #: Bytes of a command line that are looked at.
 _MAX_COMMAND = 1 << 17
@@ -53,10 +67,10 @@ class Foreign:
     Not for use by several threads while one of them closes it.
     """
 
-    def __init__(self, pid: int, pidfd: int, started: int) -> None:
+    def __init__(self, pid: int, pidfd: int, start_time: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
-        self.started = started
+        self.start_time = start_time
 
     @classmethod
     def open(cls, pid: int, started: int) -> Foreign | None:
@@ -92,6 +106,16 @@ class Foreign:
             pidfd_send_signal(self.pidfd, signo)
         except ProcessLookupError:
             return
+
+    def poll(self) -> int | None:
+        """None while it runs.  How it ended is its parent's to know: as if by SIGKILL."""
+        return SIGKILL if self.wait_gone(0) else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the result is that of :meth:`poll`.  Raises DeadlineExceeded."""
+        if not wait_exit(self.pidfd, timeout):
+            raise DeadlineExceeded(f"process {self.pid}", timeout or 0)
+        return SIGKILL
 
     def wait_gone(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for its end; True once it has ended (a zombie has)."""

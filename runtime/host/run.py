@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-
 from runtime.base.signals import SIGKILL
+from runtime.host.child_log import ChildLog
 from runtime.host.spawn import spawn
 
 TYPE_CHECKING = False
@@ -25,20 +23,16 @@ class Run:
 
     def __init__(self, spec: SpawnSpec, limit: int) -> None:
         """Start it.  Raises as :func:`spawn` does."""
-        self._output = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._log = ChildLog("output", limit)
         try:
-            os.ftruncate(self._output, limit)
-            fcntl.fcntl(self._output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-            self._child = spawn(spec.replace(fds={1: self._output, 2: self._output}))
+            self._child = spawn(spec.replace(fds={1: self._log.fd, 2: self._log.fd}))
         except BaseException:
-            os.close(self._output)
+            self._log.close()
             raise
 
     def result(self, timeout: float) -> tuple[int, str]:
         """Its raw wait status and what it printed.  Raises DeadlineExceeded."""
-        status = self._child.wait(timeout)
-        printed = os.lseek(self._output, 0, os.SEEK_CUR)  # its own offset, too
-        return status, os.pread(self._output, printed, 0).decode("utf-8", "replace")
+        return self._child.wait(timeout), self._log.text()
 
     def close(self) -> None:
         """Kill it if it still runs.  Raises DeadlineExceeded if that doesn't end it."""
@@ -48,7 +42,7 @@ class Run:
                 self._child.wait(_KILL_TIMEOUT)
         finally:
             self._child.close()
-            os.close(self._output)
+            self._log.close()
 
     def __enter__(self) -> Self:
         return self

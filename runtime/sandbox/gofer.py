@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.bundle.spec import Mount, Spec
-    from runtime.host.spawn import Child
+    from runtime.host.pids import ProcessHandle
     from runtime.runsc.flags import Settings
     from runtime.sandbox.boot_params import BootParams
 
@@ -53,9 +53,16 @@ _LAST_FILES_TIMEOUT = 1.0
 class Gofer:
     """A running gofer.  One thread at a time."""
 
-    def __init__(self, log: ChildLog, plan: MountPlan, fds: FdSet) -> None:
+    def __init__(
+        self,
+        plan: MountPlan,
+        fds: FdSet,
+        log: ChildLog | None = None,
+        child: ProcessHandle | None = None,
+    ) -> None:
         self.plan = plan
-        self._child: Child | None = None
+        #: Its process; None before it is started, or if another process started it and it is gone.
+        self.child = child
         self._log = log
         self._fds = fds
         #: Whether it writes files when it ends by itself.
@@ -167,7 +174,7 @@ class Gofer:
                     log.close()
                 remove_filestores(plan.filestores)
                 raise
-            gofer = cls(log, plan, sentrys)
+            gofer = cls(plan, sentrys, log)
             gofer.io_fds = tuple(end for end, _ in pairs)
             gofer.mounts_fd = mounts_read
             gofer._wanted = wanted
@@ -180,7 +187,7 @@ class Gofer:
         wanted, self._wanted = self._wanted, None
         assert wanted is not None
         try:
-            self._child = spawn(wanted)
+            self.child = spawn(wanted)
         except BaseException:
             self.stop(0)
             remove_filestores(self.plan.shared_filestores)
@@ -189,19 +196,19 @@ class Gofer:
             self._own.close()
 
     @property
-    def child(self) -> Child:
-        """Its process, once it is started."""
-        assert self._child is not None
-        return self._child
-
-    @property
     def pid(self) -> int:
-        return self.child.pid
+        """0 without a process."""
+        return self.child.pid if self.child is not None else 0
+
+    def kill(self) -> None:
+        """SIGKILL.  Thread-safe, no error if it is dead."""
+        if self.child is not None:
+            self.child.kill(SIGKILL)
 
     @property
     def killed(self) -> bool:
         """Whether it was ended by a SIGKILL; with its sentry it ends by itself."""
-        raw = self.child.poll()
+        raw = self.child.poll() if self.child is not None else None
         return raw is not None and raw & 0x7F == SIGKILL
 
     def release(self) -> None:
@@ -237,10 +244,10 @@ class Gofer:
 
     def message(self, deadline: float) -> str:
         """The gofer's last words if it has ended, or ends by ``deadline``."""
-        if self._child is None:
+        if self.child is None or self._log is None:
             return ""
         try:
-            raw = self._child.wait(max(deadline - time.monotonic(), 0.0))
+            raw = self.child.wait(max(deadline - time.monotonic(), 0.0))
         except DeadlineExceeded:
             return ""
         if not raw:
@@ -252,11 +259,11 @@ class Gofer:
 
         Returns in any case.
         """
-        if self.writes_at_end and self._child is not None:
+        if self.writes_at_end and self.child is not None:
             try:
-                self._child.wait(_LAST_FILES_TIMEOUT)
+                self.child.wait(_LAST_FILES_TIMEOUT)
             except DeadlineExceeded as fault:
-                _log.warning("gofer.files_unfinished", pid=self._child.pid, error=str(fault))
+                _log.warning("gofer.files_unfinished", pid=self.child.pid, error=str(fault))
 
     def stop(self, timeout: float) -> None:
         """Kill and reap it and remove its filestores.  Idempotent, does every step.
@@ -266,7 +273,7 @@ class Gofer:
         self.release()
         self._own.close()
         self.let_finish()
-        child = self._child
+        child = self.child
         try:
             if child is not None:
                 if child.poll() is None:
@@ -274,7 +281,8 @@ class Gofer:
                     child.wait(timeout)
                 child.close()
         finally:
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
             remove_filestores(self.plan.filestores)
 
 

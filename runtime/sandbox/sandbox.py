@@ -19,7 +19,6 @@ from runtime.base.errors import (
     SandboxGone,
     Unreachable,
 )
-from runtime.base.signals import SIGKILL
 from runtime.cgroups.metrics import MemoryUse
 from runtime.host.fds import own_stdio
 from runtime.network.setup import NetworkSetup, loopback_argument
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from runtime.bundle.process_spec import ProcessSpec
     from runtime.bundle.spec import Spec
     from runtime.cgroups.metrics import SentryStats
+    from runtime.host.pids import ProcessHandle
     from runtime.host.reactor import Reactor
     from runtime.host.spawn import Child
     from runtime.runsc.flags import Settings
@@ -196,7 +196,7 @@ class Sandbox:
         return self._sentry.child.pid
 
     @property
-    def child(self) -> Child:
+    def child(self) -> ProcessHandle:
         """The sentry's process."""
         return self._sentry.child
 
@@ -206,7 +206,7 @@ class Sandbox:
         return self._gofer.pid
 
     @property
-    def gofer_child(self) -> Child:
+    def gofer_child(self) -> ProcessHandle | None:
         """The root container's gofer."""
         return self._gofer.child
 
@@ -503,15 +503,15 @@ class Sandbox:
         self._sentry.kill()
         self._watchdog.killed()
 
-    def _children(self) -> list[Child]:
+    def _children(self) -> list[ProcessHandle]:
         with self._lock:
-            gofers = [sub.gofer.child for sub in self._subs.values()]
-        return [self.child, self.gofer_child, *gofers]
+            gofers = [self._gofer, *(sub.gofer for sub in self._subs.values())]
+        return [self.child, *(each.child for each in gofers if each.child is not None)]
 
     def kill_gofer(self, cid: str) -> None:
         """SIGKILL a container's gofer, which is the end of the container; no error without one."""
         try:
-            self.gofer_of(cid).child.kill(SIGKILL)
+            self.gofer_of(cid).kill()
         except NotFound:
             return
 

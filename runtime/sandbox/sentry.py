@@ -35,6 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtime.host.pids import ProcessHandle
     from runtime.host.spawn import Child
     from runtime.runsc.driver import Credentials
     from runtime.runsc.flags import Settings
@@ -56,7 +57,9 @@ _LAST_FILES_TIMEOUT = 3.0
 class Sentry:
     """A sentry process.  One thread at a time, but for ``kill``."""
 
-    def __init__(self, child: Child, address: str, credentials: Credentials, log: ChildLog) -> None:
+    def __init__(
+        self, child: ProcessHandle, address: str, credentials: Credentials, log: ChildLog
+    ) -> None:
         self.child = child
         self.address = address
         self.credentials = credentials

@@ -15,7 +15,6 @@ from runtime.base.errors import (
     Unreachable,
 )
 from runtime.base.log import get_logger
-from runtime.base.signals import SIGKILL
 from runtime.host.fds import FdSet
 from runtime.sandbox.spec_file import raw_spec
 
@@ -111,7 +110,7 @@ class Subcontainer:
 
     def destroy(self, control: Control, deadline: float) -> None:
         """Have the sentry kill all of it and forget it."""
-        destroy(control, self.params.id, deadline, lambda: self.gofer.child.kill(SIGKILL))
+        destroy(control, self.params.id, deadline, self.gofer.kill)
 
     def stop(self, deadline: float) -> None:
         """Kill and reap the gofer and close all that was for the sentry; idempotent.
@@ -120,7 +119,7 @@ class Subcontainer:
         Raises Failed, DeadlineExceeded.
         """
         self.gofer.let_finish()
-        self.gofer.child.kill(SIGKILL)
+        self.gofer.kill()
         left = max(deadline - time.monotonic(), _REAP_TIMEOUT)
         if not self._using.acquire(timeout=left):
             raise DeadlineExceeded(f"start of container {self.params.id!r}", left)

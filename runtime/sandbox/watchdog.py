@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from runtime.host.children import Child
+    from runtime.host.pids import ProcessHandle
     from runtime.host.reactor import Reactor
     from runtime.sandbox.boot_params import BootParams
 
@@ -29,7 +29,7 @@ class Watchdog:
         self,
         reactor: Reactor,
         members: Callable[[], Iterable[BootParams]],
-        children: Callable[[], Iterable[Child]],
+        children: Callable[[], Iterable[ProcessHandle]],
     ) -> None:
         """``members`` are a sandbox's containers, ``children`` its processes; from any thread."""
         self._reactor = reactor

@@ -166,7 +166,7 @@ def _pin(process: Foreign | None) -> Pinned | None:
     if process is None:
         return None
     with process:
-        return Pinned(pid=process.pid, start_time=process.started)
+        return Pinned(pid=process.pid, start_time=process.start_time)
 
 
 def _filestores(container: StoredState, stored: RunscState) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runtime.cgroups.factory import Cgroup
     from runtime.cgroups.oom_score import SentryScore
     from runtime.cgroups.pod_limits import PodLimits
-    from runtime.host.children import Child
+    from runtime.host.pids import ProcessHandle
     from runtime.network.setup import PendingScrape
     from runtime.runsc.release import Generation
     from runtime.sandbox.checkpoint_image import Image
@@ -255,9 +255,9 @@ class Holdings:
 
     def _save(self) -> None:
         sandbox = self.sandbox
-        boot = gofer = None
+        boot, gofer = None, None
         if sandbox is not None and self.owns_sandbox:
-            boot, gofer = _pinned(sandbox.child), _pinned(sandbox.gofer_child)
+            boot, gofer = _pinned(sandbox.child), sandbox.gofer_child
         shim_record.save(
             self.root,
             shim_record.ContainerRecord(
@@ -269,7 +269,7 @@ class Holdings:
                 rootfs=self.rootfs,
                 owns_rootfs=bool(self.rootfs),
                 boot=boot,
-                gofers=(gofer,) if gofer is not None else (),
+                gofers=(_pinned(gofer),) if gofer is not None else (),
                 cgroups=self._cgroups(),
                 control_socket=(
                     sandbox.control_address if sandbox is not None else self.control_socket
@@ -336,5 +336,5 @@ def taken_over(sandbox: Sandbox | None) -> Mapping[str, Any] | None:
     return argument
 
 
-def _pinned(child: Child) -> shim_record.Pinned:
+def _pinned(child: ProcessHandle) -> shim_record.Pinned:
     return shim_record.Pinned(pid=child.pid, start_time=child.start_time)

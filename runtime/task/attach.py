@@ -7,15 +7,18 @@ our children then: how they end can be seen, but their status not be learnt.
 
 from __future__ import annotations
 
-from runtime.base.errors import DeadlineExceeded, InvalidState, NotFound, RuntimeFault, SandboxGone
+from runtime.base.errors import InvalidState, NotFound, RuntimeFault, SandboxGone
 from runtime.base.log import get_logger
-from runtime.base.signals import SIGKILL
 from runtime.cgroups import factory
+from runtime.host.child_log import ChildLog
+from runtime.host.fds import FdSet
 from runtime.runsc.control import ContainerState
 from runtime.runsc.driver import Credentials, find_driver
 from runtime.sandbox import subcontainer
+from runtime.sandbox.gofer import Gofer
 from runtime.sandbox.gofer_mounts import MountPlan
 from runtime.sandbox.sandbox import BootParams, Sandbox
+from runtime.sandbox.sentry import Sentry
 from runtime.state import shim_record
 from runtime.state.loaded_state import CREATED, CREATING, STOPPED
 from runtime.state.writer import StateKeeper, confs_json
@@ -30,93 +33,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runtime.host.pids import Foreign
+    from runtime.host.reactor import Reactor
     from runtime.network.setup import NetworkSetup
     from runtime.runsc.config import RunscConfig
-    from runtime.sandbox.gofer import Gofer
+    from runtime.runsc.flags import Settings
     from runtime.state.loaded import StoredContainer
     from runtime.state.lock import StateLock
     from runtime.task.context import Context
 
 
 _log = get_logger("adoption")
-
-
-class _Child:
-    """A process of another one's making, with the part of Child's interface that is used."""
-
-    def __init__(self, process: Foreign | None) -> None:
-        self._process = process
-        self.pid = process.pid if process is not None else 0
-        self.pidfd = process.pidfd if process is not None else -1
-        self.start_time = process.started if process is not None else 0
-
-    def poll(self) -> int | None:
-        """How it ended is not for us to know: as if by SIGKILL."""
-        gone = self._process is None or self._process.wait_gone(0)
-        return SIGKILL if gone else None
-
-    def wait(self, timeout: float | None = None) -> int:
-        if self._process is not None and not self._process.wait_gone(timeout or 0.0):
-            raise DeadlineExceeded(f"process {self.pid}", timeout or 0.0)
-        return SIGKILL
-
-    def kill(self, signo: int) -> None:
-        if self._process is not None:
-            self._process.kill(signo)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
-
-
-class _Silence:
-    """The log of a process whose output goes elsewhere."""
-
-    def text(self) -> str:
-        return ""
-
-    def message(self) -> str:
-        return ""
-
-    def panic(self) -> str:
-        return ""
-
-    def close(self) -> None: ...
-
-
-class _Sentry:
-    """A sentry of another process's making."""
-
-    def __init__(self, container: StoredContainer, child: _Child) -> None:
-        self.child = child
-        self.address = container.control_socket
-        uid, gid = container.sandbox_owner()
-        self.credentials = Credentials(uid=uid, gid=gid)
-        self.log = _Silence()
-
-    def kill(self) -> None:
-        self.child.kill(SIGKILL)
-
-    def remove_socket(self) -> None: ...
-
-
-class _Gofer:
-    """A gofer of another process's making, or one that is yet to be started."""
-
-    def __init__(self, process: Foreign | None) -> None:
-        self.child = _Child(process)
-        self.pid = self.child.pid
-        self.plan = MountPlan(confs=())
-        self.io_fds: tuple[int, ...] = ()
-        self.mounts_fd = -1
-
-    def release(self) -> None: ...
-
-    def stop(self, timeout: float) -> None:
-        self.child.kill(SIGKILL)
-        self.child.wait(timeout)
-        self.child.close()
 
 
 class AdoptedSandbox(Sandbox):
@@ -134,14 +60,24 @@ class AdoptedSandbox(Sandbox):
             if process is not None:
                 process.close()
             raise SandboxGone(0, None, f'sandbox "{root.id}" is not running')
-        sentry: Any = _Sentry(root, _Child(process))
-        gofer: Any = _Gofer(root.gofer_process())
+        uid, gid = root.sandbox_owner()
+        owner = Credentials(uid=uid, gid=gid)
+        # What it prints goes elsewhere.
+        sentry = Sentry(process, root.control_socket, owner, ChildLog("no-log"))
+        gofer = Gofer(MountPlan(confs=()), FdSet(), child=root.gofer_process())
         settings = params.driver.settings(params.config, root.spec)
-        sandbox = cls(params, settings, sentry, gofer, context.reactor)
-        sandbox._made = {}
-        return sandbox
+        return cls(params, settings, sentry, gofer, context.reactor)
 
-    _made: dict[str, BootParams]
+    def __init__(
+        self,
+        params: BootParams,
+        settings: Settings,
+        sentry: Sentry,
+        gofer: Gofer,
+        reactor: Reactor,
+    ) -> None:
+        super().__init__(params, settings, sentry, gofer, reactor)
+        self._made: dict[str, BootParams] = {}
 
     @property
     def has_mount_confs(self) -> bool:
@@ -210,8 +146,7 @@ class AdoptedSandbox(Sandbox):
         try:
             return super().gofer_of(cid)
         except NotFound:
-            gofer: Any = _Gofer(None)
-            return gofer  # type: ignore[no-any-return]
+            return Gofer(MountPlan(confs=()), FdSet())
 
     def close(self) -> None:
         """Let go of the processes; all goes on."""
@@ -219,7 +154,9 @@ class AdoptedSandbox(Sandbox):
         if self.restore is not None:
             self.restore.image.close()
         self._sentry.child.close()
-        self._gofer.child.close()
+        self._sentry.log.close()
+        if self._gofer.child is not None:
+            self._gofer.child.close()
 
 
 def configure(container: StoredContainer, config: RunscConfig) -> RunscConfig:
