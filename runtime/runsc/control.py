@@ -71,6 +71,14 @@ class ContainerState(Constant):
     RUNNING: ClassVar[ContainerState] = member(2)
     STOPPED: ClassVar[ContainerState] = member(3)
 
+    def known(self, started: bool) -> ContainerState:
+        """It, where it is known whether a start was tried.
+
+        Releases before gofer mounts were configured don't tell a container whose init is yet to
+        come from one that has ended.
+        """
+        return ContainerState.CREATING if self is ContainerState.STOPPED and not started else self
+
 
 class Control:
     """Typed calls.  Thread-safe: each call has a connection of its own, and nothing is shared.

@@ -370,14 +370,8 @@ class Sandbox:
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""
-        found = self._control.state(cid, timeout)
-        # Old releases don't tell a container whose init is yet to come from one that has ended.
-        if found is ContainerState.STOPPED and not self._is_started(cid):
-            return ContainerState.CREATING
-        return found
-
-    def _is_started(self, cid: str) -> bool:
-        return self._exits.started if cid == self.id else self._sub(cid).started
+        started = self._exits.started if cid == self.id else self._sub(cid).started
+        return self._control.state(cid, timeout).known(started)
 
     def pause(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Freeze all containers.  Calls still work."""

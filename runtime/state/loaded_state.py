@@ -250,7 +250,7 @@ class StoredState:
         if written == STOPPED or self._live_pid(self.sandbox_process) < 0:
             return STOPPED
         try:
-            found = self.control().state(self.id, _STATUS_TIMEOUT)
+            found = self.control().state(self.id, _STATUS_TIMEOUT).known(self._is_started(written))
         except SandboxGone:
             return STOPPED
         except RuntimeFault:
@@ -259,14 +259,11 @@ class StoredState:
             return CREATED
         if found is ContainerState.RUNNING:
             return PAUSED if written == PAUSED else RUNNING
-        if found is ContainerState.STOPPED and written == CREATED and not self._tells_created:
-            return CREATED
         return STOPPED
 
-    @property
-    def _tells_created(self) -> bool:
-        """Old releases don't tell an init that is yet to come from one that has ended."""
-        return self.stored is None or not self.stored.is_old
+    def _is_started(self, written: str) -> bool:
+        """Whether a start was tried, or the sentry says so itself."""
+        return written != CREATED or self.stored is None or not self.stored.is_old
 
     def _is_being_created(self) -> bool:
         """Whether somebody else holds its lock, before there is a state to write down."""

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from runtime.bundle.capabilities import NET_RAW, Capabilities
+from runtime.host.reactor import Reactor
+from runtime.runsc.config import RunscConfig
+from runtime.runsc.control import ContainerState
+from runtime.runsc.driver import DirectDriver
+from runtime.sandbox.boot_params import BootParams
 from runtime.sandbox.prepare_spec import exec_capabilities
+from runtime.sandbox.sandbox import Sandbox
 from runtime.sandbox.signals import Effect, effect
+from runtime.state.runsc_state import RunscState
+from runtime.task.attach import AdoptedSandbox
+from tests.fakes.generations import GENERATIONS
 from tests.fakes.sandbox import TRUE, Bench
 from tests.runtime.runsc.test_driver import make_spec
 from tests.runtime.state.test_loaded import Scene
 
 STATES = ("created", "running", "paused")
 SIGNALS = (0, signal.SIGTERM, signal.SIGKILL, signal.SIGCHLD)
-NULL = (0, 0, 0)
+NULL = (-1, -1, -1)
 
 
 @pytest.fixture
@@ -96,10 +109,44 @@ def test_an_exec_has_raw_sockets_where_its_container_has(
     assert bool(found and found.bounding & NET_RAW) is raw
 
 
-def test_gvctl_gives_no_raw_sockets_that_the_container_lacks(scene: Scene) -> None:
+@pytest.fixture
+def served(scene: Scene) -> Iterator[Sandbox]:
+    """The scene's sandbox, as the process has it that serves its containers."""
+    found = scene.load()
+    params = BootParams(
+        id="c1",
+        bundle=str(scene.bundle),
+        spec=found.spec,
+        config=RunscConfig(root=str(scene.root)),
+        driver=DirectDriver(GENERATIONS[2022]),
+        stdio=NULL,
+    )
+    context: Any = SimpleNamespace(reactor=Reactor())
+    sandbox = AdoptedSandbox.adopt(found, params, context)
+    yield sandbox
+    sandbox.close()
+    context.reactor.stop()
+
+
+def test_no_side_gives_raw_sockets_that_the_container_lacks(scene: Scene, served: Sandbox) -> None:
     asked = scene.answer("containerManager.ExecuteAsync", 7)
-    assert scene.load().execute(CHILD, NULL, False) == 7
-    assert asked[0]["Capabilities"]["BoundingCaps"] & NET_RAW == 0
+    null = os.open(os.devnull, os.O_RDWR)
+    assert served.execute("c1", CHILD, (null,) * 3, False, time.monotonic() + 10) == 7
+    assert scene.load().execute(CHILD, (null,) * 3, False) == 7
+    os.close(null)
+    given = [each["Capabilities"]["BoundingCaps"] for each in asked]
+    assert given == [RAW.bounding & ~NET_RAW] * 2
+
+
+@pytest.mark.parametrize("verdict", [1, 2, 3])
+def test_what_was_created_and_not_started_is_created(
+    scene: Scene, served: Sandbox, verdict: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old sentry says that an init has ended which is yet to come."""
+    monkeypatch.setattr(RunscState, "is_old", True)
+    scene.verdict = verdict
+    live = {ContainerState.CREATING: "created", ContainerState.RUNNING: "running"}
+    assert live[served.state("c1")] == scene.load(status="created").status()
 
 
 @pytest.mark.parametrize("is_root", [True, False])
