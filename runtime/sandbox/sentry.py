@@ -33,7 +33,7 @@ from runtime.sandbox.spec_file import spec_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from runtime.host.pids import ProcessHandle
     from runtime.host.spawn import Child
