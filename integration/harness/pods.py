@@ -24,7 +24,7 @@ from integration.harness.daemon_api import Refused
 from integration.harness.gvctl import Gvctl
 from integration.harness.image import IMAGE, Image
 from integration.harness.pod_network import PodNetwork
-from integration.harness.streaming import Stream
+from integration.harness.streaming import Forwarding, Stream
 from integration.harness.waiting import until
 
 #: containerd's namespace for all that comes through CRI.
@@ -157,7 +157,12 @@ class PodNode:
         """Make the network, start the daemon and wait until pods can be run on it."""
         (self.daemon.folder / "logs").mkdir(parents=True)
         options = f'root = "{self.daemon.folder}/runsc"\n'
-        for name, text in (("gvisor", options), ("gvisor-apart", options + "grouping = false\n")):
+        texts = {
+            "gvisor": options,
+            "gvisor-apart": options + "grouping = false\n",
+            "gvisor-closed": options + "port_forward = false\n",
+        }
+        for name, text in texts.items():
             (self.daemon.folder / f"{name}.toml").write_text(text)
         self._write_counter()
         self._write_drop_in()
@@ -248,7 +253,8 @@ class PodNode:
             common=_COMMON if new else _COMMON + _COMMON_1,
         )
         ours = '  TypeUrl = "runtimeoptions.v1.Options"\n  ConfigPath = "{}/{}.toml"'
-        plain, apart = (ours.format(folder, name) for name in ("gvisor", "gvisor-apart"))
+        names = ("gvisor", "gvisor-apart", "gvisor-closed")
+        plain, apart, closed = (ours.format(folder, name) for name in names)
         runc = f'  Root = "{folder}/runc"'
         gvisor = peers.GVISOR if "runc" in self.runtime else self.runtime
         single, dual = self.network.single, self.network.dual
@@ -256,6 +262,7 @@ class PodNode:
         for name, runtime in self._others.items():
             kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
         handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
+        handlers.append(("gvisor-closed", gvisor, single, closed))
         handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
@@ -326,7 +333,7 @@ class PodNode:
 
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
-        with the option `grouping` off, `plain` without options,
+        with the option `grouping` off, `closed` with `port_forward` off, `plain` without options,
         `path` with the shim named by its path alone, as `gvctl config` has it configured,
         `chain` with a network that ends with a script (``network.script``).
         """
@@ -351,6 +358,10 @@ class PodNode:
         """`kubectl attach -i`, or `-it`: a stream to the container's first process."""
         streams = {"stdin": True, "stdout": True, "stderr": not tty, "tty": tty}
         return Stream(self.call("Attach", container_id=container, **streams).url)
+
+    def forward(self, pod: Pod, port: int) -> Forwarding:
+        """`kubectl port-forward`: a connection to a port of the pod's loopback."""
+        return Forwarding(self.call("PortForward", pod_sandbox_id=pod.id, port=[port]).url)
 
     def status(self, container: str) -> Any:
         return self.call("ContainerStatus", container_id=container).status

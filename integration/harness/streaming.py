@@ -91,10 +91,13 @@ class Stream:
     def _send(self, payload: bytes, opcode: int = _BINARY) -> None:
         size = len(payload)
         head = bytes([0x80 | opcode])
-        head += bytes([0x80 | size]) if size < 126 else struct.pack("!BH", 0x80 | 126, size)
-        mask = os.urandom(4)
-        masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
-        self._socket.sendall(head + mask + masked)
+        if size < 126:
+            head += bytes([0x80 | size])
+        else:
+            wide = size > 0xFFFF
+            head += struct.pack("!BQ" if wide else "!BH", 0x80 | (127 if wide else 126), size)
+        # A mask of zeros is one, too, and megabytes are sent.
+        self._socket.sendall(head + bytes(4) + payload)
 
     def _receive(self, deadline: float) -> None:
         left = deadline - time.monotonic()
@@ -130,9 +133,54 @@ class Stream:
             self._send(payload, _PONG)
         elif opcode == _CLOSE:
             self._ended = True
-        elif payload[:1] == bytes([_STDOUT]):
-            self.out += payload[1:]
-        elif payload[:1] == bytes([_STDERR]):
-            self.err += payload[1:]
-        elif payload[:1] == bytes([_ERROR]) and len(payload) > 1:
-            self.status = json.loads(payload[1:])
+        elif payload:
+            self._deliver(payload[0], payload[1:])
+
+    def _deliver(self, channel: int, data: bytes) -> None:
+        if channel == _STDOUT:
+            self.out += data
+        elif channel == _STDERR:
+            self.err += data
+        elif channel == _ERROR and data:
+            self.status = json.loads(data)
+
+
+class Forwarding(Stream):
+    """`kubectl port-forward`: one connection to one port of a pod.
+
+    Of its two channels the first carries data, the second what went wrong; both begin with the
+    port's number.
+    """
+
+    def __init__(self, url: str, timeout: float = 15) -> None:
+        self._heads = {0: 2, 1: 2}
+        self._parts: list[bytes] = []
+        #: Bytes of the answer so far.
+        self.count = 0
+        super().__init__(url, timeout)
+
+    def write_bytes(self, data: bytes) -> None:
+        self._send(b"\0" + data)
+
+    @property
+    def answer(self) -> bytes:
+        """What came so far."""
+        return b"".join(self._parts)
+
+    def take(self, count: int, timeout: float = 20) -> bytes:
+        """Read until so many bytes have come in all; returns all."""
+        deadline = time.monotonic() + timeout
+        while self.count < count:
+            if self._ended:
+                raise AssertionError(f"{self.count} bytes of {count}, then {self.err!r}")
+            self.pump(deadline)
+        return self.answer
+
+    def _deliver(self, channel: int, data: bytes) -> None:
+        skipped = min(self._heads[channel], len(data))
+        self._heads[channel] -= skipped
+        if channel == 0:
+            self._parts.append(data[skipped:])
+            self.count += len(data) - skipped
+        else:
+            self.err += data[skipped:]

@@ -75,6 +75,8 @@ class Facts(Record):
     options_file: str = ""
     options_fault: str = ""
     network_tools: bool = True
+    #: Why connections to a pod's loopback can't be led into its sandbox.
+    port_forward_fault: str = ""
 
 
 class Finding(Record):
@@ -105,6 +107,7 @@ def examine(facts: Facts) -> list[Finding]:
         _seccomp(facts),
         _user_namespaces(facts),
         _files(facts),
+        _port_forward(facts),
     ]
 
 
@@ -325,6 +328,18 @@ def _files(f: Facts) -> Finding:
     )
 
 
+def _port_forward(f: Facts) -> Finding:
+    name = "port forwarding"
+    if f.port_forward_fault:
+        return Finding(
+            check=name,
+            level=WARNING,
+            text=f.port_forward_fault,
+            advice="kubectl port-forward needs Linux 5.9 with BPF, CAP_BPF and CAP_NET_ADMIN",
+        )
+    return Finding(check=name, level=OK, text="available")
+
+
 # -- collecting ---------------------------------------------------------------------------------
 
 
@@ -383,6 +398,7 @@ def gather(args: argparse.Namespace) -> Facts:
         "seccomp": os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         "user_namespaces": _number("/proc/sys/user/max_user_namespaces"),
         "open_files": _open_files(),
+        "port_forward_fault": _port_forward_fault(),
     }
     binary = args.runsc or "runsc"
     flags: dict[str, str] = {}
@@ -476,6 +492,16 @@ def _effective() -> int:
     except (OSError, StopIteration):
         return 0
     return int(line.split()[1], 16)
+
+
+def _port_forward_fault() -> str:
+    from runtime.network import loopback
+
+    try:
+        loopback.check()
+    except RuntimeFault as fault:
+        return str(fault)
+    return ""
 
 
 def _number(path: str) -> int | None:

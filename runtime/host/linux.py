@@ -237,6 +237,29 @@ def show_arguments(arguments: Sequence[bytes], environment: Sequence[bytes] | No
     _checked(lib.gv_show_arguments(shown + rest, len(shown), len(rest), now))
 
 
+# --- networks -------------------------------------------------------------------------------
+
+
+def lead_loopback(netns: int, listener: int) -> int:
+    """Have each new TCP connection to loopback in a network namespace come to ``listener``.
+
+    To 127.0.0.0/8 and ::1, of any port, whether others listen on it or not; ``listener`` is a
+    TCP socket of that namespace, one for IPv6 that takes IPv4 as well.  Returns the descriptor
+    of the link, whose closing ends it; so does the listener's.  By an sk_lookup program
+    (Documentation/bpf/prog_sk_lookup.rst), Linux 5.9.  OSError: EINVAL where there is none.
+    """
+    return _checked(lib.gv_lead_loopback(netns, listener))
+
+
+def forward_code() -> tuple[bytes, int, int]:
+    """Machine code of a program that forwards a port, the place of its first instruction in it,
+    and the machine's number as ELF has it: 0 if there is none for it."""
+    size, entry = ffi.new("size_t *"), ffi.new("size_t *")
+    start = lib.gv_forward_code(size, entry)
+    code = bytes(ffi.buffer(start, size[0])) if size[0] else b""
+    return code, int(entry[0]), int(lib.gv_forward_machine())
+
+
 # --- memory ---------------------------------------------------------------------------------
 
 

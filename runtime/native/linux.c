@@ -138,3 +138,248 @@ int gv_show_arguments(const char *data, unsigned long arguments, unsigned long e
     errno = saved;
     return -1;
 }
+
+/*
+ * An sk_lookup program (Linux 5.9).  The numbers are those of linux/bpf.h, whose older versions
+ * lack some of them.
+ */
+struct gv_instruction {
+    uint8_t code;
+    uint8_t registers; /* the source's number in the upper half */
+    int16_t offset;
+    int32_t value;
+};
+
+#define GV_BPF_SIZE 128
+
+static int gv_bpf(int command, const void *attributes, size_t size)
+{
+    uint64_t whole[GV_BPF_SIZE / 8] = {0};
+
+    memcpy(whole, attributes, size);
+    return (int)syscall(SYS_bpf, command, whole, sizeof(whole));
+}
+
+static int gv_load_lookup(int map)
+{
+    const int32_t one = (int32_t)htonl(1);
+    const struct gv_instruction program[] = {
+        {0xbf, 0x16, 0, 0},      /* r6 = the context, a struct bpf_sk_lookup */
+        {0x61, 0x60, 12, 0},     /* its protocol */
+        {0x55, 0x00, 28, 6},     /* is not TCP: pass */
+        {0x61, 0x60, 8, 0},      /* its family */
+        {0x15, 0x00, 10, 2},     /* is IPv4 */
+        {0x55, 0x00, 25, 10},    /* is not IPv6: pass */
+        {0x61, 0x60, 44, 0},     /* is it to ::1? */
+        {0x55, 0x00, 23, 0},
+        {0x61, 0x60, 48, 0},
+        {0x55, 0x00, 21, 0},
+        {0x61, 0x60, 52, 0},
+        {0x55, 0x00, 19, 0},
+        {0x61, 0x60, 56, 0},
+        {0x55, 0x00, 17, one},
+        {0x05, 0x00, 2, 0},
+        {0x71, 0x60, 40, 0},     /* is it to 127.0.0.0/8? */
+        {0x55, 0x00, 14, 127},
+        {0x62, 0x0a, -4, 0},     /* the map's only key */
+        {0xbf, 0xa2, 0, 0},
+        {0x07, 0x02, 0, -4},
+        {0x18, 0x11, 0, map},
+        {0x00, 0x00, 0, 0},
+        {0x85, 0x00, 0, 1},      /* bpf_map_lookup_elem */
+        {0x15, 0x00, 7, 0},      /* the listener is closed: pass */
+        {0xbf, 0x07, 0, 0},
+        {0xbf, 0x61, 0, 0},
+        {0xbf, 0x72, 0, 0},
+        {0xb7, 0x03, 0, 0},
+        {0x85, 0x00, 0, 124},    /* bpf_sk_assign */
+        {0xbf, 0x71, 0, 0},
+        {0x85, 0x00, 0, 86},     /* bpf_sk_release */
+        {0xb7, 0x00, 0, 1},      /* pass: on to what was assigned, or is found as ever */
+        {0x95, 0x00, 0, 0},
+    };
+    const struct {
+        uint32_t type, count;
+        uint64_t instructions, license;
+        uint32_t log[4], version, flags;
+        char name[16];
+        uint32_t device, attach_type;
+    } load = {
+        .type = 30, /* BPF_PROG_TYPE_SK_LOOKUP */
+        .count = sizeof(program) / sizeof(program[0]),
+        .instructions = (uint64_t)(uintptr_t)program,
+        .license = (uint64_t)(uintptr_t) "Dual MIT/GPL",
+        .name = "gvisor_loopback",
+        .attach_type = 36, /* BPF_SK_LOOKUP */
+    };
+
+    return gv_bpf(5, &load, sizeof(load));
+}
+
+int gv_lead_loopback(int netns, int listener)
+{
+    const uint32_t kind[4] = {15, sizeof(uint32_t), sizeof(uint64_t), 1}; /* a sockmap of one */
+    const uint32_t key = 0;
+    const uint64_t value = (uint64_t)listener;
+    int map, program = -1, link = -1, saved;
+
+    map = gv_bpf(0, kind, sizeof(kind));
+    if (map < 0)
+        return -1;
+    {
+        const struct {
+            uint64_t map, key, value, flags;
+        } update = {(uint64_t)map, (uint64_t)(uintptr_t)&key, (uint64_t)(uintptr_t)&value, 0};
+
+        if (!gv_bpf(2, &update, sizeof(update)))
+            program = gv_load_lookup(map);
+    }
+    if (program >= 0) {
+        const uint32_t attach[4] = {(uint32_t)program, (uint32_t)netns, 36, 0};
+
+        link = gv_bpf(28, attach, sizeof(attach));
+    }
+    saved = errno;
+    close(map);
+    if (program >= 0)
+        close(program);
+    errno = saved;
+    return link;
+}
+
+/*
+ * A program that runs inside of a sandbox: it connects to a port on the loopback there, says so by
+ * a line feed, and copies stdin to the connection and the connection to stdout.  Two processes,
+ * one for each way.  Its code is taken from this library as it is, so nothing in it may refer to
+ * anything outside: no library, no constants, no stack protector.
+ */
+
+#if defined(__x86_64__)
+#define GV_MACHINE 62
+#define GV_ENTRY "mov %rsp, %rdi\n and $-16, %rsp\n call gv_forward_main\n hlt\n"
+#elif defined(__aarch64__)
+#define GV_MACHINE 183
+#define GV_ENTRY "mov x0, sp\n bl gv_forward_main\n brk #1\n"
+#else
+#define GV_MACHINE 0
+#endif
+
+#if GV_MACHINE
+#define GV_INSIDE __attribute__((section("gv_forward"), used, no_stack_protector, \
+                                 optimize("no-stack-protector", "no-tree-loop-distribute-patterns", \
+                                          "no-jump-tables")))
+
+__asm__(".pushsection gv_forward, \"ax\", %progbits\n"
+        ".globl gv_forward_start\n .hidden gv_forward_start\n"
+        "gv_forward_start:\n" GV_ENTRY ".popsection\n");
+
+extern const unsigned char gv_forward_start[];
+extern const unsigned char __start_gv_forward[] __attribute__((visibility("hidden")));
+extern const unsigned char __stop_gv_forward[] __attribute__((visibility("hidden")));
+
+static inline __attribute__((always_inline)) long gv_inside(long number, long a, long b, long c,
+                                                            long d, long e)
+{
+#if defined(__x86_64__)
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    long result;
+
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory");
+    return result;
+#else
+    register long x8 __asm__("x8") = number;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+
+    __asm__ volatile("svc 0"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+                     : "memory");
+    return x0;
+#endif
+}
+
+static inline __attribute__((always_inline)) int gv_copy_all(int from, int to, char *buffer,
+                                                             long size)
+{
+    long count, done, put;
+
+    while ((count = gv_inside(SYS_read, from, (long)buffer, size, 0, 0)) > 0) {
+        for (done = 0; done < count; done += put) {
+            put = gv_inside(SYS_write, to, (long)buffer + done, count - done, 0, 0);
+            if (put <= 0)
+                return -1;
+        }
+    }
+    return 0;
+}
+
+GV_INSIDE static void gv_forward_main(const long *stack)
+{
+    const unsigned char *word = stack[0] > 1 ? (const unsigned char *)stack[2] : 0;
+    uint32_t address[7];
+    char buffer[16384];
+    long port = 0, child;
+    int fd;
+
+    for (; word && *word >= '0' && *word <= '9'; word++)
+        port = port * 10 + *word - '0';
+    port = ((port & 0xff) << 8) | ((port >> 8) & 0xff);
+    /* A struct sockaddr_in; the family's bytes are in the machine's order, which is little. */
+    address[0] = 2 | (uint32_t)port << 16;
+    address[1] = 0x0100007f;
+    address[2] = address[3] = address[4] = address[5] = address[6] = 0;
+    fd = (int)gv_inside(SYS_socket, 2, 1, 0, 0, 0);
+    if (fd < 0 || gv_inside(SYS_connect, fd, (long)address, 16, 0, 0)) {
+        /* A struct sockaddr_in6. */
+        address[0] = 10 | (uint32_t)port << 16;
+        address[1] = 0;
+        address[5] = 0x01000000;
+        fd = (int)gv_inside(SYS_socket, 10, 1, 0, 0, 0);
+        if (fd < 0 || gv_inside(SYS_connect, fd, (long)address, 28, 0, 0))
+            gv_inside(SYS_exit_group, 1, 0, 0, 0, 0);
+    }
+    buffer[0] = '\n';
+    gv_inside(SYS_write, 1, (long)buffer, 1, 0, 0);
+    child = gv_inside(SYS_clone, 17, 0, 0, 0, 0); /* SIGCHLD: a fork */
+    if (child < 0)
+        gv_inside(SYS_exit_group, 2, 0, 0, 0, 0);
+    if (!child) {
+        gv_inside(SYS_prctl, 1, 9, 0, 0, 0); /* PR_SET_PDEATHSIG: SIGKILL */
+        gv_inside(SYS_close, 1, 0, 0, 0, 0);
+        gv_copy_all(0, fd, buffer, sizeof(buffer));
+        gv_inside(SYS_shutdown, fd, 1, 0, 0, 0);
+        gv_inside(SYS_exit_group, 0, 0, 0, 0, 0);
+    }
+    gv_inside(SYS_close, 0, 0, 0, 0, 0);
+    gv_copy_all(fd, 1, buffer, sizeof(buffer));
+    gv_inside(SYS_kill, child, 9, 0, 0, 0);
+    gv_inside(SYS_wait4, child, 0, 0, 0, 0);
+    gv_inside(SYS_exit_group, 0, 0, 0, 0, 0);
+}
+
+const unsigned char *gv_forward_code(size_t *size, size_t *entry)
+{
+    *size = (size_t)(__stop_gv_forward - __start_gv_forward);
+    *entry = (size_t)(gv_forward_start - __start_gv_forward);
+    return __start_gv_forward;
+}
+#else
+const unsigned char *gv_forward_code(size_t *size, size_t *entry)
+{
+    *size = *entry = 0;
+    return NULL;
+}
+#endif
+
+int gv_forward_machine(void)
+{
+    return GV_MACHINE;
+}

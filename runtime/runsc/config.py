@@ -39,6 +39,8 @@ class RunscConfig(Record):
     abstract_control_socket: bool = False
     #: Whether a pod's author may name any cgroup of the host for its sandbox.
     allow_cgroup_parent: bool = False
+    #: Whether what is dialled on the loopback of a pod's network namespace reaches the sandbox.
+    port_forward: bool = True
     #: How checkpoints are compressed; empty for the default.
     checkpoint_compression: str = ""
     #: Which emptyDirs without annotations a sandbox keeps: ``memory``, ``all`` or ``none``.

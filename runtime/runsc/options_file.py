@@ -44,6 +44,7 @@ _BOOLEANS = (
     "allow_cgroup_parent",
     "fork_server",
     "grouping",
+    "port_forward",
     "systemd_cgroup",
 )
 #: Known and without effect here: gVisor's hibernate server, and what CRI puts into inline TOML.
@@ -169,6 +170,7 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         grouping=found.get("grouping", True),
         abstract_control_socket=found.get("abstract_control_socket", False),
         allow_cgroup_parent=found.get("allow_cgroup_parent", False),
+        port_forward=found.get("port_forward", True),
         checkpoint_compression=found.get("checkpoint_compression", ""),
         share_volumes=found.get("share_volumes", "memory"),
     )

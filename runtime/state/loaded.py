@@ -386,15 +386,7 @@ class StoredContainer(StoredState):
         self.require("port forward", RUNNING)
         if not 0 < port < 65536:
             raise InvalidRequest("port", f"{port} is not between 1 and 65535")
-        argument = {"ContainerID": self.id, "Port": port}
-        self.control().call(
-            "containerManager.PortForward",
-            argument,
-            (fd,),
-            timeout,
-            operation="forward a port of",
-            container_id=self.id,
-        )
+        self.control().port_forward(self.id, port, fd, timeout)
 
     def tar_root(self, fd: int, timeout: float = 60.0) -> None:
         """Write what was changed in the root file system to ``fd``, as a tar archive.

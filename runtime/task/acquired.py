@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runtime.network.setup import PendingScrape
     from runtime.runsc.release import Generation
     from runtime.sandbox.checkpoint_image import Image
+    from runtime.sandbox.port_forward import PortForward
     from runtime.sandbox.sandbox import Sandbox
     from runtime.task.pod_memory import PodMemory
 
@@ -71,6 +72,9 @@ class Holdings:
         #: Where the control socket of a sandbox that is yet to boot will be.
         self.control_socket = ""
         self.scrape: PendingScrape | None = None
+        self.port_forward: PortForward | None = None
+        #: Whether the sandbox has the program for it.
+        self.forwards_ports = False
         #: The checkpoint that the container is to be restored from.
         self.image: Image | None = None
         #: Cgroups that are about to be made, in the form of their JSON.
@@ -112,6 +116,9 @@ class Holdings:
                 self.image = None
             if scrape is not None and steps.run("end the network helper", scrape.cancel):
                 self.scrape = None
+            forward = self.port_forward
+            if forward is not None and attempt("end port forwarding", forward.close):
+                self.port_forward = None
             sandbox = self.sandbox
             if sandbox is not None and self.owns_sandbox:
                 steps.run("end the sandbox", sandbox.destroy, RELEASE_TIMEOUT)

@@ -174,11 +174,27 @@ class Container:
         if self.is_root and self.holdings is not None:
             # While a delete has to wait: it removes what is written down.
             self.holdings.record_network()
+            self._forward_ports(self.holdings)
         self.init.commit(Op.STARTED, TaskStarted(container_id=self.id, pid=pid))
         if not self.is_root:
             sandbox.wait_container(self.id, self.init_exited)
         hook_stages.after_start(self, deadline)
         return pid
+
+    def _forward_ports(self, holdings: Holdings) -> None:
+        """Have CRI's PortForward reach the pod.  Never raises: the pod is good without."""
+        spec, sandbox = self.spec, self.sandbox
+        # With the host's stack what CRI dials is what the container listens on.
+        if spec is None or not holdings.forwards_ports or sandbox.network == "host":
+            return
+        from runtime.sandbox.port_forward import PortForward
+
+        try:
+            holdings.port_forward = PortForward.open(
+                sandbox, spec.netns_path, self._context.reactor, self._context.workers
+            )
+        except RuntimeFault as fault:
+            self._log.info("port_forward.unavailable", error=str(fault))
 
     def status_changed(self, status: str) -> None:
         """Write the status down where runsc's commands read it.  Never raises."""

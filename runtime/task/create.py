@@ -20,7 +20,7 @@ from runtime.cgroups.pod_limits import PodLimits, create_own
 from runtime.cgroups.resources import parse
 from runtime.network import setup as network
 from runtime.runsc.control_address import control_address
-from runtime.sandbox import cgroup_mounts, prepare_spec
+from runtime.sandbox import cgroup_mounts, forward_mount, prepare_spec
 from runtime.sandbox.sandbox import BootParams, Sandbox
 from runtime.task import hook_stages
 from runtime.task.acquired import Holdings
@@ -182,6 +182,8 @@ def _acquire(
     step("program")
     executable.find_executable(spec.root_path, spec)
     step("restrictions")
+    if root is None and config.port_forward and context.shim_address:
+        spec, holdings.forwards_ports = forward_mount.add(spec, holdings.image, context.cache_dir)
     spec, config = _prepare(container, spec, config, driver, root)
     holdings.binary, holdings.flags = driver.generation.binary, config.flags
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))

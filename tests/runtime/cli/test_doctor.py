@@ -58,6 +58,7 @@ def test_a_host_where_all_is_well() -> None:
         ({"seccomp": False}, "seccomp", FAILURE, "CONFIG_SECCOMP_FILTER"),
         ({"user_namespaces": 0}, "user namespaces", WARNING, "max_user_namespaces"),
         ({"open_files": 1024}, "open files", WARNING, "LimitNOFILE"),
+        ({"port_forward_fault": "x"}, "port forwarding", WARNING, "Linux 5.9"),
     ],
 )
 def test_what_is_wrong_and_what_to_do(

@@ -1,0 +1,53 @@
+"""The program that connects a sandbox's loopback to pipes, as a file that a sandbox can run.
+
+Its code is C of the native part (``runtime/native/linux.c``); here an ELF header is put before it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from runtime.base import files
+from runtime.base.errors import Unsupported
+from runtime.host import linux
+
+#: The file's name in its folder.
+NAME = "forward"
+_BASE = 0x400000
+_HEADERS = 64 + 56
+_READ_EXECUTE = 5
+
+
+def program() -> bytes:
+    """The whole file.  Raises Unsupported on a machine for which there is none."""
+    code, entry, machine = linux.forward_code()
+    if not machine:
+        raise Unsupported("forwarding a port on this machine")
+    whole = _HEADERS + len(code)
+    ident = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)  # 64 bits, little-endian
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        ident, 2, machine, 1, _BASE + _HEADERS + entry, 64, 0, 0, 64, 56, 1, 0, 0, 0,
+    )  # fmt: skip
+    segment = struct.pack("<IIQQQQQQ", 1, _READ_EXECUTE, 0, _BASE, _BASE, whole, whole, 0x1000)
+    return head + segment + code
+
+
+def install(folders: tuple[str, ...]) -> str:
+    """The first of ``folders`` from which programs can be run, with the program in it.
+
+    It is made where it isn't there, with the file that anybody may read and nobody but its owner
+    write.  Raises OSError, Unsupported.
+    """
+    data = program()
+    for folder in folders:
+        os.makedirs(folder, 0o755, exist_ok=True)
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            continue
+        path = os.path.join(folder, NAME)
+        if files.read_bounded(path, 1 << 20) != data:
+            files.replace_file(path, data, 0o755)
+            os.chmod(path, 0o755)  # whatever the umask
+        return folder
+    raise Unsupported(f"running programs from {' or '.join(folders)}, as they are mounted noexec")
