@@ -117,7 +117,7 @@ class Holdings:
             if scrape is not None and steps.run("end the network helper", scrape.cancel):
                 self.scrape = None
             forward = self.port_forward
-            if forward is not None and attempt("end port forwarding", forward.close):
+            if forward is not None and steps.run("end port forwarding", forward.close):
                 self.port_forward = None
             sandbox = self.sandbox
             if sandbox is not None and self.owns_sandbox:
