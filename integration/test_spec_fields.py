@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from integration.harness.api import process_spec
 from integration.harness.node import Node
+from integration.harness.waiting import until
 from integration.test_surfaces import (
     MS_BIND,
     MS_RDONLY,
@@ -137,3 +139,22 @@ def test_a_bind_mounted_dev(node: Node, rootfs: Path) -> None:
     ]
     assert run(node, spec).out == "ok\n"
     assert not os.path.exists("/dev/gvisor-shim-test")
+
+
+def test_a_terminal_has_the_size_that_the_spec_says(node: Node, tmp_path: Path) -> None:
+    """Also where no client tells another size; of containers and execs."""
+    name, log = node.new_id(), tmp_path / "log"
+    sizes = ({"height": 33, "width": 101}, {"height": 34, "width": 102})
+    spec = node.api.spec("sh", "-c", "stty size; exec sleep 1000", container=name)
+    spec["process"] |= {"terminal": True, "consoleSize": sizes[0]}
+    rootfs = node.api.make(name, node.runtime, spec)
+    io = {"terminal": True, "stdout": f"file://{log}"}
+    node.api.task("Create", container_id=name, rootfs=rootfs, **io)
+    node.api.task("Start", container_id=name)
+    until(lambda: "33 101" in log.read_text(), 10, "the container's")
+    process = {**spec["process"], "args": ["stty", "size"], "consoleSize": sizes[1]}
+    execed = {"container_id": name, "exec_id": "x"}
+    node.api.task("Exec", spec=process_spec(process), **io, **execed)
+    node.api.task("Start", **execed)
+    until(lambda: "34 102" in log.read_text(), 10, "the exec's")
+    node.delete(name)

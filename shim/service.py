@@ -14,7 +14,7 @@ from protos import task_pb2 as pb
 from protos.wkt_pb2 import Any
 from runtime.base import log
 from runtime.base.errors import NotFound
-from runtime.bundle.process_spec import parse_process
+from runtime.bundle.process_spec import parse_process, unlike_container
 from runtime.bundle.spec import validate_id
 from runtime.task.context import CreateRequest
 from shim import convert, status
@@ -187,9 +187,12 @@ class TaskService:
         request = pb.ExecProcessRequest.FromString(call.payload)
         container = self._pod.container(request.id)
         spec = parse_process(request.spec.value, "exec spec")
-        if spec.unknown_capabilities:
-            unknown = [name[:100] for name in spec.unknown_capabilities[:10]]
-            self._log.warning("exec.partly_honoured", container=request.id, unknown=unknown)
+        missing = unlike_container(spec, container.spec.process) if container.spec else ()
+        unknown = [name[:100] for name in spec.unknown_capabilities[:10]]
+        if missing or unknown:
+            self._log.warning(
+                "exec.partly_honoured", container=request.id, unknown=unknown, missing=missing
+            )
         io = convert.io_request(request)
         container.add_exec(request.exec_id, spec, io, self._deadline(call))
         return b""

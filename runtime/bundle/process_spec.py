@@ -14,6 +14,7 @@ from runtime.bundle.capabilities import NAMES, Capabilities, known, mask_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 #: Bytes of JSON that are accepted for a process or a whole spec.
@@ -28,6 +29,18 @@ MAX_ARGUMENTS = 4 << 20
 
 #: The sets of a process, as the specification calls them.
 CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
+
+
+#: What no process of a container can have apart from the first.
+_CONTAINERS = (
+    "rlimits",
+    "oomScoreAdj",
+    "apparmorProfile",
+    "selinuxLabel",
+    "ioPriority",
+    "scheduler",
+    "execCPUAffinity",
+)
 
 
 class Rlimit(Record):
@@ -59,6 +72,8 @@ class ProcessSpec(Record):
     no_new_privileges: bool = False
     #: (height, width) in characters.
     console_size: tuple[int, int] | None = None
+    #: The members that only a container has, as they were given.
+    containers: Mapping[str, Any] = {}
 
 
 def parse_process(data: bytes | dict[str, Any], where: str) -> ProcessSpec:
@@ -100,6 +115,19 @@ def read_process(fields: Fields) -> ProcessSpec:
         oom_score_adj=fields.integer("oomScoreAdj", -1000, 1000),
         no_new_privileges=fields.boolean("noNewPrivileges"),
         console_size=_console_size(fields.fields("consoleSize")),
+        containers={
+            name: value for name, value in fields.value.items() if name in _CONTAINERS and value
+        },
+    )
+
+
+def unlike_container(process: ProcessSpec, init: ProcessSpec) -> tuple[str, ...]:
+    """The members by which an exec asks for what only its container has, and has otherwise.
+
+    Callers such as CRI repeat the container's own in each exec.
+    """
+    return tuple(
+        name for name, value in process.containers.items() if init.containers.get(name) != value
     )
 
 

@@ -36,7 +36,7 @@ from runtime.task.events import (
 from runtime.task.joined import Joined
 from runtime.task.kill import Killing
 from runtime.task.lifecycle import Op, State
-from runtime.task.process import Exit, IORequest, Pid, Process
+from runtime.task.process import Exit, IORequest, Pid, Process, size_terminal
 from runtime.task.stats import LOOK_TIMEOUT, Stats
 
 TYPE_CHECKING = False
@@ -222,6 +222,7 @@ class Container:
             self._execs[exec_id] = process
         try:
             opened = self._context.open_io(io, self.id, *self.io_owner, True, True, deadline)
+            size_terminal(opened, spec)
             with self._lock:
                 # Opening waits for the client: the container may have been deleted meanwhile.
                 if self._execs.get(exec_id) is process:

@@ -27,7 +27,7 @@ from runtime.task.acquired import Holdings
 from runtime.task.events import TaskCreated
 from runtime.task.lifecycle import Op
 from runtime.task.pod_memory import PodMemory
-from runtime.task.process import IORequest
+from runtime.task.process import IORequest, size_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def _acquire(
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
     step("stdio")
     io = context.open_io(request.io, request.id, *owner, root is not None, False, deadline)
+    size_terminal(io, spec.process)
     # Whoever cleans up after a failure closes it.
     container.init.attach(io)
     _fit_image(container, request.io, root)

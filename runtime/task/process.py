@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 _log = get_logger("process")
 
 
+def size_terminal(io: IO, spec: ProcessSpec) -> None:
+    """Give a terminal that was just opened the size that the spec wants, if any."""
+    if io.terminal and spec.console_size is not None:
+        height, width = spec.console_size
+        io.resize(width, height)
+
+
 class IORequest(Record):
     """Where a process's stdio goes, in the caller's terms."""
 

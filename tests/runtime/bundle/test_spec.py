@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runtime.base.errors import InvalidRequest
 from runtime.bundle.capabilities import NAMES, Capabilities
-from runtime.bundle.process_spec import MAX_JSON, Rlimit, parse_process
+from runtime.bundle.process_spec import MAX_JSON, Rlimit, parse_process, unlike_container
 from runtime.bundle.spec import IdMapping, Mount, load_spec, parse_spec, validate_id
 
 PROCESS: dict[str, Any] = {"args": ["sh"], "cwd": "/"}
@@ -213,8 +213,18 @@ def test_process() -> None:
     assert (process.uid, process.gid, process.additional_gids) == (1, 2, (3, 4))
     assert process.capabilities == Capabilities(effective=1 << 5, bounding=1 << 0 | 1 << 39)
     assert process.rlimits == (Rlimit(type="RLIMIT_NOFILE", soft=5, hard=6),)
+    assert sorted(process.containers) == ["oomScoreAdj", "rlimits"]
     assert (process.oom_score_adj, process.console_size) == (-5, (24, 80))
     assert process.terminal and process.no_new_privileges
+
+
+def test_what_an_exec_can_not_have_of_its_own() -> None:
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
+    init = parse_process({**PROCESS, "rlimits": limits, "apparmorProfile": "p"}, "config.json")
+    same = parse_process({**PROCESS, "rlimits": limits, "selinuxLabel": ""}, "exec spec")
+    other = parse_process({**PROCESS, "apparmorProfile": "q", "oomScoreAdj": 3}, "exec spec")
+    assert unlike_container(same, init) == ()
+    assert sorted(unlike_container(other, init)) == ["apparmorProfile", "oomScoreAdj"]
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from runtime.base.errors import (
     InvalidState,
     NotFound,
 )
+from runtime.bundle.process_spec import ProcessSpec
 from runtime.cgroups.metrics import HostStats
 from runtime.sandbox.sandbox import SandboxProcess, SignalMode
 from runtime.task.events import TaskExited
 from runtime.task.lifecycle import State
-from runtime.task.process import Exit, IORequest
+from runtime.task.process import Exit, IORequest, size_terminal
 from tests.fakes.sandbox import TRUE, Bench, FakeCgroup, FakeIO, not_found
 
 
@@ -82,6 +83,19 @@ def test_a_terminals_signals_reach_the_foreground_of_init_and_of_execs(bench: Be
     assert bench.sandbox.signals == [("c", 28, 0, SignalMode.FOREGROUND)]
     bench.sandbox.end(0)
     assert io.finished
+
+
+def test_a_new_terminal_has_the_size_that_the_spec_wants() -> None:
+    sizes: list[tuple[int, int]] = []
+    io = FakeIO()
+    io.resize = lambda width, height: sizes.append((width, height))  # type: ignore[method-assign]
+    sized = ProcessSpec(args=("sh",), console_size=(33, 101))
+    size_terminal(io, sized)
+    assert sizes == []
+    io.terminal = True
+    size_terminal(io, ProcessSpec(args=("sh",)))
+    size_terminal(io, sized)
+    assert sizes == [(101, 33)]
 
 
 def test_a_terminal_is_hung_up_at_an_execs_end_before_its_exit_is_told(bench: Bench) -> None:
