@@ -1,19 +1,22 @@
 """What Linux inherits or makes up where a spec says nothing, and the sentry doesn't.
 
-A container of Linux has the host name of the namespace that it is made in, a device without a mode
-can be read and written by all, a tmpfs is sticky, and a working directory that isn't there is made.
-Releases of runsc know some of it.  Owns spelling the rest out in the spec that they get.
-Reads the host's name, and the root file system; changes nothing.
+A container of Linux has the host name of the namespace that it is made in and may lock as much
+memory as who makes it; a device without a mode can be read and written by all, a tmpfs is sticky,
+and a working directory that isn't there is made.  Releases of runsc know some of it.  Owns spelling
+the rest out in the spec that they get.  Reads the host's name, our own limits and the root file
+system; changes nothing.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import threading
 
 from runtime.base.errors import Failed, reason
 from runtime.base.json_fields import Fields
 from runtime.bundle.executable import resolve
+from runtime.bundle.process_spec import Rlimit
 from runtime.bundle.spec import with_mounts
 
 TYPE_CHECKING = False
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Whatever may open it; mknod(2)'s umask is the container's own matter.
 _DEVICE_MODE = 0o666
+_MEMLOCK = "RLIMIT_MEMLOCK"
+_UNLIMITED = (1 << 64) - 1
 _CWD_OPTIONS = ("ro", "nosuid", "nodev", "mode=0755")
 
 
@@ -38,7 +43,7 @@ def fill(spec: Spec, *, own_sandbox: bool, makes_cwd: bool) -> Spec:
     if own_sandbox and not spec.hostname:
         name = _host_name(spec.namespaces.get("uts", ""))
         spec = spec.replace(hostname=name, raw={**spec.raw, "hostname": name})
-    spec = _devices(spec)
+    spec = _locked_memory(_devices(spec))
     mounts = [_mount(mount, raw) for mount, raw in _pairs(spec)]
     if not makes_cwd:
         mounts += _working_directory(spec)
@@ -81,6 +86,33 @@ def _host_name(path: str) -> str:
     if faults:
         raise Failed(f"UTS namespace {path}: {reason(faults[0])}")
     return names[0]
+
+
+# -- limits ------------------------------------------------------------------------------------
+
+
+def _locked_memory(spec: Spec) -> Spec:
+    """How much memory may be locked, as containerd's own limit is; a sentry would make it 64 KiB.
+
+    Operators set it there for databases, as Kubernetes has no field for it.  A sandbox's processes
+    share one set of limits, to which each exec applies those of the sandbox's first container
+    (runsc, boot/limits.go), so that a pause container, which locks nothing, must not name any.
+    """
+    limits = spec.process.rlimits
+    if spec.container_type == "sandbox" or any(limit.type == _MEMLOCK for limit in limits):
+        return spec
+    soft, hard = (
+        _UNLIMITED if value == resource.RLIM_INFINITY else value
+        for value in resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    )
+    process = dict(spec.raw.get("process") or {})
+    named = [*(process.get("rlimits") or []), {"type": _MEMLOCK, "soft": soft, "hard": hard}]
+    return spec.replace(
+        process=spec.process.replace(
+            rlimits=(*limits, Rlimit(type=_MEMLOCK, soft=soft, hard=hard))
+        ),
+        raw={**spec.raw, "process": {**process, "rlimits": named}},
+    )
 
 
 # -- devices -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ from runtime.bundle.spec import Spec, parse_spec
 from runtime.bundle.spec_defaults import fill
 from tests.fakes.generations import GENERATIONS
 
+MEMLOCK = [{"type": "RLIMIT_MEMLOCK", "soft": 1, "hard": 2}]
+
 
 def make(root: str = "/no/such/root", mounts: Any = (), linux: Any = None, **more: Any) -> Spec:
     value = {
-        "process": {"args": ["true"], "cwd": more.pop("cwd", "/")},
+        "process": {
+            "args": ["true"],
+            "cwd": more.pop("cwd", "/"),
+            "rlimits": more.pop("rlimits", MEMLOCK),
+        },
         "root": {"path": root, "readonly": more.pop("readonly", False)},
         "mounts": list(mounts),
         "linux": linux or {},
@@ -53,6 +60,23 @@ def test_host_name_of_no_namespace() -> None:
     spec = make(linux={"namespaces": [{"type": "uts", "path": "/no/such/ns"}]})
     with pytest.raises(Failed, match="UTS namespace /no/such/ns: no such file"):
         run(spec)
+
+
+@pytest.mark.parametrize(
+    ("own", "soft", "hard"), [((8 << 20, -1), 8 << 20, (1 << 64) - 1), ((0, 9), 0, 9)]
+)
+def test_locked_memory(
+    monkeypatch: pytest.MonkeyPatch, own: tuple[int, int], soft: int, hard: int
+) -> None:
+    """As Linux inherits it; a pause container says nothing, as its limits are re-applied to all."""
+    monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_MEMLOCK: own}.__getitem__)
+    others = [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
+    filled = run(make(hostname="x", rlimits=others))
+    added = {"type": "RLIMIT_MEMLOCK", "soft": soft, "hard": hard}
+    assert filled.raw["process"]["rlimits"] == [*others, added]
+    assert [(r.type, r.soft, r.hard) for r in filled.process.rlimits[1:]] == [tuple(added.values())]
+    pause = {"io.kubernetes.cri.container-type": "sandbox"}
+    assert run(make(hostname="x", rlimits=[], annotations=pause)).process.rlimits == ()
 
 
 def test_devices() -> None:
