@@ -129,7 +129,7 @@ def test_limits_and_statistics(place: Place) -> None:
     assert MIB < stats.memory.usage <= stats.memory.maximum <= 64 * MIB
     assert stats.memory.limit == 64 * MIB
     assert stats.anonymous > MIB and stats.page_faults > 0
-    assert (stats.pids, stats.pids_limit) == (1, 20)
+    assert (stats.pids, stats.pids_limit) == (1, 128 + 4 * 20)
     assert stats.memory_events.oom_kill == 0
 
 

@@ -78,6 +78,10 @@ def test_run(docker: Docker) -> None:
     assert re.search(r"\A0\nnone +1024 .*CapBnd:\t0+\n100\n200\ntyped\n", done.out, re.DOTALL), done
     assert re.search(r"^ +1 root +/sbin/docker-init", done.out, re.MULTILINE), done
     assert "/no: Read-only file system" in done.err
+    # As many as the limit allows, though each is more than one on the host.
+    fork = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait; echo all"
+    done = docker.run("sh", "-c", fork, options=("--rm", "--pids-limit", "10"))
+    assert done.out == "all\n", done
     worker = docker.run("cat", "/v/f", options=("--rm", "--user", "worker", "-v", "shelf:/v:ro"))
     assert worker.out == "kept\n", worker
 

@@ -72,7 +72,7 @@ def test_a_limited_container(host: Node) -> None:
     assert scene.text(cgroup, "memory.max") == str(2 * LIMIT)
     assert scene.text(cgroup, "cpu.max") == "80000 100000"
     update(host, name, {"pids": {"limit": 400}})
-    assert scene.text(cgroup, "pids.max") == "400"
+    assert scene.text(cgroup, "pids.max") == str(128 + 4 * 400)
     assert scene.text(cgroup, "memory.max") == str(2 * LIMIT)
 
     host.kill(name, "SIGKILL")

@@ -433,7 +433,7 @@ def test_other_limits(shop: Shop) -> None:
     assert value("memory.limit_in_bytes") == str(512 << 20)
     ctl.ok("update", "--memory", "256M", "--cpu-quota", "70000", "--pids-limit", "900", "one")
     assert value("memory.limit_in_bytes") == str(256 << 20)
-    assert (value("cpu.cfs_quota_us"), value("pids.max")) == ("70000", "900")
+    assert (value("cpu.cfs_quota_us"), value("pids.max")) == ("70000", str(128 + 4 * 900))
     ctl.ok("update", "-r", "-", "one", input='{"cpu": {"shares": 99, "quota": -1}}')
     assert (value("cpu.cfs_quota_us"), value("cpu.shares")) == ("-1", "99")
     for words, why in (

@@ -76,15 +76,25 @@ def test_a_parent_that_is_named(pods: PodNode, form: str) -> None:
     assert cgroup_files("memory", place, "cgroup.procs") == []
 
 
-def test_a_cpu_limit_is_seen_inside(pods: PodNode) -> None:
-    """The JVM and others size themselves by it.  Releases of 2026 can be told; older show none."""
-    limit = {"resources": {"cpu_quota": 50000, "cpu_period": 100000}}
-    pod = pods.pod(linux=limit)
-    container = pod.start("sleep", "1000", linux=limit)
-    files = [f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us" for name in ("quota", "period")]
-    seen = pods.exec(container, "cat", *files).out.split()
-    told = "cpu-quota" in probe(str(runsc(pods.daemon.generation)), "").boot_flags
-    assert seen == (["50000", "100000"] if told else ["-1", "100000"])
+def test_a_containers_limits_are_seen_inside(pods: PodNode) -> None:
+    """The JVM and others size themselves by them: by the container's own, not by the pod's."""
+    if not probe(str(runsc(pods.daemon.generation)), "").mounts_cgroups:
+        pytest.skip("this runsc shows no cgroups")
+    pod = pods.pod(linux={"resources": {"cpu_quota": 90000, "memory_limit_in_bytes": 400 << 20}})
+    limit = {"cpu_quota": 50000, "cpu_period": 100000, "memory_limit_in_bytes": 100 << 20}
+    container = pod.start("sleep", "1000", linux={"resources": limit})
+    other = pod.start("sleep", "1000")
+    names = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "memory/memory.limit_in_bytes")
+
+    def seen(container: str) -> list[int]:
+        files = [f"/sys/fs/cgroup/{name}" for name in names]
+        return [int(line) for line in pods.exec(container, "cat", *files).out.split()]
+
+    assert seen(container) == list(limit.values())
+    limit = {"cpu_quota": 70000, "memory_limit_in_bytes": 200 << 20}
+    pods.call("UpdateContainerResources", container_id=container, linux=limit)
+    assert seen(container) == [70000, 100000, 200 << 20]
+    assert seen(other)[2] >= 400 << 20
 
 
 def test_a_pods_author_stays_in_the_pods_cgroup(pods: PodNode) -> None:

@@ -191,12 +191,14 @@ def combine(
     *,
     is_root_only: bool | None = None,
     memory_limit: int | None = None,
+    pids_limit: int | None = None,
     clock: CpuClock | None = None,
 ) -> Metrics:
     """One container's metrics from its sandbox's cgroup and the sentry's answer.
 
     ``is_root_only``: the sandbox holds just this container (None: as ``sentry`` shows).
-    ``memory_limit`` is the container's own limit, where its spec has one.
+    ``memory_limit`` and ``pids_limit`` are the container's own limits, where its spec has them; the
+    host's limit of processes is none of a container's (see ``settings.py``).
 
     CPU is apportioned (see :func:`apportion`), and so are its user and system parts.  Throttling,
     pressure and OOM counters are the sandbox's for each of its containers, because all of them
@@ -214,6 +216,7 @@ def combine(
     if is_root_only is None:
         is_root_only = sentry is None or len(sentry.cpu_ns) <= 1
     source = host if host is not None else HostStats()
+    source = source.replace(pids_limit=pids_limit if pids_limit and pids_limit > 0 else None)
     if sentry is None:
         if not is_root_only:
             source = _shared(source)

@@ -33,13 +33,28 @@ class Limits:
         self._lock = threading.Lock()
         self._resources: Mapping[str, Any] = {}  # guarded by _lock
         self._memory: int | None = None  # guarded by _lock
+        self._pids: int | None = None  # guarded by _lock
 
     def set(self, resources: Mapping[str, Any]) -> None:
         """They are these from now on.  Raises InvalidRequest."""
-        limit = parse(resources).memory_limit
+        wanted = parse(resources)
+        limit = wanted.memory_limit
         with self._lock:
             self._resources = resources
+            self._pids = wanted.pids_limit
             self._memory = limit if limit is not None and limit > 0 else None
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """As ``linux.resources``."""
+        with self._lock:
+            return self._resources
+
+    @property
+    def pids(self) -> int | None:
+        """How many processes there may be; -1 for any number."""
+        with self._lock:
+            return self._pids
 
     @property
     def memory(self) -> int | None:

@@ -146,10 +146,20 @@ _V1_THROTTLES = {
 }
 
 
+#: Threads that a sandbox has of its own (29 with one idle process, on two cores), and for each
+#: process inside (2.1 when idle).  A sentry that can't have a thread ends, so that those processes
+#: that are allowed must never come to the host's limit.
+_OWN_TASKS, _TASKS_OF_PROCESS = 128, 4
+_MOST_TASKS = 1 << 22
+
+
 def _pids(limit: int | None) -> str:
+    """What the host grants a sandbox that may have ``limit`` processes."""
     # runsc leaves -1 alone on v1; writing "max" is the same for a new cgroup and lets an update
     # lift a limit.
-    return "" if not limit else "max" if limit < 0 else str(limit)
+    if not limit or limit < 0:
+        return "max" if limit else ""
+    return str(min(_OWN_TASKS + _TASKS_OF_PROCESS * limit, _MOST_TASKS))
 
 
 def _bytes(value: int | None) -> str:

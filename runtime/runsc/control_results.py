@@ -39,6 +39,16 @@ def integer(value: object, what: str) -> int:
     return value
 
 
+def cgroup_fault(found: object, count: int) -> str:
+    """What Cgroups.WriteControlFiles says of ``count`` files; empty if all were written."""
+    results = found.get("results") if isinstance(found, dict) else None
+    if not isinstance(results, list) or len(results) != count:
+        return "malformed result"
+    if not all(isinstance(each, dict) for each in results):
+        return "malformed result"
+    return "; ".join(str(each.get("value"))[:200] for each in results if each.get("is_error"))
+
+
 def processes(found: object) -> list[SandboxProcess]:
     """What Processes returns.  Raises Failed."""
     if found is None:

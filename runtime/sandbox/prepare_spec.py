@@ -52,6 +52,7 @@ _OPPOSITES = (("ro", "rw"), ("noexec", "exec"), ("noatime", "atime"))
 # Sysctls that a caller sets for every pod without being asked, and that ask for nothing which
 # the sentry refuses: containerd's enable_unprivileged_ports and _icmp, and Docker's the same.
 _TOLERATED_SYSCTLS = frozenset(("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"))
+_DOMAIN_NAME = "kernel.domainname"
 
 
 #: Of other systems than Linux.
@@ -114,9 +115,10 @@ def prepare(
 
     Raises Unsupported for what gVisor can't give, InvalidRequest naming the member.
     """
-    linux = Fields(dict(spec.raw), "config.json").fields("linux") or Fields(
-        {}, "config.json", "linux"
-    )
+    linux = _linux(spec)
+    if _DOMAIN_NAME in (settings := linux.text_mapping("sysctl")):
+        spec = _with_domain_name(spec, dict(settings))
+        linux = _linux(spec)
     notes = _check(spec, linux, generation) + mount_check.check(spec, generation.mounts_cgroup2)
     spec, unknown = _known_capabilities(spec, generation)
     notes += unknown
@@ -168,6 +170,19 @@ def prepare(
         notes=(*notes, *left_readonly),
         left_writable=left_writable,
     )
+
+
+def _linux(spec: Spec) -> Fields:
+    return Fields(dict(spec.raw), "config.json").fields("linux") or Fields(
+        {}, "config.json", "linux"
+    )
+
+
+def _with_domain_name(spec: Spec, settings: dict[str, str]) -> Spec:
+    """The spec with its domain name in the field for it; Docker has it among the sysctls."""
+    name = settings.pop(_DOMAIN_NAME)
+    raw = _with_linux(spec, "sysctl", settings)
+    return spec.replace(raw={**raw, "domainname": spec.raw.get("domainname") or name})
 
 
 def on_host_network(spec: Spec) -> bool:

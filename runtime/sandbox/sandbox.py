@@ -24,7 +24,7 @@ from runtime.host.fds import own_stdio
 from runtime.network.setup import NetworkSetup, loopback_argument
 from runtime.runsc.control import ContainerState, Control, SandboxProcess, SignalMode
 from runtime.runsc.urpc import DEFAULT_TIMEOUT
-from runtime.sandbox import stopped_start
+from runtime.sandbox import inner_limits, stopped_start
 from runtime.sandbox.boot_params import BootParams
 from runtime.sandbox.exits import ExitInfo, Exits
 from runtime.sandbox.gofer import Gofer
@@ -367,6 +367,10 @@ class Sandbox:
         """A container's memory, as the sentry counts it."""
         found = self._params_of(cid).judge(self._control.usage(cid, timeout))
         return MemoryUse(bytes=found.memory_usage, exact=found.owns_memory)
+
+    def show_limits(self, cid: str, resources: Mapping[str, Any]) -> None:
+        """See :func:`runtime.sandbox.inner_limits.show`."""
+        inner_limits.show(self._control, self._params_of(cid), resources)
 
     def state(self, cid: str, timeout: float = DEFAULT_TIMEOUT) -> ContainerState:
         """What the sentry thinks of a container."""

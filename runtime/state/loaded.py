@@ -101,6 +101,7 @@ class StoredContainer(StoredState):
         """
         self.require("get events for", CREATED, RUNNING, PAUSED)
         from runtime.cgroups import factory
+        from runtime.cgroups.resources import parse
 
         siblings, _ = self.load_sandbox(self.root, self.sandbox_id)
         others = [each.id for each in siblings if each.id != self.id]
@@ -111,7 +112,8 @@ class StoredContainer(StoredState):
         pid = self._live_pid(self.sandbox_process)
         host = factory.of_process(pid).stats() if pid > 0 else None
         alone = None if not self.spec.container_type and not others else False
-        return combine(host, sentry, self.id, is_root_only=alone)
+        limit = parse(self.spec.resources).pids_limit
+        return combine(host, sentry, self.id, is_root_only=alone, pids_limit=limit)
 
     def execute(
         self,

@@ -8,10 +8,12 @@ are the limits of an earlier update, as nobody lives to remember them.  How limi
 
 from __future__ import annotations
 
-from runtime.base.errors import InvalidState, NotFound, Unsupported
+from runtime.base.errors import InvalidState, NotFound, RuntimeFault, Unsupported
+from runtime.base.log import get_logger
 from runtime.cgroups import factory, placement
 from runtime.cgroups.pod_limits import PodLimits, merged, shifted
 from runtime.cgroups.resources import parse
+from runtime.sandbox import inner_limits
 from runtime.state import shim_record
 from runtime.state.loaded_state import CREATED, PAUSED, RUNNING
 from runtime.state.lock import StateLock
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     #: Asks a container's shim for an update.
     AskShim = Callable[[shim_record.ContainerRecord, Mapping[str, Any]], None]
+
+_log = get_logger("update")
 
 
 def update(
@@ -53,9 +57,22 @@ def update(
     with StateLock(container.root, container.sandbox_id, container.sandbox_id).acquire():
         if container.is_root:
             _update_root(container.reload(), resources)
+            _show(container, resources)
             return
         with StateLock(container.root, container.id, container.sandbox_id).acquire():
             _update_member(container.reload(), resources)
+            _show(container, resources)
+
+
+def _show(container: StoredContainer, resources: Mapping[str, Any]) -> None:
+    """Have the container see them, if it has its cgroups mounted.  Never raises."""
+    wanted = inner_limits.files(resources)
+    if not wanted or not any(mount.type == "cgroup" for mount in container.spec.mounts):
+        return
+    try:
+        container.control().write_cgroup(container.id, wanted)
+    except RuntimeFault as fault:
+        _log.info("limits.not_shown", container=container.id, error=str(fault))
 
 
 def _update_root(root: StoredContainer, resources: Mapping[str, Any]) -> None:

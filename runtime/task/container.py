@@ -169,6 +169,7 @@ class Container:
             self._log.info("container.start_failed", error=str(fault))
             raise
         pid = self.init.pid
+        self._show_limits()
         self.killing.follow_terminal(self.init.io, 0)
         self.status_changed("running")
         if self.is_root and self.holdings is not None:
@@ -195,6 +196,13 @@ class Container:
             )
         except RuntimeFault as fault:
             self._log.info("port_forward.unavailable", error=str(fault))
+
+    def _show_limits(self) -> None:
+        """Have the container see its own limits.  Never raises: it may have ended already."""
+        try:
+            self.sandbox.show_limits(self.id, self.limits.resources)
+        except RuntimeFault as fault:
+            self._log.info("limits.not_shown", error=str(fault))
 
     def status_changed(self, status: str) -> None:
         """Write the status down where runsc's commands read it.  Never raises."""
@@ -466,6 +474,8 @@ class Container:
         if limit > 0 and (now is None or limit < now) and not self.is_root and holdings.memory:
             holdings.memory.require_room(self.id, limit)
         self.limits.update(resources, holdings.cgroup, holdings.own_cgroup, holdings.pod_limits)
+        if self.init.started:
+            self._show_limits()
         if holdings.memory is not None:
             holdings.memory.refresh()
 

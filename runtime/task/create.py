@@ -396,6 +396,13 @@ def _boot(
             started=started,
             deadline=deadline,
         )
+    except Failed as fault:
+        if cgroup is None or not cgroup.oom_kills():
+            raise
+        # What is left of the processes says other things, or nothing.
+        limit = cgroup.memory_limit()
+        which = "" if limit is None else f", whose limit is {limit} bytes"
+        raise Failed(f"start sandbox: out of memory in cgroup {cgroup.path!r}{which}") from fault
     finally:
         container.booting(None)
         if v2 is not None:

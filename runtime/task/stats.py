@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from runtime.bundle.spec import Spec
     from runtime.cgroups.metrics import Metrics
+    from runtime.cgroups.pod_limits import Limits
     from runtime.sandbox.sandbox import Sandbox
     from runtime.task.acquired import Holdings
     from runtime.task.process import Process
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         spec: Spec | None
         holdings: Holdings | None
         is_root: bool
+        limits: Limits
 
         @property
         def sandbox(self) -> Sandbox: ...
@@ -89,6 +91,7 @@ class Stats:
             container.id,
             is_root_only=False if in_pod else None,
             memory_limit=None if container.is_root else container.memory_limit,
+            pids_limit=container.limits.pids,
             clock=self._cpu,
         )
         with self._lock:

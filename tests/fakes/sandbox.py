@@ -111,6 +111,7 @@ class FakeSandbox:
         self.memory_usage = 4096
         self.next_pid = 2
         self.inside: list[Any] = []
+        self.shown: list[Any] = []
 
     def start_root(self, deadline: float, before: Callable[[], None] | None = None) -> None:
         self.start()
@@ -171,6 +172,9 @@ class FakeSandbox:
 
     def gofer_of(self, cid: str) -> Any:
         raise NotFound("container", cid)
+
+    def show_limits(self, cid: str, resources: Any) -> None:
+        self.shown.append(resources)
 
     def processes(self, cid: str, timeout: float = 10) -> list[Any]:
         return self.inside

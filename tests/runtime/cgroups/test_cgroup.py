@@ -60,7 +60,7 @@ def test_v1_create(v1: FakeHost) -> None:
     assert tree(v1) == {f"{m}/a" for m in mounts} | {f"{m}/a/b" for m in mounts}
     assert v1.get("memory/a/b/memory.limit_in_bytes") == "100"
     assert v1.get("cpu,cpuacct/a/b/cpu.shares") == "7"
-    assert v1.get("pids/a/b/pids.max") == "3"
+    assert v1.get("pids/a/b/pids.max") == "140"
     # Only the cgroup itself is limited, not the parent that had to be made.
     assert v1.get("pids/a/pids.max") == "max"
     # One file per hierarchy, though cpu and cpuacct share theirs.
@@ -117,10 +117,10 @@ def test_v1_an_existing_cgroup_is_neither_limited_nor_removed(v1: FakeHost) -> N
     os.makedirs(f"{v1.path}/memory/pod")
     group = factory.create("/pod", {"memory": {"limit": 100}, "pids": {"limit": 3}}, root=v1)
     assert v1.get("memory/pod/memory.limit_in_bytes") == "9223372036854771712"
-    assert v1.get("pids/pod/pids.max") == "3"
+    assert v1.get("pids/pod/pids.max") == "140"
     group.update({"memory": {"limit": 200}, "pids": {"limit": 4}})
     assert v1.get("memory/pod/memory.limit_in_bytes") == "9223372036854771712"
-    assert v1.get("pids/pod/pids.max") == "4"
+    assert v1.get("pids/pod/pids.max") == "144"
     assert f"{v1.path}/memory/pod/tasks" in group.join_files
     group.remove()
     assert tree(v1) == {"memory/pod"}
@@ -141,7 +141,7 @@ def test_v1_a_failed_creation_leaves_nothing(v1: FakeHost) -> None:
     v1.refuse["pids/a/b/pids.max"] = errno.EINVAL
     with pytest.raises(Failed) as caught:
         factory.create("/a/b", {"pids": {"limit": 3}}, root=v1)
-    assert str(caught.value).startswith("linux.resources.pids.limit: write '3' to ")
+    assert str(caught.value).startswith("linux.resources.pids.limit: write '140' to ")
     assert str(caught.value).endswith("/pids/a/b/pids.max: Invalid argument")
     assert tree(v1) == set()
 

@@ -55,7 +55,7 @@ def test_apportion(host: int | None, cpu: dict[str, int], result: int) -> None:
 
 def test_a_container_alone_gets_all_of_the_cgroup() -> None:
     sentry = SentryStats(cpu_ns={"a": 5}, memory_usage=200, pids=3, networks=(ETH0,))
-    metrics = combine(HOST, sentry, "a")
+    metrics = combine(HOST, sentry, "a", pids_limit=100)
     assert (metrics.cpu_usage_ns, metrics.cpu_user_ns, metrics.cpu_system_ns) == (1000, 600, 400)
     assert metrics.memory == Amount(usage=200, limit=2000, maximum=700, failures=1)
     # The sentry's usage has no reclaimable host pages in it that CRI could subtract.

@@ -113,7 +113,8 @@ def test_swap_that_does_not_fit_the_limit(swap: int, limit: int) -> None:
                 "cpuset:cpuset.mems": "0",
             },
         ),
-        ({"pids": {"limit": 7}}, {"pids:pids.max": "7"}),
+        ({"pids": {"limit": 7}}, {"pids:pids.max": "156"}),
+        ({"pids": {"limit": 1 << 40}}, {"pids:pids.max": str(1 << 22)}),
         ({"pids": {"limit": -1}}, {"pids:pids.max": "max"}),
         (
             {"hugepageLimits": [{"pageSize": "2MB", "limit": 0}, {"pageSize": "1G", "limit": 9}]},

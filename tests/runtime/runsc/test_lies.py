@@ -42,6 +42,7 @@ METHODS: dict[str, Callable[[Control], object]] = {
     _M + "Checkpoint": lambda c: c.checkpoint(
         "c", (), compression="", paged=False, leave_running=True, timeout=CALL
     ),
+    "Cgroups.WriteControlFiles": lambda c: c.write_cgroup("c", {"cpu.shares": "1"}, CALL),
     "Usage.Collect": lambda c: c.file_memory(CALL),
     "Usage.UsageFD": lambda c: c.call_for_files("Usage.UsageFD", {}, 2, CALL),
     "debug.Stacks": lambda c: c.call("debug.Stacks", None, (), CALL),

@@ -173,6 +173,16 @@ def test_sysctls_that_the_sentry_has() -> None:
         run(spec, 2022)
 
 
+def test_domain_name_among_the_sysctls() -> None:
+    """Docker's --domainname; releases before 20260520 have no domain name."""
+    linux = {"sysctl": {"kernel.domainname": "some.where", "net.ipv4.ping_group_range": "0 1"}}
+    done = run(make_spec(linux=linux), 2026)
+    assert done.spec.raw["domainname"] == "some.where" and done.notes == ()
+    assert done.spec.raw["linux"]["sysctl"] == {"net.ipv4.ping_group_range": "0 1"}
+    assert run(make_spec(linux=linux, domainname="own"), 2026).spec.raw["domainname"] == "own"
+    assert [note.split()[0] for note in run(make_spec(linux=linux), 2024).notes] == ["domainname"]
+
+
 def test_notes() -> None:
     assert "PID" in run(make_spec("pid")).notes[0]
     member = {"io.kubernetes.cri.container-type": "container"}

@@ -92,9 +92,17 @@ def limited(memory: int, quota: int) -> dict[str, Any]:
 
 
 def test_a_sandboxs_own(pod: Pod) -> None:
-    found = pod.add("c1")
+    method = "Cgroups.WriteControlFiles"
+    pod.sentry.handlers[method] = lambda _: {"results": [{"is_error": False}]}
+    found = pod.add("c1", {"mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup"}]})
     loaded_limits.update(found, {"pids": {"limit": 77}, "cpu": {"shares": 99}})
-    assert (pod.value("c1", "pids.max"), pod.value("c1", "cpu.shares")) == ("77", "99")
+    assert (pod.value("c1", "pids.max"), pod.value("c1", "cpu.shares")) == ("436", "99")
+    asked = [r.argument["args"] for r in pod.sentry.requests if r.method == method]
+    assert [(a["file"]["name"], a["value"]) for a in asked[0]] == [
+        ("cpu.shares", "99"),
+    ]
+    pod.sentry.dropped.add(method)  # what is kept on the host counts
+    loaded_limits.update(found, {"cpu": {"shares": 99}})
     assert pod.value("c1", "memory.limit_in_bytes") == "100"
     assert pod.resources("c1") == {"pids": {"limit": 77}, "cpu": {"shares": 99}}
 

@@ -479,6 +479,22 @@ def test_a_members_limit_below_its_use_changes_nothing(bench: Bench) -> None:
     assert container.memory_limit == 65 << 20
 
 
+def test_a_container_sees_its_limits_from_its_start_and_those_of_updates(bench: Bench) -> None:
+    bench.container.limits.set(first := {"pids": {"limit": 9}})
+    bench.container.update({"cpu": {"quota": 5}})
+    shown = bench.sandbox.shown
+    assert shown == []
+    bench.run()
+    bench.container.update({"pids": {"limit": 7}})
+    assert shown == [{**first, "cpu": {"quota": 5}}, {"pids": {"limit": 7}, "cpu": {"quota": 5}}]
+
+    def fail(*_: object) -> None:
+        raise Failed("no such file")
+
+    bench.sandbox.show_limits = fail  # type: ignore[method-assign]
+    bench.container.update({"pids": {"limit": 6}})
+
+
 @pytest.mark.parametrize(("width", "height"), [(70000, 1), (1, 70000)])
 def test_a_size_that_no_terminal_has_is_refused(bench: Bench, width: int, height: int) -> None:
     with pytest.raises(InvalidRequest, match="70000"):

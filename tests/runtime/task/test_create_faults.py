@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import AlreadyExists, Failed, InvalidRequest, NotFound, RuntimeFault
+from runtime.cgroups.v1 import CgroupV1
 from runtime.host import children
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
@@ -305,6 +306,15 @@ def test_what_a_process_says_that_fails_is_told(
     plant: Plant, args: tuple[str, ...], words: str
 ) -> None:
     assert words in str(_fails(plant, plant.bundle("root", *args), Failed))
+
+
+def test_too_little_memory_is_told(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel ends whichever process it likes, and the others say what they miss."""
+    limit = {"resources": {"memory": {"limit": 6 << 20}}, "cgroupsPath": "/kubepods/small"}
+    request = plant.bundle("root", "boot-fails", linux=limit, annotations={})
+    monkeypatch.setattr(CgroupV1, "oom_kills", lambda _: 1)
+    words = "start sandbox: out of memory in cgroup '/kubepods/small', whose limit is 6291456 bytes"
+    assert str(_fails(plant, request, Failed)) == words
 
 
 def test_a_binary_that_cannot_be_run(plant: Plant) -> None:
