@@ -446,11 +446,10 @@ static void hand_over(const char *path, int argc, char **argv, pid_t parent)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     for (int i = 0; i < 3; i++)
-        fds[i] = fcntl(i, F_GETFD) < 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : i;
+        fds[i] = i;
     fds[3] = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     write_message(&message, argc, argv, parent);
-    if (fds[0] >= 0 && fds[1] >= 0 && fds[2] >= 0 && fds[3] >= 0 && !message.too_long
-        && send_all(fd, server, &message) && await(fd, POLLIN, server)
+    if (fds[3] >= 0 && !message.too_long && send_all(fd, server, &message) && await(fd, POLLIN, server)
         && receive(fd, answer, &given) && answer[0] == 'R'
         && send_go(fd, fds)) {
         fcntl(fd, F_SETFL, 0);
@@ -464,9 +463,7 @@ static void hand_over(const char *path, int argc, char **argv, pid_t parent)
         }
     }
     free(message.data);
-    for (int i = 0; i < 4; i++)
-        if (fds[i] >= 3)
-            close(fds[i]);
+    close(fds[3]);
     close(fd);
 }
 
@@ -528,6 +525,10 @@ int main(int argc, char **argv)
         return 1;
     for (int i = 1; i < argc && !served; i++)
         served = !strcmp(argv[i], "-info") || !strcmp(argv[i], "--info");
+    /* One of the three that is closed would be the number of the next that is opened. */
+    for (int null = 0; null >= 0 && null < 3;)
+        if ((null = open("/dev/null", O_RDWR)) >= 3)
+            close(null);
     find(&place);
     pid_t parent = getppid();
     if (served && place.package[0] && !is_off(getenv(SWITCH))

@@ -136,6 +136,21 @@ def test_output_and_status_are_passed_on(scene: Scene) -> None:
     assert forks(server) == before + 6
 
 
+def test_standard_descriptors_may_be_closed(scene: Scene) -> None:
+    """The connection to the server then isn't taken for one of them."""
+    scene.start("aa")
+    server = scene.server()
+    before = forks(server)
+    info = subprocess.run(
+        [scene.launcher, "-info"],
+        stdout=subprocess.PIPE,
+        timeout=9,  # before the end of a standard input is given up
+        preexec_fn=lambda: (os.close(0), os.close(2)),  # type: ignore[func-returns-value]
+    )
+    assert info.stdout.startswith(b"\n\x17io.containerd.gvisor.v2")
+    assert forks(server) == before + 2
+
+
 def test_a_stopped_server_is_not_waited_for(scene: Scene) -> None:
     scene.start("aa")
     server = scene.server()
