@@ -66,6 +66,10 @@ _COMMON = """\
   restrict_oom_score_adj = true
   tolerate_missing_hugetlb_controller = true
 """
+# These ask every container for its figures every second if nothing else is said, like cAdvisor.
+_COMMON_2_3 = """\
+  stats_collect_period = "1h"
+"""
 _COMMON_1 = """\
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
@@ -250,7 +254,9 @@ class PodNode:
             pause=PAUSE_IMAGE,
             plugins=self.network.plugins,
             conf=self.network.single,
-            common=_COMMON if new else _COMMON + _COMMON_1,
+            common=_COMMON
+            + ("" if new else _COMMON_1)
+            + (_COMMON_2_3 if release >= (2, 3) else ""),
         )
         ours = '  TypeUrl = "runtimeoptions.v1.Options"\n  ConfigPath = "{}/{}.toml"'
         names = ("gvisor", "gvisor-apart", "gvisor-closed")
