@@ -1,9 +1,9 @@
 PYTHON := .venv/bin/python
 
-.PHONY: help setup check format test integration bench fuzz soak demo protos
+.PHONY: help setup check format test integration bench fuzz soak demo import-cost protos
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## install what the tests need (as root): packages, .venv, peers
 	integration/setup
@@ -39,6 +39,9 @@ soak:  ## 2,000 pods through CRI, while shims, sentries, gofers and containerd a
 
 demo:  ## show a container under gVisor, from creation to exit (as root)
 	integration/demo
+
+import-cost:  ## measure what our processes load, and what libraries would add
+	$(PYTHON) docs/import_cost.py
 
 protos:  ## regenerate protos/*_pb2.py from protos/*.proto
 	$(PYTHON) protos/generate.py

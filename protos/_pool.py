@@ -1,10 +1,9 @@
 """Message classes from serialized file descriptors, with as little of protobuf as possible.
 
-``google.protobuf.internal.builder``, on which protoc's own Python output stands, costs each pod's
-shim 5.2 MiB and 30 ms.  Nearly all of that is Python code around protobuf's C core
-(``google._upb._message``), which can be asked for classes directly.  The C core is not a public
-API, so it is tried once against a known encoding, and on any difference the public API
-(``descriptor_pool`` and ``message_factory``) takes its place, dearer but equal.
+``google.protobuf.internal.builder``, on which protoc's own Python output stands, loads much Python
+code around protobuf's C core (``google._upb._message``), which can be asked for classes directly.
+The C core is not a public API, so it is tried once against a known encoding.  On any difference
+the public API (``descriptor_pool`` and ``message_factory``) takes its place, dearer but equal.
 
 Everything lives in a descriptor pool of its own; protobuf's default pool stays untouched.  This
 module must not know any message but ``google.protobuf.Any``, which serves as the trial.
@@ -155,7 +154,7 @@ def _try(backend: _Upb) -> None:
     """Create the first class and compare its encoding; raises on any difference.
 
     While making its first class, the C core imports the Python mixins of the well-known types
-    (``Timestamp.ToDatetime`` and the like) and with them ``typing`` and ``datetime``: 1.7 MiB for
+    (``Timestamp.ToDatetime`` and the like) and with them ``typing`` and ``datetime``, for
     methods that we don't call.  An empty table in that module's place keeps them out; the core
     remembers the table, and the module itself can still be imported by others later.
     """

@@ -1,7 +1,7 @@
 """The shim's listening socket: where it is, who may bind it, when it is stale.
 
 Owns the recipe of the address, which must never change: a later shim finds the pod's running
-daemon by it.  Uses the socket type that the interpreter has built in, as ``socket`` costs 7 ms.
+daemon by it.  Uses the built-in socket type, as ``socket`` is slow to load.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import import_cost
 from shim.forkserver import preload
 from tests.shim.process import Shim
 
@@ -282,6 +283,12 @@ def test_budget_of_the_daemon() -> None:
     assert "runtime.task.create" in found and "shim.stdio.process_io" in found
     assert found & LAZY <= {"collections.abc"}  # a name that threading's imports give it
     assert not {name for name in found if within(name, "structlog") or within(name, "pyroute2")}
+
+
+@pytest.mark.parametrize(("name", "before", "measured"), import_cost.PROCESSES)
+def test_what_a_process_loads_can_be_measured(name: str, before: str, measured: str) -> None:
+    modules, milliseconds, memory = import_cost.measure(before, measured)
+    assert modules > 10 and milliseconds > 0 and memory > 0, name
 
 
 def test_the_interpreter_itself_loads_none_of_it() -> None:

@@ -1,7 +1,7 @@
 """JSON without ``json``: the scanner and the encoder in C that json itself calls.
 
-``import json`` costs 8 ms and, with the regular expressions that only its pure Python parts use,
-each pod's shim 0.5 MiB.  An interpreter that lacks the parts in C gets the ordinary module.
+``json`` loads regular expressions, which only its pure Python parts use.  An interpreter that lacks
+the parts in C gets the ordinary module.
 """
 
 from __future__ import annotations

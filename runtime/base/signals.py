@@ -1,7 +1,7 @@
 """What we need of ``signal``, from the part of it that the interpreter has built in.
 
-``signal`` itself makes an ``enum`` of each number, which costs each pod's shim 0.8 MiB and 5 ms.
-Type checkers see the ordinary functions; the numbers are plain integers.
+``signal`` itself makes an ``enum`` of each number.  Type checkers see the ordinary functions; the
+numbers are plain integers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The part of TOML that configuration files of shims consist of, read without ``tomllib``.
 
-``import tomllib`` costs every pod 1.7 MiB and 20 ms.  Keys, plain strings, integers, booleans and
-one level of tables cover the files in use; for anything beyond, :func:`parse` gives up and
-the caller takes the real parser.  What it does return is what tomllib would have.
+Keys, plain strings, integers, booleans and one level of tables cover the files in use.  For
+anything beyond, :func:`parse` gives up and the caller takes the real parser.  What it returns is
+what tomllib would have returned.
 """
 
 from __future__ import annotations

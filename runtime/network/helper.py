@@ -146,8 +146,8 @@ def _ifreq(name: str, rest: bytes = b"") -> bytes:
 class Codec:
     """pyroute2's decoders.
 
-    ``import pyroute2`` loads all of the library: 150 ms and 20 MB, on the way of each pod's
-    start.  The decoders want none of it, so a bare package stands in for the library's while
+    ``import pyroute2`` loads all of the library, which each pod's start would wait for.  The
+    decoders want none of it, so a bare package stands in for the library's while
     they are imported.  Should a release not bear that, the library is imported as usual.
     """
 
