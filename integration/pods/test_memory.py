@@ -134,10 +134,14 @@ def test_files_are_not_memory(pods: PodNode, tmp_path: Path) -> None:
         large.truncate(200 << 20)
     volume = {"container_path": "/mnt", "host_path": str(tmp_path)}
     pod = pods.pod()
-    script = "head -c 200m /dev/zero >/file; cat /file >/dev/null; exec /mnt/mapper /mnt/large"
+    script = (
+        "for n in 0 1 2 3; do head -c 50m /dev/zero >>/file; echo $n; done;"
+        " cat /file >/dev/null; echo read; exec /mnt/mapper /mnt/large"
+    )
     container = pod.start("sh", "-c", script, mounts=[volume], **limited(48))
     pod.start("sleep", "1000")
-    pod.wait_log(container, "mapped 0", 30)
+    for step in ("0", "1", "2", "3", "read", "mapped 0"):
+        pod.wait_log(container, step + "\n", 30)
     assert used(pods, container) > 150 * MIB  # the sentry does count it
     assert pods.status(container).state == cri.RUNNING
 
