@@ -145,7 +145,7 @@ def test_terminal(docker: Docker) -> None:
 
 def test_out_of_memory(docker: Docker) -> None:
     limits = ("--memory", "64m", "--memory-swap", "64m")
-    docker.detached("hog", "sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M", options=limits)
+    docker.detached("hog", "sh", "-c", "x=a; while :; do x=$x$x; done", options=limits)
     docker.ok("wait", "hog")
     assert docker.field("hog", ".State.OOMKilled}} {{.State.ExitCode") == "true 137"
     docker.ok("rm", "hog")

@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 
 #: Seconds that execs get to report their end after init's, before they are given up.
 EXEC_END_TIMEOUT = 5.0
+#: Seconds after an OOM event in which an end with the status below is that kill's.
+OOM_END_TIMEOUT = 5.0
+#: What the sentry says of a process (EPERM) whose own on the host was killed, before 2026; then it
+#: says SIGKILL (gVisor pkg/sentry/kernel/task_run.go).
+_PROCESS_LOST = 1
 #: Seconds a delete may spend on draining a terminal, as containerd's runc shim allows.
 DRAIN_TIMEOUT = 10.0
 #: What a start that failed leaves as exit status, as runc's shim does.
@@ -97,6 +102,7 @@ class Container:
         self._booting: Child | None = None  # guarded by _lock
         self._deleting: Joined | None = None  # guarded by _lock
         self._oom = False  # guarded by _lock; whether its TaskOOM was published
+        self._oom_at = 0.0  # guarded by _lock; when (monotonic)
         self._over_limit = False  # guarded by _lock; whether it is ended for its own limit
         #: What its spec, and updates since, allow it.
         self.limits = Limits()
@@ -340,9 +346,12 @@ class Container:
         event = self._new_oom()
         with self._lock:
             exit, over = self._init_exit, self._over_limit
+            # The event may have been quicker than the exit.
+            told = self._oom and time.monotonic() - self._oom_at < OOM_END_TIMEOUT
         if exit is None:
             return
-        if (over or event is not None) and exit.status != 128 + SIGKILL:
+        killed = over or event is not None or (told and exit.status == _PROCESS_LOST)
+        if killed and exit.status != 128 + SIGKILL:
             self._log.info("container.oom_status", reported=exit.status)
             exit = exit.replace(status=128 + SIGKILL)
         self.init.exited(exit, event)
@@ -357,6 +366,7 @@ class Container:
             return None
         with self._lock:
             fresh, self._oom = not self._oom, True
+            self._oom_at = self._oom_at or time.monotonic()
         return TaskOOM(container_id=self.id) if fresh else None
 
     # -- memory ---------------------------------------------------------------------------
@@ -394,7 +404,7 @@ class Container:
                 return
             self._over_limit = self._over_limit or kill
             if not self._oom:
-                self._oom = True
+                self._oom, self._oom_at = True, time.monotonic()
                 # Under the lock, so that its exit can't come before it.
                 self._context.emit(TaskOOM(container_id=self.id))
         try:

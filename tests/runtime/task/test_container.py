@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,6 +143,21 @@ def test_an_oom_that_only_the_count_shows_still_precedes_the_exit(bench: Bench) 
     bench.sandbox.end(128, sentry_died=True)
     assert bench.names()[2:] == ["TaskOOM", "TaskExited"]
     assert exits(bench) == [("c", 137)]
+
+
+@pytest.mark.parametrize(("status", "late", "told"), [(1, 0, 137), (5, 0, 5), (1, 6, 1)])
+def test_an_end_right_after_an_oom_is_its_kill(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, status: int, late: float, told: int
+) -> None:
+    """The kernel killed the process on the host that stood for the container's."""
+    bench.run()
+    bench.holdings.cgroup.kills = 1
+    bench.holdings.cgroup.tell_of_kills(1)
+    now = time.monotonic() + late
+    monkeypatch.setattr("runtime.task.container.time.monotonic", lambda: now)
+    bench.sandbox.end(status)
+    assert bench.names()[2:] == ["TaskOOM", "TaskExited"]
+    assert exits(bench) == [("c", told)]
 
 
 def test_one_over_its_own_limit_is_published_and_ended(bench: Bench) -> None:
