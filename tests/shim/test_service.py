@@ -224,6 +224,26 @@ def test_shutdown_ends_an_empty_shim_only(shim: Shim) -> None:
         assert shim.stopped.wait(WAIT)
 
 
+def test_a_shutdown_after_every_task_ends_no_pod(shim: Shim) -> None:
+    """Releases of containerd after 2.4.0-beta.0 send one for each task that they delete."""
+    member = Bench()
+    member.container.settled.set()
+    try:
+        shim.adopt()
+        shim.pod._containers["member"] = member.container
+        with shim.client() as client:
+            call(client, "Delete", pb.DeleteRequest(id="member"))
+            call(client, "Shutdown", pb.ShutdownRequest(id="member"))
+            assert not shim.stopped.is_set()
+            call(client, "State", pb.StateRequest(id="c"))
+            assert call(client, "Create", pb.CreateTaskRequest(id="new"))
+            call(client, "Delete", pb.DeleteRequest(id="c"))
+            call(client, "Shutdown", pb.ShutdownRequest(id="c"))
+            assert not shim.stopped.is_set()
+    finally:
+        member.workers.stop()
+
+
 def test_a_shutdown_that_comes_during_a_deletion_counts_once_all_have_left(shim: Shim) -> None:
     shim.adopt()
     with shim.client() as client:
