@@ -192,14 +192,6 @@ class Control:
         """Let the sandbox run again."""
         self._first_known(self._driver.resume_methods, None, (), timeout)
 
-    def registered_metrics(self, timeout: float = urpc.DEFAULT_TIMEOUT) -> Mapping[str, Any]:
-        """Which metrics the sentry has, in the form in which runsc writes it down.
-
-        To be asked before any process runs: whoever scrapes them checks them by it.
-        """
-        found = self.call("Metrics.GetRegisteredMetrics", {}, (), timeout)
-        return control_results.registered_metrics(found)
-
     # -- containers ------------------------------------------------------------------------
 
     def start_root(self, sandbox_id: str, timeout: float, args: Sequence[str] = ()) -> None:

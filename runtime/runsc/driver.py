@@ -98,6 +98,7 @@ class GoferCommand(Record):
     io_fds: tuple[int, ...]
     confs: tuple[MountConf, ...]
     rpc_fd: int = -1
+    device_io_fd: int = -1
     files: Donated = Donated()
 
 
@@ -118,6 +119,8 @@ class BootCommand(Record):
     total_memory: int
     host_memory: int
     device_fd: int = -1
+    device_io_fd: int = -1
+    nvidia_driver: str = ""
     cpu_count: int | None = None
     cpu_quota: int | None = None
     cpu_period: int | None = None
@@ -183,6 +186,7 @@ if TYPE_CHECKING:
             settings: Settings,
             confs: Sequence[MountConf],
             filestores: int,
+            devices: bool = False,
         ) -> dict[str, Any]: ...
         def checkpoint_argument(
             self, sandbox_id: str, compression: str, *, paged: bool, leave_running: bool
@@ -343,6 +347,8 @@ class DirectDriver:
             line.give("rpc-fd", wanted.rpc_fd)
         for fd in wanted.io_fds:
             line.give("io-fds", fd)
+        if wanted.device_io_fd >= 0:
+            line.give("dev-io-fd", wanted.device_io_fd)
         if self.generation.gofer_takes_id:
             # Never to older ones: flags that they add behind it for themselves aren't parsed.
             line.add(wanted.container_id)
@@ -354,6 +360,10 @@ class DirectDriver:
         line.add("boot", f"--bundle={wanted.bundle}")
         for fd in wanted.io_fds:
             line.give("io-fds", fd)
+        if wanted.device_io_fd >= 0:
+            line.give("dev-io-fd", wanted.device_io_fd)
+        if wanted.nvidia_driver:
+            line.add(f"--nvidia-driver-version={wanted.nvidia_driver}")
         for fd in wanted.filestore_fds:
             name = (
                 "gofer-filestore-fds"
@@ -471,6 +481,7 @@ class DirectDriver:
         settings: Settings,
         confs: Sequence[MountConf],
         filestores: int,
+        devices: bool = False,
     ) -> dict[str, Any]:
         argument: dict[str, Any] = {
             "Spec": spec,
@@ -479,7 +490,7 @@ class DirectDriver:
         }
         if self.generation.mount_confs:
             argument["NumGoferFilestoreFDs"] = filestores
-            argument["IsDevIoFilePresent"] = False
+            argument["IsDevIoFilePresent"] = devices
             argument["IsRootfsUpperTarFilePresent"] = False
             argument["GoferMountConfs"] = [
                 {"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs

@@ -41,9 +41,9 @@ OURS = _names(
     allow-connected-on-save allow-flag-override cpu-num-from-quota debug-command
     debug-to-user-log directfs gso gvisor-gro ignore-cgroups log-packets metric-server
     net-disconnect-ok net-raw network network-processors-per-channel num-network-channels
-    nvproxy-driver-version overlay overlay2 pause-external-networking pcap-log platform
+    nvproxy nvproxy-driver-version overlay overlay2 pause-external-networking pcap-log platform
     platform_device_path qdisc qdisc-tbf-burst qdisc-tbf-rate root rx-checksum-offload
-    sidecar-release-enforcement-policy sidecar-usage-policy software-gso systemd-cgroup
+    sidecar-release-enforcement-policy sidecar-usage-policy software-gso systemd-cgroup tpuproxy
     tx-checksum-offload
     """
 )
@@ -73,14 +73,12 @@ REFUSED: Mapping[str, str] = {
     "gofer-network-namespace": "each gofer has an empty network namespace of its own",
     "host-settings": "the host's settings are not looked at",
     "nvproxy-docker": "nvidia-container-cli is not run; use CDI or NVIDIA's device plugin",
-    "nvproxy": "GPUs are not passed on",
     "pod-init-config": "no trace session is set up; runsc trace works on running sandboxes",
     "rdmaproxy": "gVisor's own support isn't finished",
     "reproduce-nat": "the host's packet filter is not read",
     "reproduce-nftables": "the host's packet filter is not read",
     "rootless": "the shim runs as root",
     "shared-root": "sandboxes share no state",
-    "tpuproxy": "TPUs are not passed on",
 }
 #: Values of refused flags that ask for what is done anyway.
 _HARMLESS: Mapping[str, tuple[str, ...]] = {

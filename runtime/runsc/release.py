@@ -286,6 +286,25 @@ def _identity(path: str) -> list[int]:
     return [info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size]
 
 
+def supported_drivers(binary: str) -> tuple[str, ...]:
+    """The versions of NVIDIA's driver that a runsc knows; none where it supports no GPUs.
+
+    Asked anew each time, as few containers have a GPU.  Blocks for up to PROBE_TIMEOUT.  Raises
+    Failed if it can't be run, DeadlineExceeded.
+    """
+    from runtime.host.run import Run
+
+    words = ("nvproxy", "list-supported-drivers")
+    run = Run(SpawnSpec(path=binary, argv=("runsc", *words), env={}), _MAX_OUTPUT)
+    try:
+        text = _answer(run, f"{binary} {' '.join(words)}", time.monotonic() + PROBE_TIMEOUT)
+        return tuple(text.split())
+    except Unsupported:
+        return ()
+    finally:
+        run.close()
+
+
 # -- asking ------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,8 @@ class BootParams(Record):
     cpu_quota: int | None = None
     cpu_period: int | None = None
     memory_limit: int | None = None
+    #: Whose ABI the sentry speaks to NVIDIA's driver; empty without a GPU.
+    nvidia_driver: str = ""
     #: Whether sentry and gofers die with the shim.
     attached: bool = False
     #: A file for what the sentry has to say to the container's user.

@@ -24,6 +24,7 @@ from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
 from runtime.runsc.donated_files import open_files
 from runtime.runsc.driver import CLONE_NEWNS, CLONE_NEWUSER, GoferCommand, user_maps
+from runtime.sandbox.accelerators import needs_device_gofer
 from runtime.sandbox.gofer_mounts import (
     MountPlan,
     is_gofer_mount,
@@ -72,6 +73,8 @@ class Gofer:
         self._own = FdSet()
         #: The sentry's ends of the connections, root first.  Valid until ``release``.
         self.io_fds: tuple[int, ...] = ()
+        #: That for device files, or -1.  Valid until ``release``.
+        self.device_io_fd = -1
         #: Where the gofer writes the mounts with their links resolved.  Valid until ``release``.
         self.mounts_fd = -1
 
@@ -110,6 +113,7 @@ class Gofer:
 
                     attach = with_points(points, attach)
                 pairs = [_pair(sentrys, ours) for _ in range(plan.sockets)]
+                devices = _pair(sentrys, ours) if needs_device_gofer(spec, settings) else (-1, -1)
                 mounts_read, mounts_write = os.pipe2(os.O_CLOEXEC)
                 sentrys.add(mounts_read)
                 ours.add(mounts_write)
@@ -134,6 +138,7 @@ class Gofer:
                         spec_fd=spec_file(spec, params.tty, ours),
                         mounts_fd=mounts_write,
                         io_fds=tuple(theirs for _, theirs in pairs),
+                        device_io_fd=devices[1],
                         confs=plan.confs,
                         rpc_fd=rpc_fd,
                         files=files,
@@ -176,6 +181,7 @@ class Gofer:
                 raise
             gofer = cls(plan, sentrys, log)
             gofer.io_fds = tuple(end for end, _ in pairs)
+            gofer.device_io_fd = devices[0]
             gofer.mounts_fd = mounts_read
             gofer._wanted = wanted
             gofer.writes_at_end = files.at_end
@@ -214,7 +220,7 @@ class Gofer:
     def release(self) -> None:
         """Close what was for the sentry, once it has its own.  Idempotent."""
         self._fds.close()
-        self.io_fds, self.mounts_fd = (), -1
+        self.io_fds, self.device_io_fd, self.mounts_fd = (), -1, -1
 
     def read_mounts(self, deadline: float) -> list[Any]:
         """The mounts as the gofer has resolved them, once it is ready.

@@ -18,6 +18,7 @@ from runtime.bundle.capabilities import NAMES, NET_RAW
 from runtime.bundle.masked_paths import restrict
 from runtime.bundle.process_spec import CAPABILITY_SETS
 from runtime.bundle.spec import with_mounts
+from runtime.sandbox import accelerators
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.bundle.capabilities import Capabilities
     from runtime.bundle.spec import Spec
     from runtime.runsc.config import RunscConfig
+    from runtime.runsc.flags import Settings
     from runtime.runsc.release import Generation
 
 _OWN_NETNS = "/proc/self/ns/net"
@@ -106,12 +108,12 @@ def exec_capabilities(
 
 
 def prepare(
-    spec: Spec, config: RunscConfig, generation: Generation, network: str | None = None
+    spec: Spec, config: RunscConfig, generation: Generation, host: Settings | None = None
 ) -> Prepared:
     """Rewrite spec and configuration so that the container gets what its spec asks for.
 
-    ``network`` is that of the sandbox which the container joins (``Settings.network``), None for
-    a sandbox of its own.  A flag that the operator has set stays as it is.
+    ``host`` are the flags of the sandbox which the container joins, None for a sandbox of its
+    own.  A flag that the operator has set stays as it is.
 
     Raises Unsupported for what gVisor can't give, InvalidRequest naming the member.
     """
@@ -136,11 +138,14 @@ def prepare(
     # must not gain privileges is kept from it by its own spec.
     if not spec.process.no_new_privileges or spec.container_type == "sandbox":
         switch_on("allow-suid")
-    if network is not None:
-        if config.flag("network", "sandbox") != network:
-            flags["network"] = network
+    if host is not None:
+        if config.flag("network", "sandbox") != host.network:
+            flags["network"] = host.network
     elif on_host_network(spec) and not switch_on("network", "host"):
         _check_network(config)
+    found = accelerators.prepare(spec, config.flags, generation, host)
+    spec, notes = found.spec, notes + found.notes
+    flags.update(found.flags)
     left_readonly: tuple[str, ...] = ()
     if any(mount.is_bind and mount.read_only for mount in spec.mounts):
         from runtime.bundle.submounts import separate

@@ -116,6 +116,8 @@ class Sentry:
                             controller_fd=listener,
                             start_sync_fd=ready_write,
                             io_fds=gofer.io_fds,
+                            device_io_fd=gofer.device_io_fd,
+                            nvidia_driver=params.nvidia_driver,
                             filestore_fds=gofer.plan.filestore_fds,
                             stdio=params.stdio,
                             confs=gofer.plan.confs,

@@ -80,11 +80,17 @@ class Subcontainer:
             try:
                 mounts = gofer.read_mounts(deadline)
                 spec = resolved_spec(params, mounts, sentry_pid)
+                devices = (gofer.device_io_fd,) if gofer.device_io_fd >= 0 else ()
                 argument = driver.start_subcontainer_argument(
-                    params.id, spec, self.settings, gofer.plan.confs, len(gofer.plan.filestore_fds)
+                    params.id,
+                    spec,
+                    self.settings,
+                    gofer.plan.confs,
+                    len(gofer.plan.filestore_fds),
+                    bool(devices),
                 )
                 stdio = () if params.tty else self._stdio
-                fds = (*stdio, *gofer.plan.filestore_fds, *gofer.io_fds)
+                fds = (*stdio, *gofer.plan.filestore_fds, *devices, *gofer.io_fds)
                 try:
                     call(argument, fds)
                 except Failed as fault:

@@ -16,6 +16,7 @@ from runtime.base.errors import AlreadyExists, Failed, RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.bundle.rootfs import unmount_all
 from runtime.host.pids import Foreign
+from runtime.runsc import control_results
 from runtime.state import shim_record
 from runtime.state.writer import StateKeeper, describe, describe_sandbox
 
@@ -314,10 +315,16 @@ class Holdings:
 
 
 def _registered_metrics(sandbox: Sandbox) -> Mapping[str, Any] | None:
-    """The sentry's metrics, where a metric server is to have them.  Raises what the call raises."""
+    """The sentry's metrics, where a metric server is to have them, in the form of the state file.
+
+    Asked before any process runs, as whoever scrapes them checks them by it.  Raises what the call
+    raises.
+    """
     if not sandbox.settings.metric_server:
         return None
-    return sandbox.control.registered_metrics()
+    return control_results.registered_metrics(
+        sandbox.control.call("Metrics.GetRegisteredMetrics", {})
+    )
 
 
 def _runs(record: shim_record.ContainerRecord) -> bool:

@@ -19,8 +19,9 @@ from runtime.cgroups import factory, oom_score, placement
 from runtime.cgroups.pod_limits import PodLimits, create_own
 from runtime.cgroups.resources import parse
 from runtime.network import setup as network
+from runtime.runsc import release
 from runtime.runsc.control_address import control_address
-from runtime.sandbox import cgroup_mounts, forward_mount, prepare_spec
+from runtime.sandbox import accelerators, cgroup_mounts, forward_mount, prepare_spec
 from runtime.sandbox.sandbox import BootParams, Sandbox
 from runtime.task import hook_stages
 from runtime.task.acquired import Holdings
@@ -309,8 +310,8 @@ def _prepare(
         used=root.holdings.volume_uses if root is not None and root.holdings is not None else None,
     )
     spec = cgroup_mounts.prepare(spec, driver.generation)
-    network = host.network if host is not None else None
-    prepared = prepare_spec.prepare(spec, config, driver.generation, network)
+    joined = host.settings if host is not None else None
+    prepared = prepare_spec.prepare(spec, config, driver.generation, joined)
     if prepared.notes:
         _log.warning("spec.partly_honoured", container=container.id, missing=prepared.notes)
     if prepared.left_writable:
@@ -376,6 +377,13 @@ def _boot(
                 sorts=sorts,
             )
 
+    params = params.replace(
+        nvidia_driver=accelerators.driver_version(
+            settings,
+            params.driver.generation,
+            partial(release.supported_drivers, params.driver.generation.binary),
+        )
+    )
     if cgroup is not None:
         quota, period = cgroup.cpu_quota() or (None, None)
         params = params.replace(

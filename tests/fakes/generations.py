@@ -17,7 +17,10 @@ _GLOBAL = (
     "panic-signal platform_device_path root rootless strace ignore-cgroups profile profile-cpu "
     "trace"
 )
-_LATER = "directfs=true nvproxy tpuproxy debug-to-user-log net-disconnect-ok"
+_LATER = (
+    "directfs=true nvproxy nvproxy-driver-version nvproxy-allow-unsupported-driver tpuproxy "
+    "debug-to-user-log net-disconnect-ok"
+)
 
 #: Year -> (boot, gofer, global flags, the gofer's positional arguments).
 _SOURCES = {

@@ -261,6 +261,30 @@ def test_log_descriptors_are_global_flags() -> None:
     )
 
 
+@pytest.mark.parametrize("year", [2024, 2026])
+def test_device_gofer_and_the_drivers_version(year: int) -> None:
+    argv = boot_argv(year, device_io_fd=40, nvidia_driver="1.2.03")
+    assert "--nvidia-driver-version=1.2.03" in argv
+    assert [word for word in argv if word.startswith("--dev-io-fd=")]
+    driver, settings = make(year)
+    wanted = GoferCommand(
+        container_id="c",
+        bundle="/b",
+        spec_fd=20,
+        mounts_fd=21,
+        io_fds=(22,),
+        confs=(MountConf(),),
+        device_io_fd=41,
+    )
+    command = driver.gofer_command("/r", settings, wanted)
+    (word,) = [word for word in command.argv if word.startswith("--dev-io-fd=")]
+    assert command.fds[int(word.partition("=")[2])] == 41
+    spec = {"process": {}}
+    started = driver.start_subcontainer_argument("c", spec, settings, (), 0, True)
+    assert started["IsDevIoFilePresent"] is True
+    assert not driver.start_subcontainer_argument("c", spec, settings, (), 0)["IsDevIoFilePresent"]
+
+
 def test_command_lines_have_known_flags_only() -> None:
     for year, generation in GENERATIONS.items():
         for argv, known in (

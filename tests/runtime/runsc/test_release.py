@@ -269,7 +269,6 @@ def test_overlays_that_are_malformed(value: str) -> None:
         ({"directfs": "maybe"}, InvalidRequest, "flag 'directfs' is not a boolean"),
         ({"debug": "a\0b"}, InvalidRequest, "NUL"),
         ({"rootless": "true"}, Unsupported, "'rootless' is not supported"),
-        ({"nvproxy": "true"}, Unsupported, "'nvproxy' is not supported"),
     ],
 )
 def test_flags_that_are_refused(flags: dict[str, str], fault: type[Exception], why: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.bundle.spec import Spec, parse_spec
 from runtime.runsc.config import RunscConfig
+from runtime.runsc.flags import Settings, read_settings
 from runtime.sandbox.prepare_spec import Prepared, on_host_network, prepare
 from tests.fakes.generations import GENERATIONS
 
@@ -28,7 +29,12 @@ def make_spec(without: str = "", process: Any = None, linux: Any = None, **more:
 
 def run(spec: Spec, year: int = 2024, network: str | None = None, **flags: str) -> Prepared:
     config = RunscConfig(root="/run/x", flags={k.replace("_", "-"): v for k, v in flags.items()})
-    return prepare(spec, config, GENERATIONS[year], network)
+    return prepare(spec, config, GENERATIONS[year], sandbox(network) if network else None)
+
+
+def sandbox(network: str) -> Settings:
+    flags = {"network": network}
+    return read_settings(RunscConfig(root="/r", flags=flags), GENERATIONS[2024], None)
 
 
 def caps(*names: str) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def test_host_network_that_the_operator_forbids() -> None:
 @pytest.mark.parametrize(("without", "network"), [("network", "sandbox"), ("", "host")])
 def test_a_container_has_the_network_of_its_sandbox(without: str, network: str) -> None:
     config = RunscConfig(root="/run/x")
-    done = prepare(make_spec(without), config, GENERATIONS[2024], network)
+    done = prepare(make_spec(without), config, GENERATIONS[2024], sandbox(network))
     assert done.config.flag("network", "sandbox") == network
 
 
