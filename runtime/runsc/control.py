@@ -349,26 +349,6 @@ class Control:
         """The same in one exchange, with no CPU time of containers that share the sandbox."""
         return self._event(container_id, timeout)
 
-    def write_cgroup(
-        self,
-        container_id: str,
-        files: Mapping[str, str],
-        timeout: float = urpc.DEFAULT_TIMEOUT,
-    ) -> None:
-        """Write into a container's cgroups inside of the sandbox; names are those of cgroup v1."""
-        place = "/" + container_id
-        args = [
-            {
-                "file": {"controller": name.partition(".")[0], "path": place, "name": name},
-                "value": value,
-            }
-            for name, value in files.items()
-        ]
-        found = self.call("Cgroups.WriteControlFiles", {"args": args}, (), timeout)
-        fault = control_results.cgroup_fault(found, len(args))
-        if fault:
-            raise Failed(f"cgroup of {container_id!r} in the sandbox: {fault}")
-
     def file_memory(self, timeout: float) -> int:
         """Bytes of the sandbox's memory that are files, mapped or cached."""
         found = self.call("Usage.Collect", {"Full": True}, (), timeout)

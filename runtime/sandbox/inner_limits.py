@@ -7,7 +7,10 @@ shim keep them.  ``pids.max``, which the sentry would keep itself, it lets nobod
 
 from __future__ import annotations
 
+from runtime.base.errors import Failed
 from runtime.cgroups.resources import parse
+from runtime.runsc import control_results
+from runtime.runsc.urpc import DEFAULT_TIMEOUT
 from runtime.sandbox import cgroup_mounts
 
 TYPE_CHECKING = False
@@ -51,4 +54,21 @@ def show(control: Control, params: BootParams, resources: Mapping[str, Any]) -> 
         return
     wanted = files(resources)
     if wanted and cgroup_mounts.counts(spec, params.driver.generation):
-        control.write_cgroup(params.id, wanted)
+        write(control, params.id, wanted)
+
+
+def write(
+    control: Control, cid: str, wanted: Mapping[str, str], timeout: float = DEFAULT_TIMEOUT
+) -> None:
+    """Write files of a container's cgroups in the sandbox.  Raises Failed, or as ``show`` does."""
+    args = [
+        {
+            "file": {"controller": name.partition(".")[0], "path": f"/{cid}", "name": name},
+            "value": value,
+        }
+        for name, value in wanted.items()
+    ]
+    found = control.call("Cgroups.WriteControlFiles", {"args": args}, (), timeout)
+    fault = control_results.cgroup_fault(found, len(args))
+    if fault:
+        raise Failed(f"cgroup of {cid!r} in the sandbox: {fault}")

@@ -70,7 +70,7 @@ def _show(container: StoredContainer, resources: Mapping[str, Any]) -> None:
     if not wanted or not any(mount.type == "cgroup" for mount in container.spec.mounts):
         return
     try:
-        container.control().write_cgroup(container.id, wanted)
+        inner_limits.write(container.control(), container.id, wanted)
     except RuntimeFault as fault:
         _log.info("limits.not_shown", container=container.id, error=str(fault))
 

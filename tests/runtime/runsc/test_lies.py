@@ -18,7 +18,7 @@ from runtime.cgroups.metrics import SentryStats
 from runtime.host.reactor import Reactor
 from runtime.runsc.control import Control, SignalMode
 from runtime.runsc.driver import DirectDriver
-from runtime.sandbox import exits
+from runtime.sandbox import exits, inner_limits
 from tests.fakes.generations import GENERATIONS
 from tests.fakes.sentry import FakeSentry
 from tests.runtime.leaks import open_fds
@@ -42,7 +42,7 @@ METHODS: dict[str, Callable[[Control], object]] = {
     _M + "Checkpoint": lambda c: c.checkpoint(
         "c", (), compression="", paged=False, leave_running=True, timeout=CALL
     ),
-    "Cgroups.WriteControlFiles": lambda c: c.write_cgroup("c", {"cpu.shares": "1"}, CALL),
+    "Cgroups.WriteControlFiles": lambda c: inner_limits.write(c, "c", {"cpu.shares": "1"}, CALL),
     "Usage.Collect": lambda c: c.file_memory(CALL),
     "Usage.UsageFD": lambda c: c.call_for_files("Usage.UsageFD", {}, 2, CALL),
     "debug.Stacks": lambda c: c.call("debug.Stacks", None, (), CALL),
