@@ -1,4 +1,4 @@
-"""The steps of a clean-up: all are done, whatever fails, and what failed is told at the end."""
+"""The steps of a clean-up.  Each is done whatever fails, and all failures are told at the end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Named constants of a closed set: the part of ``enum`` that we need, without its import.
 
-A set of constants is a class that derives from
-:class:`Constant` and has one :func:`member` for each of its instances.
+A set of constants is a class that derives from :class:`Constant`, with one :func:`member` for each
+of its instances.
 """
 
 from __future__ import annotations

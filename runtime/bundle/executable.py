@@ -1,12 +1,11 @@
 """Does the root file system have the program that a container is to run?
 
-The sentry tells only when init is started; a shell's user expects to hear of a typing error at
-creation.  So what is plainly missing is found here, by walking the path inside the root file
-system the way the container's kernel would: links are resolved within it and never lead out of
-it.  Where one of the container's mounts decides the matter, the question is left open.
+The sentry tells only when init is started, and a shell's user expects to hear of a typing error at
+creation.  So this module finds what is plainly missing.  It walks the path inside the root file
+system as the container's kernel would: links are resolved within it and never lead out of it.
+Where one of the container's mounts could provide the program, the question is left open.
 
-Reads directories and links only; a file of the container is opened for a caller of ``open_file``
-alone.
+Reads directories and links only.  A file of the container is opened by ``open_file`` alone.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ class _Absent(Exception):
 def find_executable(rootfs: str, spec: Spec) -> None:
     """Check that the program and the working directory of the spec's process can exist.
 
-    Returns None if they do, or if a mount leaves it open; raises InvalidRequest in the words of
-    the OCI runtimes if they plainly don't.  An unreadable root file system is the gofer's to
-    report.  Matches gVisor's lookup (``pkg/sentry/fsimpl/user/path.go``): relative entries of
-    $PATH are skipped, and so is an entry that can't be searched.  Takes bounded time whatever the
-    spec and the root file system are like.
+    Returns None if they do, or if a mount could still provide them.  Raises InvalidRequest in the
+    words of the OCI runtimes if they plainly don't.  An unreadable root file system is the
+    gofer's to report.  Matches gVisor's lookup (``pkg/sentry/fsimpl/user/path.go``): relative
+    entries of $PATH are skipped, and so is an entry that can't be searched.  Takes bounded time
+    whatever the spec and the root file system are like.
     """
     try:
         root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

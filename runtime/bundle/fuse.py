@@ -1,10 +1,10 @@
-"""FUSE file systems that are served no more, and so keep processes from dying.
+"""FUSE file systems whose daemon has stopped answering, and so keep processes from dying.
 
-A process whose request a FUSE daemon has taken and never answers can't be killed: not before the
-daemon ends, or the connection is aborted.  A CSI driver that hangs would so keep a pod from going.
+A process that waits for a FUSE daemon's answer can't be killed before the daemon ends or the
+connection is aborted.  A CSI driver that hangs would keep a pod from being removed.
 
-Owns which connections are a pod's alone, and their abortion.  Never looks at a path in such a file
-system, as that would hang as well: everything is told by the table of mounts.
+Owns the abortion of connections, and the rule that they must be the pod's alone.  Reads the table
+of mounts only: to look at a path in such a file system would hang as well.
 """
 
 from __future__ import annotations

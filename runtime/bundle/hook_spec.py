@@ -1,7 +1,7 @@
-"""The hooks of a ``config.json``: programs that are to be run at given points of a life.
+"""The hooks of a ``config.json``: programs that run at given points of a container's life.
 
-Owns reading and checking them.  Pure; running them is ``hooks.py``'s part.  The rules are those
-of the OCI runtime specification, ``config.md`` "POSIX-platform Hooks".
+Owns reading and checking them.  Pure; ``hooks.py`` runs them.  The rules are those of the OCI
+runtime specification, ``config.md`` "POSIX-platform Hooks".
 """
 
 from __future__ import annotations

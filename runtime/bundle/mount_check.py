@@ -1,7 +1,8 @@
-"""Mounts that gVisor can't make, refused by name instead of being left out.
+"""Mounts that gVisor can't make.  They are refused by name instead of being left out.
 
-The sentry ignores a mount of a type that it doesn't know, and an option, too.  Owns what is known
-(runsc/boot/vfs.go at each release, ``getMountNameAndOptions``; runsc/specutils/fs.go).  Pure.
+The sentry ignores a mount whose type it doesn't know, and an option that it doesn't know.  Owns the
+list of what it knows (runsc/boot/vfs.go at each release, ``getMountNameAndOptions``;
+runsc/specutils/fs.go).  Pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options of a mount, sorted by who is to act on them; pure.
+"""The options of a mount, sorted by who acts on them.  Pure.
 
 Their meaning follows ``parseMountOptions`` of containerd's ``core/mount/mount_linux.go``.
 """

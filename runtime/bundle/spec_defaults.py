@@ -1,10 +1,10 @@
-"""What Linux inherits or makes up where a spec says nothing, and the sentry doesn't.
+"""Defaults that Linux has and the sentry lacks.
 
-A container of Linux has the host name of the namespace that it is made in and may lock as much
-memory as who makes it; a device without a mode can be read and written by all, a tmpfs is sticky,
-and a working directory that isn't there is made.  Releases of runsc know some of it.  Owns spelling
-the rest out in the spec that they get.  Reads the host's name, our own limits and the root file
-system; changes nothing.
+On Linux a container has the host name of the namespace that it is made in, and the locked-memory
+limit of the process that makes it.  A device without a mode can be read and written by all, a
+tmpfs is sticky, and a missing working directory is made.  Releases of runsc do some of it.  This
+module spells out the rest in the spec.  It reads the host's name, our own limits and the root file
+system, and changes nothing.
 """
 
 from __future__ import annotations

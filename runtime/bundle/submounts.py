@@ -1,8 +1,9 @@
-"""Read-only bind mounts that are not recursive: what is mounted inside of them stays writable.
+"""Read-only bind mounts that are not recursive: what is mounted below them stays writable.
 
-To the sentry a bind mount is one file system with all that the host has mounted below, so its
-``ro`` holds for all of it.  Linux makes the top read-only alone unless it is told ``rro``.  Owns
-giving what is below a mount of its own.  Reads the host's mount table; changes nothing.
+For the sentry a bind mount and all that the host has mounted below it are one file system, so
+``ro`` holds for all of it.  On Linux it holds for the top alone, unless the option is ``rro``.  So
+each mount below gets a mount of its own in the spec.  Reads the host's mount table, and changes
+nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writing a list of limits as one step: all of them, or the files as they were.
+"""Writes a list of limits as one step: all of them, or none.
 
-It knows how cgroup files are restored; it must not know which limit belongs into which file.
+Knows how cgroup files are restored, and not which limit belongs into which file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What cgroups of both versions have in common: identity, ownership, update, removal, JSON.
 
-It must not know the names of limits or statistics, which differ between the versions.
+Doesn't know the names of limits or statistics, which differ between the versions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Reading a cgroup's counters into :class:`runtime.cgroups.metrics.HostStats`.
+"""Reads a cgroup's counters into :class:`runtime.cgroups.metrics.HostStats`.
 
-It owns the names and formats of the kernel's statistics files of both versions.  Files are
-opened for each call: that costs about 10 microseconds a file, and no descriptors in between.
-A missing or unreadable file counts as zero: which ones exist depends on the kernel's version
-and configuration.
+Owns the names and formats of the kernel's statistics files of both versions.  Files are opened for
+each call, which takes about 10 microseconds a file and holds no descriptors in between.  A missing
+or unreadable file counts as zero: which files exist depends on the kernel.
 """
 
 from __future__ import annotations

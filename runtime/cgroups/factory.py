@@ -1,8 +1,7 @@
-"""The cgroups of the host that sandboxes run in: create, join, limit, measure, remove.
+"""The cgroups that sandboxes run in: create, join, limit, measure, remove.
 
-The front of the ``cgroup_*`` modules, and the only one of them that others import (but for
-``cgroup_remove``, which a clean-up loads alone).  The code of the version that the host doesn't
-use is never loaded.
+The front of ``cgroups/``: other rooms import this module, and ``remove.py``, which a clean-up loads
+alone.  The code of the version that the host doesn't use is never loaded.
 """
 
 from __future__ import annotations

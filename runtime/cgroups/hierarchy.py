@@ -1,8 +1,8 @@
 """The host's cgroup mounts, and the reading and writing of single cgroup files.
 
-It owns the knowledge of where controllers are mounted and which mode the host is in.  It must
-not know about OCI resources.  Everything is relative to a :class:`CgroupRoot`, so that tests can
-point it at a directory tree of their own.
+Owns the knowledge of where controllers are mounted and of the host's mode.  Doesn't know OCI
+resources.  Everything is relative to a :class:`CgroupRoot`, so that tests can point it at a
+directory tree of their own.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class CgroupRoot:
         self, path: str = DEFAULT_ROOT, *, proc: str = "/proc", systemd: str = SYSTEMD_BOOTED
     ) -> None:
         self.path = path
-        #: Is there if systemd runs this host (sd_booted(3)).
+        #: Exists on hosts booted with systemd (sd_booted(3)).
         self.systemd = systemd
         self._proc = proc
         # Only the root of a cgroup2 mount has this file.  On a hybrid host `path` is a tmpfs

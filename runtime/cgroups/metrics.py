@@ -1,6 +1,6 @@
-"""Pure arithmetic of task statistics: what the host's cgroup says joined with what the sentry says.
+"""The arithmetic of task statistics: the host's cgroup figures joined with the sentry's.
 
-It does no input or output and knows nothing of cgroup files, of urpc or of protobuf.
+Pure: no input or output.  Knows no cgroup files, no urpc and no protobuf.
 """
 
 from __future__ import annotations

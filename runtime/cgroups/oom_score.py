@@ -1,6 +1,6 @@
-"""Who the kernel's OOM killer should prefer: reading, setting and choosing oom_score_adj.
+"""Which process the OOM killer should prefer: reads, sets and chooses oom_score_adj.
 
-The choice is pure; single accesses to procfs are functions; :class:`SentryScore` keeps a
+The choice is pure, and single accesses to procfs are functions.  :class:`SentryScore` keeps a
 sandbox's score right while its containers come and go.
 """
 

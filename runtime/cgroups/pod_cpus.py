@@ -1,8 +1,8 @@
 """Which CPUs a pod's sandbox may run on, where its containers name some (``cpuset.cpus``).
 
-Owns one rule: the sandbox, whose threads are all its containers', is bound to the CPUs that the
-workloads name together, once each of them names some; else to those of the pod.  So a pod's only
-workload is bound as it would be by itself.
+Owns one rule.  The sandbox's threads belong to all its containers.  Once each workload names CPUs,
+the sandbox is bound to the CPUs that they name together; until then to those of the pod.  So a
+pod's only workload is bound as it would be by itself.
 """
 
 from __future__ import annotations

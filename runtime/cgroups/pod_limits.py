@@ -1,7 +1,7 @@
-"""Limits that change while containers run: one container's own, and a pod's that are their sums.
+"""Limits that change while containers run: a container's own, and its pod's, which are their sums.
 
-Owns which of them go where, and that an update is done as a whole or not at all.  How limits are
-written is the cgroup's part, how a container's own memory limit binds ``pod_memory.py``'s.
+Owns where each limit goes, and that an update succeeds as a whole or not at all.  The cgroup writes
+them; ``task/pod_memory.py`` enforces a container's own memory limit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Removal of cgroup directories.  Imports next to nothing: a clean-up after a dead shim uses it.
+"""Removes cgroup directories.  Imports next to nothing, as a clean-up after a dead shim uses it.
 
-It knows directories only, and removes none but those that it is told we made.
+Knows directories only, and removes none but those that it is told we made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Taking over a container that another process created, to go on with it where that one ended.
+"""Takes over a container that another process created, and goes on where that one ended.
 
 Owns rebuilding a Container and its Sandbox from what is on disk, so that creating in a sandbox,
 starting and restoring go by the same steps whoever takes them.  The sentry and its gofers are not
@@ -302,7 +302,7 @@ def _params(
 
 
 def _container(stored: StoredContainer, context: Context, sandbox: AdoptedSandbox) -> Container:
-    """In state CREATED; its stdio is nobody's any more."""
+    """In state CREATED; its stdio has no reader left."""
     terminal = stored.spec.process.terminal
     container = Container(context, stored.id, stored.bundle, IORequest(terminal=terminal))
     container.is_root = stored.is_root

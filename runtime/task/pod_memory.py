@@ -1,4 +1,4 @@
-"""Memory of a sandbox's containers: who is to blame when it runs out, and who has had enough.
+"""Memory of a sandbox's containers: which to report as OOM-killed, and which exceeds its limit.
 
 Owns two rules.  A kill by the kernel, which can only hit the sandbox as a whole, is put down to
 the container that used the most.  A container that uses more than its own limit is ended as the

@@ -1,6 +1,6 @@
 """Keeps what a process wrote into a FIFO until somebody has read it, and its end for whom it waits.
 
-Owns a reader of the FIFO that never reads (see ``stdio_fifo.open_output``), and puts a writer in
+Owns a reader of the FIFO that never reads (see ``fifo.open_output``), and puts a writer in
 its place if there is no reader when the last writer closes: containerd is away, or has not come
 yet.  Without a writer the FIFO could not even be opened: containerd's client would wait for one
 for as long as the process is not deleted, and CRI deletes an exec only once it has seen the end of
