@@ -224,7 +224,7 @@ def test_shutdown_ends_an_empty_shim_only(shim: Shim) -> None:
         assert shim.stopped.wait(WAIT)
 
 
-def test_a_shutdown_after_every_task_ends_no_pod(shim: Shim) -> None:
+def test_a_shutdown_after_every_task_ends_no_pod(shim: Shim, tmp_path: Path) -> None:
     """Releases of containerd after 2.4.0-beta.0 send one for each task that they delete."""
     member = Bench()
     member.container.settled.set()
@@ -236,7 +236,7 @@ def test_a_shutdown_after_every_task_ends_no_pod(shim: Shim) -> None:
             call(client, "Shutdown", pb.ShutdownRequest(id="member"))
             assert not shim.stopped.is_set()
             call(client, "State", pb.StateRequest(id="c"))
-            assert call(client, "Create", pb.CreateTaskRequest(id="new"))
+            assert call(client, "Create", pb.CreateTaskRequest(id="new", bundle=str(tmp_path)))
             call(client, "Delete", pb.DeleteRequest(id="c"))
             call(client, "Shutdown", pb.ShutdownRequest(id="c"))
             assert not shim.stopped.is_set()
