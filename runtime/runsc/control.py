@@ -1,8 +1,7 @@
 """The sentry's control server in the domain's terms.
 
-Owns the names of its methods, how much each may answer, and the one table from the
-sentry's error texts to the domain's exceptions: on the wire an error is nothing but text.  What
-comes back is checked by ``control_results.py``.
+Owns the names of its methods, and how much each may answer.  What comes back is checked by
+``control_results.py``; what its errors mean is in ``control_errors.py``.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ import time
 
 from runtime.base.constant import Constant, member
 from runtime.base.errors import (
-    AlreadyExists,
     DeadlineExceeded,
     Failed,
-    InvalidRequest,
     InvalidState,
     NotFound,
     RuntimeFault,
@@ -23,6 +20,7 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.runsc import control_results, urpc
+from runtime.runsc.control_errors import translate, without_dump
 from runtime.runsc.control_results import SandboxProcess, counter, integer
 
 TYPE_CHECKING = False
@@ -40,7 +38,6 @@ __all__ = ["ContainerState", "Control", "SandboxProcess", "SignalMode"]
 #: Seconds without statistics after a sentry was late with them.
 _MUTE_TIME = 5.0
 _PREFIX = "containerManager."
-_MAX_WORDS = 800
 #: Bytes of the replies that may be longer than others (``urpc.MAX_REPLY``), in which a process or
 #: a goroutine may take some hundreds.  What can't be saved is told with a stack.
 _LIMITS = {
@@ -422,7 +419,7 @@ class Control:
         try:
             self._call(_PREFIX + method, argument, fds, timeout)
         except urpc.RemoteError as error:
-            text = _without_dump(str(error))
+            text = without_dump(str(error))
             if "unknown method" in text:
                 raise Unsupported(f"{what}: {text}") from None
             if "using hostinet" in text:
@@ -514,66 +511,3 @@ def shell_status(raw: int) -> int:
     """A wait status the way a shell has it: the exit code, or 128 + the signal's number."""
     signo = raw & 0x7F
     return 128 + signo if signo else (raw >> 8) & 0xFF
-
-
-# -- errors ------------------------------------------------------------------------------------
-
-
-def translate(
-    text: str, operation: str, container_id: str, pid: int = 0, args: Sequence[str] = ()
-) -> RuntimeFault:
-    """The exception that the sentry's error text stands for.
-
-    The texts are those of gVisor's ``runsc/boot/{loader,controller}.go`` and ``pkg/urpc``, which
-    differ in prefixes between releases.  Where none is known, the text is passed on as it is.
-    """
-    container = _quoted(text) or container_id
-    subject = f"container {container!r}"
-    if "unknown method" in text:
-        return Unsupported(f"{operation}: {text}")
-    if "initial working directory" in text:
-        return InvalidRequest("process.cwd", text)
-    if _speaks_of_program(text):
-        return InvalidRequest("process.args", _program_text(text, args))
-    if "no such process" in text:
-        return NotFound("process", str(pid) if pid else container_id, text)
-    if "different container" in text:
-        return NotFound("process", str(pid), text)
-    if "not started" in text or "isn't started" in text:
-        return InvalidState(operation, subject, "created")
-    if "has stopped" in text or "deleted container" in text or "is deleted" in text:
-        return InvalidState(operation, subject, "stopped")
-    if "already exists" in text:
-        return AlreadyExists("container", container)
-    if text.startswith("container") and ("not found" in text or "does not exist" in text):
-        return NotFound("container", container, text)
-    if "no TTY attached" in text:
-        return InvalidState(operation, subject, "running without a terminal")
-    return Failed(f"{operation} {subject}: {text}" if container else f"{operation}: {text}")
-
-
-def _without_dump(text: str) -> str:
-    """The sentry's words on what can't be saved or loaded: without the stack of the one who tried,
-    and with the ends only of the object that old releases print whole."""
-    text = text.partition("\ngoroutine ")[0].strip().rstrip(":")
-    return text if len(text) <= _MAX_WORDS else f"{text[:200]} ... {text[-300:]}"
-
-
-def _quoted(text: str) -> str:
-    """The id in ``container "id" ...``."""
-    _, found, rest = text.partition('container "')
-    return rest.partition('"')[0] if found else ""
-
-
-def _speaks_of_program(text: str) -> bool:
-    return "failed to load " in text or "error finding executable" in text
-
-
-def _program_text(text: str, args: Sequence[str]) -> str:
-    """The text with the words that users, and programs like kubectl, know from other runtimes."""
-    name = args[0] if args else ""
-    if "error finding executable" in text or (
-        name and "/" not in name and "no such file or directory" in text
-    ):
-        return f'exec: "{name}": executable file not found in $PATH: {text}'
-    return f'exec: "{name}": {text}' if name else text

@@ -29,7 +29,7 @@ from runtime.cgroups import resources as cgroup_resources
 from runtime.cgroups import settings as cgroup_limits
 from runtime.host import dbus, mountinfo
 from runtime.network import argument, restored
-from runtime.runsc import control, control_results, flags, urpc
+from runtime.runsc import control, control_errors, control_results, flags, urpc
 from runtime.runsc.config import RunscConfig
 from runtime.sandbox import cgroup_mounts, checkpoint_image, gofer_mounts, prepare_spec
 from runtime.state import runsc_state, shim_record
@@ -223,7 +223,7 @@ def urpc_reply(data: bytes) -> None:
     assert whole is not None
     assert repr(whole.result) == repr(reply.result)
     if not reply.success:
-        control.translate(reply.error, "start", "c", 3, ["sh"])
+        control_errors.translate(reply.error, "start", "c", 3, ["sh"])
         return
     for read in (
         lambda: control.wait_status(reply),
