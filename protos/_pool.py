@@ -138,6 +138,8 @@ def _add(backend: _Upb | _Public, file: str) -> None:
 
 def _choose() -> _Upb | _Public:
     """The C core if it works as expected, else the public API."""
+    if _TRIAL_FILE not in _files:
+        import protos.wkt_pb2  # noqa: F401  # which nothing has needed so far
     trial = _files.pop(_TRIAL_FILE)
     backend: _Upb | _Public
     try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runtime.runsc.config import RunscConfig
     from runtime.task.process import IO, IORequest
     from shim.daemon_args import DaemonArgs
+    from shim.sandbox.service import SandboxService
     from shim.ttrpc.call import Call
 
 #: Seconds that a shutdown gives the event queue, and open replies.
@@ -77,6 +78,7 @@ class Daemon:
             metrics=_metrics,
             shutdown=self.stop,
             bundles=bundles.Bundles(args.socket_address, args.bundle),
+            sandbox=self._sandbox_service,
         )
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
@@ -103,6 +105,11 @@ class Daemon:
         config = options.decode(*given, self.args.namespace, container_id=container_id)
         _log_as_configured(config)
         return config
+
+    def _sandbox_service(self) -> SandboxService:
+        from shim.sandbox.service import SandboxService
+
+        return SandboxService(self.pod, options=self._options, metrics=_metrics, shutdown=self.stop)
 
     def _open_io(
         self,

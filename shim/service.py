@@ -22,7 +22,7 @@ from shim.ttrpc.errors import StatusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Final
 
     from runtime.cgroups.metrics import Metrics
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from runtime.task.pod import Pod
     from runtime.task.process import Exit
     from shim.bundles import Bundles
+    from shim.sandbox.service import SandboxService
     from shim.ttrpc.call import Call
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+SANDBOX: Final = "containerd.runtime.sandbox.v1.Sandbox"
 
 #: Seconds for a start or exec whose caller set no deadline.
 START_TIMEOUT: Final = 60.0
@@ -54,12 +56,17 @@ class TaskService:
         metrics: Callable[[Metrics], tuple[str, bytes]],
         shutdown: Callable[[], None],
         bundles: Bundles,
+        sandbox: Callable[[], SandboxService] | None = None,
     ) -> None:
         self._pod = pod
         self._bundles = bundles
         self._options = options
         self._metrics = metrics
         self._shutdown = shutdown
+        self._make_sandbox = sandbox
+        self._making = threading.Lock()
+        #: Once it was called: pods with a pause container have no use for it.
+        self._sandbox: SandboxService | None = None
         self._stop_wanted = threading.Event()
         self._log = log.get_logger("service")
         self._methods: dict[str, Callable[[Call], bytes | None]] = {
@@ -84,9 +91,14 @@ class TaskService:
 
     def handle(self, call: Call) -> bytes | None:
         """Answer a call, or raise StatusError.  None: the reply comes later."""
-        if call.service not in SERVICES:
+        methods: Mapping[str, Callable[[Call], bytes | None]] = self._methods
+        if call.service == SANDBOX and self._make_sandbox is not None:
+            with self._making:
+                self._sandbox = self._sandbox or self._make_sandbox()
+            methods = self._sandbox.methods
+        elif call.service not in SERVICES:
             raise StatusError(status.UNIMPLEMENTED, f"service {call.service}")
-        method = self._methods.get(call.method)
+        method = methods.get(call.method)
         if method is None:
             raise StatusError(status.UNIMPLEMENTED, f"method {call.method}")
         started = time.monotonic()
@@ -125,6 +137,8 @@ class TaskService:
         # Nobody would ever delete a container whose creator has gone: it is given up.
         call.on_cancel(lambda: self._pod.abandon(request.id))
         try:
+            if self._sandbox is not None:
+                self._sandbox.complete_member(convert.text("bundle", request.bundle))
             pid = self._pod.create(
                 CreateRequest(
                     id=request.id,

@@ -269,6 +269,8 @@ class PodNode:
             kinds[name] = (runtime, runc if "runc" in Path(runtime).name else plain)
         handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
         handlers.append(("gvisor-closed", gvisor, single, closed))
+        if release >= (2, 1):
+            handlers.append(("gvisor-shim", gvisor, single, ""))
         handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
@@ -276,6 +278,8 @@ class PodNode:
                 handlers.append((name + "-counted", _COUNTED, single, options))
         for name, kind, conf, options in handlers:
             text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf)
+            if name.endswith("-shim"):
+                text += '  sandboxer = "shim"\n'
             if options:
                 text += _OPTIONS.format(plugin=plugin, name=name, options=options)
         return text if new else text + self._printed(folder, version)
@@ -340,6 +344,7 @@ class PodNode:
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
         with the option `grouping` off, `closed` with `port_forward` off, `plain` without options,
+        `shim` with `sandboxer = "shim"` (containerd 2.1 and later),
         `path` with the shim named by its path alone, as `gvctl config` has it configured,
         `chain` with a network that ends with a script (``network.script``).
         """

@@ -14,6 +14,10 @@ from runtime.host import linux
 
 #: The file's name in its folder.
 NAME = "forward"
+#: Where that may be: the second if programs can't be run from the first.
+FOLDERS = ("/run/containerd-shim-gvisor/inside", "/var/lib/containerd-shim-gvisor/inside")
+#: What the folder has for a pod of which it is the root: places to mount on.
+_MOUNT_POINTS = ("dev", "etc", "proc", "sys", "tmp")
 _BASE = 0x400000
 _HEADERS = 64 + 56
 _READ_EXECUTE = 5
@@ -45,6 +49,8 @@ def install(folders: tuple[str, ...]) -> str:
         os.makedirs(folder, 0o755, exist_ok=True)
         if os.statvfs(folder).f_flag & os.ST_NOEXEC:
             continue
+        for name in _MOUNT_POINTS:
+            os.makedirs(os.path.join(folder, name), 0o755, exist_ok=True)
         path = os.path.join(folder, NAME)
         if files.read_bounded(path, 1 << 20) != data:
             files.replace_file(path, data, 0o755)

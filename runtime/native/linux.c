@@ -329,6 +329,17 @@ GV_INSIDE static void gv_forward_main(const long *stack)
     long port = 0, child;
     int fd;
 
+    if (!word) {
+        /* Without a port it only waits, as a pod's first process, to which others' orphans come:
+           the kernel reaps them where SIGCHLD is ignored. */
+        volatile uint64_t action[4]; /* SIG_IGN; volatile, lest it is copied from a constant */
+
+        action[0] = 1;
+        action[1] = action[2] = action[3] = 0;
+        gv_inside(SYS_rt_sigaction, 17, (long)action, 0, 8, 0);
+        for (;;)
+            gv_inside(SYS_ppoll, 0, 0, 0, 0, 0);
+    }
     for (; word && *word >= '0' && *word <= '9'; word++)
         port = port * 10 + *word - '0';
     port = ((port & 0xff) << 8) | ((port >> 8) & 0xff);

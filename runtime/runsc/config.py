@@ -39,6 +39,9 @@ class RunscConfig(Record):
     abstract_control_socket: bool = False
     #: Whether a pod's author may name any cgroup of the host for its sandbox.
     allow_cgroup_parent: bool = False
+    #: Patterns of the annotations that a pod's author may set where no pause container is used:
+    #: with one, containerd has a list of its own.
+    pod_annotations: tuple[str, ...] = ()
     #: Whether what is dialled on the loopback of a pod's network namespace reaches the sandbox.
     port_forward: bool = True
     #: How checkpoints are compressed; empty for the default.

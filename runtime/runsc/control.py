@@ -141,25 +141,11 @@ class Control:
         except urpc.ProtocolError as error:
             raise Failed(f"{method}: {error}") from None
 
-    def port_forward(
-        self, cid: str, port: int, fd: int, timeout: float = urpc.DEFAULT_TIMEOUT
-    ) -> None:
-        """Connect ``fd`` to a TCP port on the loopback that a container has.
-
-        It is an end of a Unix stream socket, the only kind that the sentry takes from the host.
-        IPv4 alone is tried, and what the program there is sent faster than it reads can be lost;
-        before release-20260126 a program that answers with more than 16 KiB at a time makes the
-        sentry panic (runsc/boot/portforward; gvisor#12521).  Raises Failed if nobody listens
-        there, Unsupported where the sentry lacks the call (before release-20230206).
-        """
-        self.call(
-            "containerManager.PortForward",
-            {"ContainerID": cid, "Port": port},
-            (fd,),
-            timeout,
-            operation="forward a port of",
-            container_id=cid,
-        )
+    def port_forward(self, cid: str, port: int, fd: int, timeout: float) -> None:
+        """Connect an end of a Unix stream socket to a port; see sandbox/forward_mount.py."""
+        argument, what = {"ContainerID": cid, "Port": port}, "forward a port of"
+        method = _PREFIX + "PortForward"
+        self.call(method, argument, (fd,), timeout, operation=what, container_id=cid)
 
     def _first_known(
         self, methods: Sequence[str], argument: object, fds: Sequence[int], timeout: float

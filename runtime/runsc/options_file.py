@@ -107,6 +107,9 @@ def check(where: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], list
         elif key in _BOOLEANS:
             if not isinstance(value, bool):
                 raise InvalidRequest(place, "must be true or false")
+        elif key == "pod_annotations":
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise InvalidRequest(place, "must be a list of strings")
         elif key == "runsc_config":
             value = _check_flags(place, value)
         elif key in _IGNORED:
@@ -170,6 +173,7 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         grouping=found.get("grouping", True),
         abstract_control_socket=found.get("abstract_control_socket", False),
         allow_cgroup_parent=found.get("allow_cgroup_parent", False),
+        pod_annotations=tuple(found.get("pod_annotations", ())),
         port_forward=found.get("port_forward", True),
         checkpoint_compression=found.get("checkpoint_compression", ""),
         share_volumes=found.get("share_volumes", "memory"),

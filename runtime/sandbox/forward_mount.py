@@ -7,8 +7,6 @@ release-20260126 it makes the sentry panic (gVisor's runsc/boot/portforward).
 
 from __future__ import annotations
 
-import os
-
 from runtime.base.errors import RuntimeFault
 from runtime.base.log import get_logger
 from runtime.bundle.spec import with_mounts
@@ -25,34 +23,38 @@ if TYPE_CHECKING:
 FOLDER: Final = "/dev/.gvisor-shim"
 #: The program, as it is called in the container.
 PROGRAM: Final = f"{FOLDER}/{forward_program.NAME}"
-#: Where the program is kept if programs can't be run from the cache.
-_OTHER = "/var/lib/containerd-shim-gvisor"
 
 _log = get_logger("port_forward")
 
 
-def add(spec: Spec, image: Image | None, cache_dir: str) -> tuple[Spec, bool]:
-    """The spec of a sandbox's first container with the mount, and whether it got it.
+def add(
+    spec: Spec, image: Image | None, folders: tuple[str, ...] = forward_program.FOLDERS
+) -> tuple[Spec, str]:
+    """The spec of a sandbox's first container with the mount, and what the program is called there.
+
+    Its name is empty if it isn't there; a pod whose root has it needs no mount.
 
     A pod gets it that CRI made and that has a network namespace.  What is restored from ``image``
     must have the mounts that it had.  Never raises: the pod is good without.
     """
     if spec.container_type != "sandbox" or not spec.netns_path:
-        return spec, False
+        return spec, ""
+    if spec.root_path in folders:
+        return spec, f"/{forward_program.NAME}"
     if image is not None and not _had_it(image):
-        return spec, False
+        return spec, ""
     try:
-        folder = forward_program.install((os.path.join(cache_dir, "inside"), f"{_OTHER}/inside"))
+        folder = forward_program.install(folders)
     except (RuntimeFault, OSError) as fault:
         _log.info("port_forward.unavailable", error=str(fault))
-        return spec, False
+        return spec, ""
     mount = {
         "destination": FOLDER,
         "type": "bind",
         "source": folder,
         "options": ["bind", "ro", "nosuid", "nodev"],
     }
-    return with_mounts(spec, [*(spec.raw.get("mounts") or []), mount]), True
+    return with_mounts(spec, [*(spec.raw.get("mounts") or []), mount]), PROGRAM
 
 
 def _had_it(image: Image) -> bool:

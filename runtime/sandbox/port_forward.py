@@ -22,7 +22,6 @@ from runtime.base.log import get_logger
 from runtime.bundle.process_spec import ProcessSpec
 from runtime.host.pump import Pump
 from runtime.network.loopback import LoopbackListener
-from runtime.sandbox.forward_mount import PROGRAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,8 +47,8 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 _log = get_logger("port_forward")
 
 
-def dial(sandbox: Sandbox, port: int) -> tuple[int, int]:
-    """Connect to a port on the sandbox's loopback, of IPv4 or else IPv6.
+def dial(sandbox: Sandbox, program: str, port: int) -> tuple[int, int]:
+    """Connect to a port on the sandbox's loopback, of IPv4 or else IPv6, by the program there.
 
     Returns two pipes, to write to it and to read from it, which are the caller's to close; the end
     of each is the end of that way.  Blocks.  Raises Failed if nobody listens there, and whatever
@@ -61,7 +60,7 @@ def dial(sandbox: Sandbox, port: int) -> tuple[int, int]:
         fds += os.pipe2(os.O_CLOEXEC)
         fds.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         theirs_in, into, out, theirs_out, null = fds
-        process = ProcessSpec(args=(PROGRAM, str(port)), no_new_privileges=True)
+        process = ProcessSpec(args=(program, str(port)), no_new_privileges=True)
         deadline = time.monotonic() + DIAL_TIMEOUT
         stdio = (theirs_in, theirs_out, null)
         pid = sandbox.execute(sandbox.id, process, stdio, False, deadline)
@@ -111,12 +110,15 @@ class PortForward:
 
     @classmethod
     def open(
-        cls, sandbox: Sandbox, namespace: str, reactor: Reactor, workers: Workers
+        cls, sandbox: Sandbox, program: str, namespace: str, reactor: Reactor, workers: Workers
     ) -> PortForward:
-        """Listen in the network namespace at that path.  Raises Unsupported, Failed."""
+        """Listen in the network namespace at that path; ``program`` is the one in the sandbox.
+
+        Raises Unsupported, Failed.
+        """
         listener = LoopbackListener.open(namespace)
         try:
-            return cls(sandbox.id, listener, partial(dial, sandbox), reactor, workers)
+            return cls(sandbox.id, listener, partial(dial, sandbox, program), reactor, workers)
         except BaseException:
             listener.close()
             raise

@@ -74,8 +74,8 @@ class Holdings:
         self.control_socket = ""
         self.scrape: PendingScrape | None = None
         self.port_forward: PortForward | None = None
-        #: Whether the sandbox has the program for it.
-        self.forwards_ports = False
+        #: The program for it, as the sandbox's first container has it; empty if it hasn't.
+        self.forward_program = ""
         #: The checkpoint that the container is to be restored from.
         self.image: Image | None = None
         #: Cgroups that are about to be made, in the form of their JSON.

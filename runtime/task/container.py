@@ -192,13 +192,17 @@ class Container:
         """Have CRI's PortForward reach the pod.  Never raises: the pod is good without."""
         spec, sandbox = self.spec, self.sandbox
         # With the host's stack what CRI dials is what the container listens on.
-        if spec is None or not holdings.forwards_ports or sandbox.network == "host":
+        if spec is None or not holdings.forward_program or sandbox.network == "host":
             return
         from runtime.sandbox.port_forward import PortForward
 
         try:
             holdings.port_forward = PortForward.open(
-                sandbox, spec.netns_path, self._context.reactor, self._context.workers
+                sandbox,
+                holdings.forward_program,
+                spec.netns_path,
+                self._context.reactor,
+                self._context.workers,
             )
         except RuntimeFault as fault:
             self._log.info("port_forward.unavailable", error=str(fault))

@@ -184,7 +184,7 @@ def _acquire(
     executable.find_executable(spec.root_path, spec)
     step("restrictions")
     if root is None and config.port_forward and context.shim_address:
-        spec, holdings.forwards_ports = forward_mount.add(spec, holdings.image, context.cache_dir)
+        spec, holdings.forward_program = forward_mount.add(spec, holdings.image)
     spec, config = _prepare(container, spec, config, driver, root)
     holdings.binary, holdings.flags = driver.generation.binary, config.flags
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))

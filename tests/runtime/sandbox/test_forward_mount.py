@@ -33,10 +33,10 @@ def _image(*mounts: str) -> Any:
 def test_a_pods_first_container_gets_it(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
-        spec, added = forward_mount.add(_spec(), None, str(tmp_path))
+        spec, added = forward_mount.add(_spec(), None, (f"{tmp_path}/inside",))
     finally:
         os.umask(old)
-    assert added
+    assert added == "/dev/.gvisor-shim/forward"
     mount = spec.mounts[-1]
     assert (mount.destination, mount.source) == ("/dev/.gvisor-shim", f"{tmp_path}/inside")
     assert mount.read_only and spec.raw["mounts"][0]["destination"] == "/dev"
@@ -45,26 +45,26 @@ def test_a_pods_first_container_gets_it(tmp_path: Path) -> None:
     assert program.read_bytes() == forward_program.program()
     # One that is broken is replaced, one that is whole is left.
     program.write_bytes(b"x")
-    forward_mount.add(_spec(), None, str(tmp_path))
+    forward_mount.add(_spec(), None, (f"{tmp_path}/inside",))
     inode = program.stat().st_ino
     assert program.read_bytes() == forward_program.program()
-    forward_mount.add(_spec(), None, str(tmp_path))
+    forward_mount.add(_spec(), None, (f"{tmp_path}/inside",))
     assert program.stat().st_ino == inode
 
 
 @pytest.mark.parametrize(("kind", "netns"), [("container", "/x"), ("", "/x"), ("sandbox", "")])
 def test_others_do_not(tmp_path: Path, kind: str, netns: str) -> None:
     spec = _spec(kind, netns)
-    assert forward_mount.add(spec, None, str(tmp_path)) == (spec, False)
+    assert forward_mount.add(spec, None, (f"{tmp_path}/inside",)) == (spec, "")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_restored_has_the_mounts_that_it_had(tmp_path: Path) -> None:
     spec = _spec()
-    assert forward_mount.add(spec, _image("/x"), str(tmp_path)) == (spec, False)
+    assert forward_mount.add(spec, _image("/x"), (f"{tmp_path}/inside",)) == (spec, "")
     nothing: Any = SimpleNamespace(about=None)
-    assert forward_mount.add(spec, nothing, str(tmp_path)) == (spec, False)
-    assert forward_mount.add(spec, _image("/dev/.gvisor-shim"), str(tmp_path))[1]
+    assert forward_mount.add(spec, nothing, (f"{tmp_path}/inside",)) == (spec, "")
+    assert forward_mount.add(spec, _image("/dev/.gvisor-shim"), (f"{tmp_path}/inside",))[1]
 
 
 def test_a_place_where_nothing_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +81,7 @@ def test_a_place_where_nothing_may_run(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(Unsupported, match=f"{first}, as they are mounted noexec"):
         forward_program.install((first,))
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC))
-    monkeypatch.setattr(forward_mount, "_OTHER", str(tmp_path / "other"))
     spec = _spec()
-    assert forward_mount.add(spec, None, str(tmp_path)) == (spec, False)
+    assert forward_mount.add(spec, None, (f"{tmp_path}/inside",)) == (spec, "")
     (tmp_path / "file").touch()
-    assert forward_mount.add(spec, None, str(tmp_path / "file")) == (spec, False)
+    assert forward_mount.add(spec, None, (f"{tmp_path}/file/inside",)) == (spec, "")

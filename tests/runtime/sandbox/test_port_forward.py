@@ -184,7 +184,7 @@ class _Sandbox:
     ) -> int:
         assert (cid, tty) == (self.id, False)
         program, port = process.args
-        assert program == "/dev/.gvisor-shim/forward"
+        assert program == "/the/program"
         words = [os.path.join(self.folder, "forward"), port]
         stdin, stdout, stderr = fds
         self.processes.append(
@@ -203,7 +203,7 @@ def test_the_program(tmp_path: Path, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as server:
         port = server.getsockname()[1]
-        into, out = port_forward.dial(sandbox, port)  # type: ignore[arg-type]
+        into, out = port_forward.dial(sandbox, "/the/program", port)  # type: ignore[arg-type]
         connection, _ = server.accept()
     with connection, open(into, "wb", 0) as source, open(out, "rb", 0) as target:
         os.set_blocking(target.fileno(), True)
@@ -217,6 +217,22 @@ def test_the_program(tmp_path: Path, address: str) -> None:
     assert sandbox.processes[-1].wait(10) == 0
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(Failed, match=f"port {port}: connection refused"):
-        port_forward.dial(sandbox, port)  # type: ignore[arg-type]
+        port_forward.dial(sandbox, "/the/program", port)  # type: ignore[arg-type]
     assert sandbox.processes[-1].wait(10) == 1
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_program_without_a_port_waits(tmp_path: Path) -> None:
+    """As a pod's first process, which reaps what others leave."""
+    program = os.path.join(forward_program.install((str(tmp_path / "inside"),)), "forward")
+    with subprocess.Popen([program], cwd="/") as process:
+        status = Path(f"/proc/{process.pid}/status")
+
+        def ignored() -> int:
+            line = next(x for x in status.read_text().splitlines() if x.startswith("SigIgn"))
+            return int(line.split()[1], 16)
+
+        until(lambda: ignored() & 1 << 16, 10, "SIGCHLD is ignored")
+        assert process.poll() is None
+        process.kill()
+        assert process.wait(10) == -9

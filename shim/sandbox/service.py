@@ -1,0 +1,234 @@
+"""The Sandbox service: a pod of containerd's that has no pause container.
+
+Served as ``containerd.runtime.sandbox.v1.Sandbox``, for runtimes with ``sandboxer = "shim"``
+(containerd 2.1 and later).  The sandbox is a container like a pause container's, of the same id,
+whose bundle is written here: so all that is done to pods is done to these.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from protos import pod_pb2, sandbox_pb2
+from protos.platform_pb2 import Metric, Platform
+from protos.wkt_pb2 import Any
+from runtime.base import fastjson, log
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, NotFound, reason
+from runtime.base.signals import SIGKILL
+from runtime.bundle.spec import validate_id
+from runtime.host import forward_program
+from runtime.task.context import CreateRequest
+from runtime.task.lifecycle import State
+from runtime.task.process import IORequest
+from shim import convert
+from shim.sandbox import spec as sandbox_spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Final
+
+    from runtime.cgroups.metrics import Metrics
+    from runtime.runsc.config import RunscConfig
+    from runtime.task.container import Container
+    from runtime.task.pod import Pod
+    from runtime.task.process import Exit
+    from shim.ttrpc.call import Call
+
+#: Seconds for a sandbox to start or to end, where its caller set no deadline.
+TIMEOUT: Final = 60.0
+_READY, _NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class SandboxService:
+    """The calls by name; each runs on a worker and raises RuntimeFault."""
+
+    def __init__(
+        self,
+        pod: Pod,
+        *,
+        options: Callable[[str, bytes, str], RunscConfig],
+        metrics: Callable[[Metrics], tuple[str, bytes]],
+        shutdown: Callable[[], None],
+    ) -> None:
+        self._pod = pod
+        self._options = options
+        self._metrics = metrics
+        self._shutdown = shutdown
+        self._log = log.get_logger("sandbox_service")
+        self._bundle = ""  # of the sandbox that was created here
+        self._created = 0.0
+        self.methods: Mapping[str, Callable[[Call], bytes | None]] = {
+            "CreateSandbox": self._create,
+            "StartSandbox": self._start,
+            "Platform": self._platform,
+            "StopSandbox": self._stop,
+            "WaitSandbox": self._wait,
+            "SandboxStatus": self._status,
+            "PingSandbox": self._ping,
+            "ShutdownSandbox": self._end,
+            "SandboxMetrics": self._stats,
+        }
+
+    def complete_member(self, bundle: str) -> None:
+        """Have a container that is about to be created mount the pod's files.
+
+        Raises InvalidRequest, Failed.
+        """
+        if not self._bundle:
+            return
+        try:
+            sandbox_spec.complete_member(bundle, self._bundle)
+        except OSError as error:
+            raise Failed(f"bundle {bundle}: {reason(error)}") from None
+
+    def _sandbox(self, sandbox_id: str) -> Container:
+        try:
+            return self._pod.container(sandbox_id)
+        except NotFound:
+            raise NotFound("sandbox", sandbox_id) from None
+
+    # -- life -----------------------------------------------------------------------------
+
+    def _create(self, call: Call) -> bytes:
+        request = sandbox_pb2.CreateSandboxRequest.FromString(call.payload)
+        validate_id("sandbox", request.sandbox_id)
+        bundle = convert.text("bundle_path", request.bundle_path)
+        if not bundle.startswith("/"):
+            raise InvalidRequest("bundle_path", f"{bundle!r} is not an absolute path")
+        config = _config(request.options)
+        runsc = self._options("", b"", request.sandbox_id)
+        call.on_cancel(lambda: self._pod.abandon(request.sandbox_id))
+        try:
+            root = forward_program.install(forward_program.FOLDERS)
+            netns = convert.text("netns_path", request.netns_path)
+            allowed = runsc.pod_annotations
+            spec = sandbox_spec.spec_of(config, request.sandbox_id, bundle, netns, root, allowed)
+            sandbox_spec.write(bundle, spec, config)
+        except OSError as error:
+            raise Failed(f"bundle {bundle}: {reason(error)}") from None
+        nothing = IORequest(stdin="", stdout="", stderr="", terminal=False)
+        self._pod.create(
+            CreateRequest(id=request.sandbox_id, bundle=bundle, io=nothing, config=runsc)
+        )
+        self._bundle, self._created = bundle, time.time()
+        return sandbox_pb2.CreateSandboxResponse().SerializeToString()
+
+    def _start(self, call: Call) -> bytes:
+        request = sandbox_pb2.StartSandboxRequest.FromString(call.payload)
+        pid = self._sandbox(request.sandbox_id).start(_deadline(call))
+        return sandbox_pb2.StartSandboxResponse(
+            pid=pid, created_at=convert.timestamp(self._created)
+        ).SerializeToString()
+
+    def _stop(self, call: Call) -> bytes:
+        request = sandbox_pb2.StopSandboxRequest.FromString(call.payload)
+        deadline = _deadline(call)
+        if request.timeout_secs:
+            deadline = min(deadline, time.monotonic() + request.timeout_secs)
+        self._kill(self._sandbox(request.sandbox_id), deadline)
+        return sandbox_pb2.StopSandboxResponse().SerializeToString()
+
+    def _kill(self, container: Container, deadline: float) -> None:
+        """End the sandbox and all that is in it.  Raises DeadlineExceeded."""
+        ended = threading.Event()
+
+        def notice(_: Exit) -> None:
+            ended.set()
+
+        container.init.wait(notice)
+        if not ended.is_set():
+            try:
+                container.kill("", SIGKILL, True)
+            except NotFound:
+                pass  # it ends just now
+        if not ended.wait(max(deadline - time.monotonic(), 0)):
+            container.init.forget_waiter(notice)
+            raise DeadlineExceeded(f"end of sandbox {container.id!r}", TIMEOUT)
+
+    def _wait(self, call: Call) -> None:
+        request = sandbox_pb2.WaitSandboxRequest.FromString(call.payload)
+        process = self._sandbox(request.sandbox_id).init
+
+        def answer(exit: Exit) -> None:
+            call.reply(
+                sandbox_pb2.WaitSandboxResponse(
+                    exit_status=exit.status, exited_at=convert.timestamp(exit.at)
+                ).SerializeToString()
+            )
+
+        call.on_cancel(lambda: process.forget_waiter(answer))
+        process.wait(answer)
+
+    def _end(self, call: Call) -> None:
+        """Free everything and end the shim.  For a sandbox that never was as well."""
+        request = sandbox_pb2.ShutdownSandboxRequest.FromString(call.payload)
+        try:
+            container = self._sandbox(request.sandbox_id)
+        except NotFound:
+            container = None
+        if container is not None:
+            if container.init.state is not State.CREATED:
+                self._kill(container, _deadline(call))
+            self._pod.delete(request.sandbox_id)
+        call.reply(sandbox_pb2.ShutdownSandboxResponse().SerializeToString())
+        self._shutdown()
+
+    # -- looking --------------------------------------------------------------------------
+
+    def _platform(self, call: Call) -> bytes:
+        request = sandbox_pb2.PlatformRequest.FromString(call.payload)
+        self._sandbox(request.sandbox_id)
+        machine = os.uname().machine
+        platform = Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
+        return sandbox_pb2.PlatformResponse(platform=platform).SerializeToString()
+
+    def _status(self, call: Call) -> bytes:
+        request = sandbox_pb2.SandboxStatusRequest.FromString(call.payload)
+        container = self._sandbox(request.sandbox_id)
+        snapshot = container.init.snapshot()
+        response = sandbox_pb2.SandboxStatusResponse(
+            sandbox_id=request.sandbox_id,
+            pid=snapshot.pid,
+            state=_READY if container.init.started else _NOT_READY,
+            created_at=convert.timestamp(self._created),
+        )
+        if snapshot.exit is not None:
+            response.exited_at.CopyFrom(convert.timestamp(snapshot.exit.at))
+        if request.verbose and container.spec is not None:
+            about = {
+                "sandboxID": request.sandbox_id,
+                "pid": snapshot.pid,
+                "processStatus": snapshot.state.value,
+                "runtimeSpec": container.spec.raw,
+            }
+            response.info["info"] = fastjson.dumps(about)
+        return response.SerializeToString()
+
+    def _ping(self, call: Call) -> bytes:
+        self._sandbox(sandbox_pb2.PingRequest.FromString(call.payload).sandbox_id)
+        return sandbox_pb2.PingResponse().SerializeToString()
+
+    def _stats(self, call: Call) -> bytes:
+        request = sandbox_pb2.SandboxMetricsRequest.FromString(call.payload)
+        type_url, value = self._metrics(self._sandbox(request.sandbox_id).metrics())
+        metric = Metric(
+            id=request.sandbox_id,
+            timestamp=convert.timestamp(time.time()),
+            data=Any(type_url=type_url, value=value),
+        )
+        return sandbox_pb2.SandboxMetricsResponse(metrics=metric).SerializeToString()
+
+
+def _deadline(call: Call) -> float:
+    return call.deadline if call.deadline is not None else time.monotonic() + TIMEOUT
+
+
+def _config(options: Any) -> pod_pb2.PodSandboxConfig:
+    name = options.type_url.rpartition("/")[2]
+    if name and name != "runtime.v1.PodSandboxConfig":
+        raise InvalidRequest("options", f"type {name[:100]!r} is not runtime.v1.PodSandboxConfig")
+    return pod_pb2.PodSandboxConfig.FromString(options.value)
