@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Bytes moved by one call, and calls in one turn of the reactor, which has others to serve.
 _CHUNK = 1 << 20
 _TURNS = 16
+#: Seconds after which what couldn't be watched is looked at again.
+_AGAIN = 0.05
 
 _log = get_logger("stdio")
 
@@ -75,7 +77,7 @@ class Relay:
                 self._close_locked()
                 return
             full = unread(self._source) > 0 and not _has_room(self._sink)
-            if full != self._full:
+            if full != self._full or self._watch is None:
                 self._wait_locked(full)
 
     def _move_locked(self) -> bool:
@@ -96,9 +98,15 @@ class Relay:
         """Watch the one end that matters: a hang-up is told of whatever is asked for."""
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None
         self._full = full
         fd, events = (self._sink, select.EPOLLOUT) if full else (self._source, select.EPOLLIN)
-        self._watch = self._reactor.watch(fd, events, self._look)
+        try:
+            self._watch = self._reactor.watch(fd, events, self._look)
+        except OSError as error:
+            # The host is short of memory; what waits is not to be lost for that.
+            _log.warning("output.unwatched", error=error.strerror)
+            self._reactor.call_later(_AGAIN, lambda: self._look(0))
 
     def _close_locked(self) -> None:
         if self._watch is not None:

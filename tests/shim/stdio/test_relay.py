@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,35 @@ def test_a_relay_that_can_not_be_made_leaves_nothing(
     monkeypatch.setattr("shim.stdio.relay.os.pipe2", fail)
     with pytest.raises(ResourceExhausted):
         open_io(reactor, stdout=path, outlived=True)
+
+
+def test_a_host_that_is_short_of_memory_loses_no_output(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel doesn't watch for us just now is looked at again."""
+    path = fifo(tmp_path, "out")
+    io = open_io(reactor, stdout=path, outlived=True)
+    fds = hand_over(io)
+    refused = threading.Event()
+    watch = reactor.watch
+
+    def scarce(*given: Any) -> Any:
+        if not refused.is_set():
+            refused.set()
+            raise OSError(errno.ENOMEM, "no memory")
+        return watch(*given)
+
+    monkeypatch.setattr(reactor, "watch", scarce)
+    data = os.urandom(1 << 18)
+    writer = threading.Thread(target=lambda: (write_all(fds[1], data), close(*fds)))
+    writer.start()
+    assert refused.wait(WAIT), "the FIFO got full"
+    reader = os.open(path, os.O_RDONLY)
+    found = b""
+    while chunk := read_some(reader):
+        found += chunk
+    writer.join(WAIT)
+    assert found == data
+    assert io.drain(WAIT)
+    io.close()
+    os.close(reader)
