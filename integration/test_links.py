@@ -45,6 +45,7 @@ def test_everything_of_containerd_lies_behind_a_link(short_folder: Path) -> None
         node.clean()
         node.assert_clean()
     finally:
+        node.clean()
         node.close()
         daemon.remove()
         footprint.remove_cgroups(daemon)
