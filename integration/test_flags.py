@@ -104,3 +104,13 @@ def test_state_tells_a_metric_server_what_runsc_tells_it(node: Node, tmp_path: P
 def _sandbox(root: Path, name: str) -> dict[str, Any]:
     state = json.loads((root / f"{name}_sandbox:{name}.state").read_text())
     return dict(state["sandbox"])
+
+
+def test_an_overlay_that_is_full(node: Node, tmp_path: Path) -> None:
+    """The error of a full disk; on releases that know no size, the flag is refused."""
+    write = "dd if=/dev/zero of=/big bs=1M count=4 && echo all"
+    done = node.run("sh", "-c", write, options=options(tmp_path, overlay2="root:self,size=2m"))
+    if "host-settings" in flags_of(node):
+        assert done.code and "No space left on device" in done.err, done
+    else:
+        assert done.code and "overlay2 with a size is not supported by runsc" in done.err, done

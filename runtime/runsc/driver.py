@@ -56,9 +56,17 @@ class MountConf(Record):
 
     lower: str = "lisafs"
     upper: str = "none"
+    #: What ``upper`` may hold, as tmpfs's option has it; empty for no bound.
+    size: str = ""
 
     def __str__(self) -> str:
-        return f"{self.lower}:{self.upper}"
+        size = f":size={self.size}" if self.size else ""
+        return f"{self.lower}:{self.upper}{size}"
+
+    def to_json(self) -> dict[str, Any]:
+        """In runsc's form."""
+        size = {"size": self.size} if self.size else {}
+        return {"lower": self.lower_number, "upper": self.upper_number, **size}
 
     @property
     def lower_number(self) -> int:
@@ -492,9 +500,7 @@ class DirectDriver:
             argument["NumGoferFilestoreFDs"] = filestores
             argument["IsDevIoFilePresent"] = devices
             argument["IsRootfsUpperTarFilePresent"] = False
-            argument["GoferMountConfs"] = [
-                {"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs
-            ]
+            argument["GoferMountConfs"] = [conf.to_json() for conf in confs]
         return argument
 
     def checkpoint_argument(

@@ -67,6 +67,8 @@ class Settings(Record):
     #: ``none``, ``memory``, ``self``, or a directory's absolute path.
     root_overlay: str
     mount_overlay: str
+    #: What each of them may hold, as tmpfs's option has it; empty for no bound.
+    overlay_size: str = ""
     net_raw: bool
     #: The address of the ``runsc metric-server`` that is to see the sandbox; empty for none.
     metric_server: str = ""
@@ -118,7 +120,7 @@ def read_settings(config: RunscConfig, generation: Generation, spec: Spec | None
     network = effective.get("network", "sandbox")
     if network not in _NETWORKS:
         raise InvalidRequest("runsc_config", f"network {network!r} is none of sandbox, host, none")
-    root, mounts = _overlay(effective, generation)
+    root, mounts, size = _overlay(effective, generation)
     return Settings(
         flags=config.flags,
         effective=effective,
@@ -128,6 +130,7 @@ def read_settings(config: RunscConfig, generation: Generation, spec: Spec | None
         platform_device=effective.get("platform_device_path", ""),
         root_overlay=root,
         mount_overlay=mounts,
+        overlay_size=size,
         net_raw=_boolean(effective, "net-raw", False),
         metric_server=effective.get("metric-server", ""),
     )
@@ -180,7 +183,7 @@ def _is_listed(
     if name == "oci-seccomp":
         return bool(parse_bool(value))
     if name == "overlay2":
-        return value == "none" or value.partition(":")[2] in ("memory", "self")
+        return value == "none" or value.partition(",")[0].partition(":")[2] in ("memory", "self")
     if name == "qdisc":
         return value == "tbf"
     if name.startswith("qdisc-tbf-"):
@@ -192,18 +195,22 @@ def _is_listed(
     return True
 
 
-def _overlay(flags: Mapping[str, str], generation: Generation) -> tuple[str, str]:
-    """The media of the root's and of the mounts' overlays.
+def _overlay(flags: Mapping[str, str], generation: Generation) -> tuple[str, str, str]:
+    """The media of the root's and of the mounts' overlays, and the size of each.
 
-    The syntax is ``none`` or ``{root|all}:{memory|self|dir=/path}``; old ones take the plain path
-    of a directory (gVisor runsc/config/config.go, Overlay2).
+    The syntax is ``none`` or ``{root|all}:{memory|self|dir=/path}[,size=SIZE]``; old ones take the
+    plain path of a directory (gVisor runsc/config/config.go, Overlay2).
     """
     if _boolean(flags, "overlay", False):
-        return "memory", "memory"
+        return "memory", "memory", ""
     value = flags.get("overlay2") or generation.global_flags.get("overlay2") or "none"
     if value == "none":
-        return "none", "none"
-    scope, colon, medium = value.partition(":")
+        return "none", "none", ""
+    kind, comma, size = value.partition(",")
+    if comma and not generation.bounds_overlays:
+        raise Unsupported(f"overlay2 with a size is not supported by runsc {generation.version}")
+    scope, colon, medium = kind.partition(":")
+    sized = not comma or (size.startswith("size=") and _is_size(size[5:]))
     if medium.startswith("dir="):
         medium = medium[4:]
         known = medium.startswith("/")
@@ -211,6 +218,12 @@ def _overlay(flags: Mapping[str, str], generation: Generation) -> tuple[str, str
         known = medium in ("memory", "self") or (
             medium.startswith("/") and generation.overlay_in_plain_path
         )
-    if not colon or scope not in ("root", "all") or not known:
-        raise InvalidRequest("runsc_config", f"overlay2 {value!r} is malformed")
-    return medium, medium if scope == "all" else "none"
+    if not colon or scope not in ("root", "all") or not known or not sized:
+        raise InvalidRequest("runsc_config", f"overlay2 {value[:200]!r} is malformed")
+    return medium, medium if scope == "all" else "none", size[5:]
+
+
+def _is_size(text: str) -> bool:
+    """Whether it is a tmpfs's size in bytes or with a unit."""
+    number = text[:-1] if text[-1:].lower() in tuple("kmgtpe%") else text
+    return number.isascii() and number.isdecimal() and 0 < len(number) < 20 and int(number) > 0

@@ -217,6 +217,14 @@ class Generation(Record):
         return self.gofer_takes_id
 
     @property
+    def bounds_overlays(self) -> bool:
+        """Whether an overlay may have a size (since release-20250611).
+
+        The nearest that the help tells of is a year younger; for builds between it is refused.
+        """
+        return self.gofer_takes_id
+
+    @property
     def lets_override_2026(self) -> bool:
         """Whether a container may override the flags of release-20260520's list."""
         return self.gofer_takes_id

@@ -93,17 +93,20 @@ def plan_mounts(
     try:
         root_medium = "none" if spec.root_readonly else _rootfs_overlay(spec, settings)
         in_pod = bool(spec.container_type)
-        confs = [filestores.conf("lisafs", root_medium, spec.root_path, named=in_pod)]
+        size = settings.overlay_size
+        root_conf = filestores.conf("lisafs", root_medium, spec.root_path, named=in_pod)
+        confs = [_bounded(root_conf, size)]
         for mount in mounts:
             medium = "none" if mount.read_only else settings.mount_overlay
-            lower, shared = "lisafs", False
+            lower, shared, size = "lisafs", False, settings.overlay_size
             hint = hints.get(mount.source)
             if hint is not None and hint.share != "shared":
                 # One that the host uses, too, must not be overlaid (release-20240729 does).
                 # Also for a read-only mount: another container may mount it writable.
-                medium, shared = "self", hint.shared
+                medium, shared, size = "self", hint.shared, ""
                 lower = "none" if hint.type == "tmpfs" else "lisafs"
-            confs.append(filestores.conf(lower, medium, mount.source, shared=shared))
+            conf = filestores.conf(lower, medium, mount.source, shared=shared)
+            confs.append(_bounded(conf, size))
     except BaseException:
         remove_filestores(filestores.created)
         raise
@@ -113,6 +116,10 @@ def plan_mounts(
         filestores=tuple(filestores.own),
         shared_filestores=tuple(filestores.shared),
     )
+
+
+def _bounded(conf: MountConf, size: str) -> MountConf:
+    return conf.replace(size=size) if size and conf.upper != "none" else conf
 
 
 def require_sources(spec: Spec, confs: tuple[MountConf, ...]) -> None:

@@ -204,6 +204,6 @@ def describe(
     return body
 
 
-def confs_json(confs: Sequence[MountConf]) -> list[dict[str, int]]:
+def confs_json(confs: Sequence[MountConf]) -> list[dict[str, Any]]:
     """How gofer mounts are made up, in runsc's form."""
-    return [{"lower": conf.lower_number, "upper": conf.upper_number} for conf in confs]
+    return [conf.to_json() for conf in confs]

@@ -114,6 +114,7 @@ ABILITIES = {
     "mounts_cgroup2": (False, False, True),
     "knows_newer_fields": (False, False, True),
     "lets_override_2026": (False, False, True),
+    "bounds_overlays": (False, False, True),
 }
 
 
@@ -249,6 +250,17 @@ def test_defaults() -> None:
 def test_overlays(year: int, value: str, expected: tuple[str, str]) -> None:
     found = read_settings(RunscConfig(root="/", flags={"overlay2": value}), GENERATIONS[year], None)
     assert (found.root_overlay, found.mount_overlay) == expected
+
+
+def test_overlays_of_a_size() -> None:
+    found = settings(2026, overlay2="root:self,size=2g")
+    assert (found.root_overlay, found.mount_overlay, found.overlay_size) == ("self", "none", "2g")
+    assert settings(2026, {PREFIX + "overlay2": "all:memory,size=5%"}).overlay_size == "5%"
+    for value in ("root:self,", "root:self,2g", "root:self,size=", "root:self,size=g", "x,size=0"):
+        with pytest.raises(InvalidRequest, match=r"overlay2 .* is malformed"):
+            settings(2026, overlay2=value)
+    with pytest.raises(Unsupported, match="with a size is not supported by runsc"):
+        settings(2024, overlay2="root:self,size=2g")
 
 
 @pytest.mark.parametrize(

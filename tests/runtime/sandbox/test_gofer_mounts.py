@@ -84,6 +84,18 @@ def test_gofer_mounts(mount: Mount, expected: bool) -> None:
     assert is_gofer_mount(mount) is expected
 
 
+def test_each_overlay_has_the_size(folder: Path, fds: FdSet) -> None:
+    found = plan(make_spec(folder), fds, "all:memory,size=2g", 2026)
+    bounded = "lisafs:memory:size=2g"
+    assert [str(conf) for conf in found.confs] == [bounded, bounded, bounded, "lisafs:none"]
+    assert found.confs[0].to_json() == {"lower": 1, "upper": 1, "size": "2g"}
+    hint = "dev.gvisor.spec.mount.data."
+    volume = {hint + "source": str(folder / "data"), hint + "type": "tmpfs", hint + "share": "pod"}
+    found = plan(make_spec(folder, annotations=volume), fds, "root:memory,size=2g", 2026)
+    assert [str(conf) for conf in found.confs][:2] == [bounded, "none:self"]
+    remove_filestores(found.shared_filestores)
+
+
 @pytest.mark.parametrize(
     ("overlay", "confs", "files"),
     [
