@@ -15,7 +15,14 @@ from protos import pod_pb2, sandbox_pb2
 from protos.platform_pb2 import Metric, Platform
 from protos.wkt_pb2 import Any
 from runtime.base import fastjson, log
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, NotFound, reason
+from runtime.base.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Failed,
+    InvalidRequest,
+    NotFound,
+    reason,
+)
 from runtime.base.signals import SIGKILL
 from runtime.bundle.spec import validate_id
 from runtime.host import forward_program
@@ -99,6 +106,8 @@ class SandboxService:
         bundle = convert.text("bundle_path", request.bundle_path)
         if not bundle.startswith("/"):
             raise InvalidRequest("bundle_path", f"{bundle!r} is not an absolute path")
+        if any(each.id == request.sandbox_id for each in self._pod.all()):
+            raise AlreadyExists("sandbox", request.sandbox_id)  # whose files are in use
         config = _config(request.options)
         runsc = self._options("", b"", request.sandbox_id)
         call.on_cancel(lambda: self._pod.abandon(request.sandbox_id))
