@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint, peers
+from integration.harness import combinations, footprint, peers
 from integration.harness.containerd import Containerd
 from integration.harness.node import Node
 from integration.harness.pods import PodNode
 
 #: containerd and runsc of the pods in a guest.
 GUEST_PODS = ("2.1", "20240729")
-
-RUNTIMES = {"gvisor": peers.GVISOR, "runc": peers.RUNC}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,41 +30,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all", action="store_true", help="every test on every combination")
 
 
-def _runtime(config: pytest.Config) -> str:
-    name = str(config.getoption("--runtime"))
-    return RUNTIMES.get(name, name)
-
-
-def _combinations(config: pytest.Config) -> list[tuple[str, str]]:
-    generations = peers.RUNSCS if "runc" not in _runtime(config) else ("",)
+def _combinations(config: pytest.Config) -> list[combinations.Pair]:
+    generations = combinations.generations(config)
     primary = (peers.PRIMARY[0], peers.PRIMARY[1] if generations[0] else "")
     every = [(version, made) for version in peers.CONTAINERDS for made in generations]
     if "custom" not in generations and generations[0] and "2.1" in peers.CONTAINERDS:
         every.append(("2.1", peers.APART))
-    every.sort(key=lambda pair: pair != primary)
-    version, generation = config.getoption("--containerd"), config.getoption("--runsc")
-    return [
-        pair
-        for pair in every
-        if version in (None, pair[0]) and (generation in (None, pair[1]) or not pair[1])
-    ]
+    return sorted(every, key=lambda pair: pair != primary)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "node" not in metafunc.fixturenames:
-        return
-    pairs = _combinations(metafunc.config)
-    core = metafunc.definition.get_closest_marker("core")
-    if not core and not metafunc.config.getoption("--all"):
-        pairs = pairs[:1]
-    names = ["-".join(filter(None, pair)) for pair in pairs]
-    metafunc.parametrize("machine", pairs, ids=names, indirect=True, scope="session")
+    combinations.parametrize(metafunc, "node", "machine", _combinations)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_together(item)))
-    if "runc" not in _runtime(config):
+    if "runc" not in combinations.runtime(config):
         return
     skip = pytest.mark.skip(reason="about gVisor")
     for item in items:
@@ -114,7 +94,8 @@ def machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Node
     name = "-".join(filter(None, (version, short)))
     namespace = f"t{os.getpid()}-{name.replace('.', '')}"
     node = Node(
-        Containerd(version, generation, short_folder / name, namespace), _runtime(request.config)
+        Containerd(version, generation, short_folder / name, namespace),
+        combinations.runtime(request.config),
     )
     # Both ways of starting a shim, without a test more: the newest release has the fork server.
     node.daemon.fork_server = version == "2.1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
+from integration.harness import combinations, peers
 from integration.harness.pods import PodNode
 
 #: What every test runs on, and what those marked `core` run on besides.
@@ -16,37 +16,20 @@ _COMBINATIONS = (("2.1", "20240729"), ("1.7", "20240729"), ("2.1", "20221219"))
 _numbers = itertools.count()
 
 
-def _runtime(config: pytest.Config) -> str:
-    name = str(config.getoption("--runtime"))
-    return {"gvisor": peers.GVISOR, "runc": peers.RUNC}.get(name, name)
-
-
-def _combinations(config: pytest.Config) -> list[tuple[str, str]]:
-    generations = peers.RUNSCS if "runc" not in _runtime(config) else ("",)
+def _combinations(config: pytest.Config) -> list[combinations.Pair]:
+    generations = combinations.generations(config)
     versions = [version for version in peers.CONTAINERDS if version != "1.6"]
     every = [(version, made) for version in versions for made in generations]
-    if "custom" not in versions + list(generations):
+    if "custom" not in (*versions, *generations):
         wanted = [(version, made if generations[0] else "") for version, made in _COMBINATIONS]
         every.sort(key=lambda pair: wanted.index(pair) if pair in wanted else len(wanted))
         if not config.getoption("--all"):
             every = [pair for pair in every if pair in wanted]
-    version, generation = config.getoption("--containerd"), config.getoption("--runsc")
-    return [
-        pair
-        for pair in every
-        if version in (None, pair[0]) and (generation in (None, pair[1]) or not pair[1])
-    ]
+    return every
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "pods" not in metafunc.fixturenames:
-        return
-    pairs = _combinations(metafunc.config)
-    core = metafunc.definition.get_closest_marker("core")
-    if not core and not metafunc.config.getoption("--all"):
-        pairs = pairs[:1]
-    names = ["-".join(filter(None, pair)) for pair in pairs]
-    metafunc.parametrize("pod_machine", pairs, ids=names, indirect=True, scope="session")
+    combinations.parametrize(metafunc, "pods", "pod_machine", _combinations)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +38,7 @@ def pod_machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[
     version, generation = request.param
     number = next(_numbers)
     folder = short_folder / f"p{number}"
-    node = PodNode(folder, version, generation, _runtime(request.config), number)
+    node = PodNode(folder, version, generation, combinations.runtime(request.config), number)
     # Both ways of starting a shim, without a test more.
     node.daemon.fork_server = (version, generation) == ("2.1", "20221219")
     try:
