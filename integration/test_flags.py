@@ -106,6 +106,16 @@ def _sandbox(root: Path, name: str) -> dict[str, Any]:
     return dict(state["sandbox"])
 
 
+def test_the_log_for_a_pods_user(node: Node, tmp_path: Path) -> None:
+    given = options(tmp_path, debug="true", debug_to_user_log="true")
+    where = f"io.kubernetes.cri.sandbox-log-directory={tmp_path}"
+    done = node.run("true", options=(*given, "--annotation", where))
+    assert done.code == 0, done
+    assert "gVisor" in (tmp_path / "gvisor.log").read_text()
+    done = node.run("true", options=given)
+    assert done.code and "'debug-to-user-log' needs the annotation" in done.err, done
+
+
 def test_an_overlay_that_is_full(node: Node, tmp_path: Path) -> None:
     """The error of a full disk; on releases that know no size, the flag is refused."""
     write = "dd if=/dev/zero of=/big bs=1M count=4 && echo all"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.runsc.release import Generation
 
 _STDOUT = "-"
+_LOG_DIRECTORY = "io.kubernetes.cri.sandbox-log-directory"
 
 
 class _Kind(Record):
@@ -122,6 +123,22 @@ def check(flags: Mapping[str, str], generation: Generation) -> None:
             raise InvalidRequest("runsc_config", f"flag {kind.flag!r} needs profile = true")
     if flags.get(_SAMPLES) and not flags.get("profiling-metrics"):
         raise InvalidRequest("runsc_config", f"flag {_SAMPLES!r} needs profiling-metrics")
+
+
+def user_log(flags: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+    """The file for what a pod's user is to see of the sentry's log; empty where none is wanted.
+
+    It is gVisor's own shim's (pkg/shim/v1/utils, UserLogPath).  Raises Unsupported where the flag
+    has nowhere to write to.
+    """
+    if not parse_bool(flags.get("debug-to-user-log", "")):
+        return ""
+    folder = annotations.get(_LOG_DIRECTORY, "")
+    if not folder.startswith("/"):
+        raise Unsupported(
+            f"runsc flag 'debug-to-user-log' needs the annotation {_LOG_DIRECTORY}, as pods have it"
+        )
+    return os.path.join(folder, "gvisor.log")
 
 
 def open_files(

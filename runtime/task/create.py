@@ -19,7 +19,7 @@ from runtime.cgroups import factory, oom_score, placement
 from runtime.cgroups.pod_limits import PodLimits, create_own
 from runtime.cgroups.resources import parse
 from runtime.network import setup as network
-from runtime.runsc import release
+from runtime.runsc import donated_files, release
 from runtime.runsc.control_address import control_address
 from runtime.sandbox import accelerators, cgroup_mounts, forward_mount, prepare_spec
 from runtime.sandbox.sandbox import BootParams, Sandbox
@@ -204,7 +204,7 @@ def _acquire(
         tty=request.io.terminal,
         image=holdings.image,
         attached=request.attached,
-        user_log=request.user_log,
+        user_log=request.user_log or (_user_log(spec, config, driver) if root is None else ""),
         pass_fds=request.pass_fds,
     )
     container.limits.set(spec.resources)
@@ -231,6 +231,11 @@ def _acquire(
         ms=round((time.monotonic() - started) * 1000, 1),
     )
     return sandbox
+
+
+def _user_log(spec: Spec, config: RunscConfig, driver: Driver) -> str:
+    """Where the sandbox tells its user what it does, if a flag asks for that."""
+    return donated_files.user_log(driver.settings(config, spec).effective, spec.annotations)
 
 
 def _go_on(container: Container) -> None:

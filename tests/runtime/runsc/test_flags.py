@@ -214,6 +214,15 @@ def test_files_that_nothing_would_be_written_to() -> None:
         flags.check_flags(config, older)
 
 
+def test_the_log_for_a_pods_user() -> None:
+    wanted, name = {"debug-to-user-log": "true"}, "io.kubernetes.cri.sandbox-log-directory"
+    assert donated_files.user_log(wanted, {name: "/var/log/pods/x"}) == "/var/log/pods/x/gvisor.log"
+    assert donated_files.user_log({}, {name: "/var/log/pods/x"}) == ""
+    for found in ({}, {name: "x"}):
+        with pytest.raises(Unsupported, match="'debug-to-user-log' needs the annotation io"):
+            donated_files.user_log(wanted, found)
+
+
 def test_what_a_member_is_told() -> None:
     given = {
         "character-device-policy": "passthrough",
