@@ -16,13 +16,13 @@ import sys
 import time
 
 from runtime.base import fastjson, files
-from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault
+from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault, reason
 from runtime.base.record import Record
 from shim import sockets
 from shim.arguments import check_id
 from shim.daemon_args import DaemonArgs
 from shim.forkserver import caller
-from shim.ttrpc import protobuf as wire
+from shim.ttrpc import protobuf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,14 +104,14 @@ def parse_stdin(data: bytes, container_id: str, namespace: str) -> Params:
         return Params()
     try:
         params = _parse_params(data)
-    except wire.Malformed:
+    except protobuf.Malformed:
         pass
     else:
         if params.pop("id") == container_id and params.pop("namespace") == namespace:
             return Params(modern=True, **params)
     try:
-        return Params(options=wire.parse_any(data))
-    except wire.Malformed as error:
+        return Params(options=protobuf.parse_any(data))
+    except protobuf.Malformed as error:
         raise InvalidRequest(
             "stdin", f"neither bootstrap parameters nor options: {error}"
         ) from None
@@ -128,15 +128,15 @@ def _parse_params(data: bytes) -> dict[str, Any]:
         9: "socket_dir",
     }
     found: dict[str, Any] = {"id": "", "namespace": ""}
-    for field, value in wire.fields(data):
+    for field, value in protobuf.fields(data):
         if field in texts:
-            found[texts[field]] = wire.text(value)
+            found[texts[field]] = protobuf.text(value)
         elif field == 3:
-            found["log_level"] = wire.number(value)
+            found["log_level"] = protobuf.number(value)
         elif field == 8:
-            for inner, content in wire.fields(wire.blob(value)):
+            for inner, content in protobuf.fields(protobuf.blob(value)):
                 if inner == 1:
-                    extension = wire.parse_any(wire.blob(content))
+                    extension = protobuf.parse_any(protobuf.blob(content))
                     # Options messages of all runtimes are called so; other extensions are not.
                     if extension[0].endswith("Options"):
                         found["options"] = extension
@@ -210,11 +210,11 @@ def join_cgroup(group: str, mount_point: str = "/sys/fs/cgroup") -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise Failed(f"join cgroup {procs}: {os.strerror(error.errno or 0).lower()}") from None
+            raise Failed(f"join cgroup {procs}: {reason(error)}") from None
         try:
             os.write(fd, b"0")
         except OSError as error:
-            raise Failed(f"join cgroup {procs}: {os.strerror(error.errno or 0).lower()}") from None
+            raise Failed(f"join cgroup {procs}: {reason(error)}") from None
         finally:
             os.close(fd)
         joined = True
@@ -347,7 +347,11 @@ def format_reply(params: Params, address: str, version_known: str) -> bytes:
     from shim.containerd_version import accepts_version_3
 
     if params.modern:
-        return wire.number_field(1, 3) + wire.bytes_field(2, address) + wire.bytes_field(3, "ttrpc")
+        return (
+            protobuf.number_field(1, 3)
+            + protobuf.bytes_field(2, address)
+            + protobuf.bytes_field(3, "ttrpc")
+        )
     if accepts_version_3(version_known):
         return b'{"version":3,"address":%s,"protocol":"ttrpc"}' % fastjson.quote(address).encode()
     return address.encode()
@@ -415,7 +419,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
 
     if params.options[0]:
         options_file = os.path.join(bundle, OPTIONS_FILE)
-        files.replace_file(options_file, wire.any_message(*params.options))
+        files.replace_file(options_file, protobuf.any_message(*params.options))
     os.makedirs(directory, 0o700, exist_ok=True)
     with files.DirectoryLock(directory):
         if _is_member(annotations, call.id, group) and not sockets.is_served(path):
