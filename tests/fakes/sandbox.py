@@ -244,7 +244,7 @@ class FakeHoldings:
         self.sandbox = FakeSandbox()
         self.cgroup = FakeCgroup()
         self.own_cgroup = self.sandbox_cgroup = self.pod_limits = None
-        self.forwards_ports = False
+        self.forward_program = ""
         self.memory: PodMemory | None = None
         self.statuses: list[str] = []
         self.exit_recorded = threading.Event()

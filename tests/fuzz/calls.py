@@ -230,6 +230,7 @@ class Whole(Plant):
         uid: int,
         gid: int,
         emulate_signals: bool,
+        outlived: bool,
         deadline: float,
     ) -> IO:
         """Stdio whose client takes its time, as threads come: none, or some."""
@@ -248,6 +249,7 @@ class Whole(Plant):
             reactor=self.reactor,
             deadline=deadline,
             emulate_signals=emulate_signals,
+            outlived=outlived,
         )
 
     def pipes(self, name: str) -> dict[str, Any]:

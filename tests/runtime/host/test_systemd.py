@@ -128,7 +128,7 @@ MAX = (1 << 64) - 1
             {"memory": {"limit": 5, "swap": 8, "reservation": 2}},
             {"MemoryMax": ("t", 5), "MemorySwapMax": ("t", 3), "MemoryLow": ("t", 2)},
         ),
-        ({"pids": {"limit": 7}}, {"TasksMax": ("t", 7)}),
+        ({"pids": {"limit": 7}}, {"TasksMax": ("t", 128 + 4 * 7)}),
         ({"cpu": {"shares": 1024}}, {"CPUWeight": ("t", 39)}),
         (
             {"cpu": {"quota": 50000, "period": 100000}},
