@@ -57,7 +57,8 @@ class Guest:
 def guests(request: pytest.FixtureRequest) -> Iterator[dict[str, Guest]]:
     """All that are wanted, at once: each keeps one processor busy."""
     items = [item for item in request.session.items if item.path == request.path]
-    modes = [item.callspec.params["mode"] for item in items]  # type: ignore[attr-defined]
+    given = [getattr(item, "callspec", None) for item in items]
+    modes = [each.params["mode"] for each in given if each is not None]
     under_way = {mode: Guest(*filter(None, [mode])) for mode in modes}
     yield under_way
     for guest in under_way.values():

@@ -64,16 +64,17 @@ class Scene:
             kill(pid)
 
     def _pid(self, victim: str) -> int:
-        if victim == "gofer" and self.container not in self.gofers:
-            # Executing itself anew it has no command line for a moment.
-            until(lambda: self.look() or self.container in self.gofers, 5, "a gofer is seen")
-        return {
-            "shim": self.shim,
-            "sentry": self.sentry,
-            "gofer": self.gofers.get(self.container, 0),
-            "root gofer": self.gofers.get(self.pod.id or self.pod_id, 0),
-            "containerd": 0,
-        }[victim]
+        if victim == "gofer":
+            return self._gofer(lambda: self.container)
+        if victim == "root gofer":
+            return self._gofer(lambda: self.pod_id)
+        return {"shim": self.shim, "sentry": self.sentry, "containerd": 0}[victim]
+
+    def _gofer(self, container: Callable[[], str]) -> int:
+        """The container's gofer; executing itself anew it has no command line for a moment."""
+        if container() not in self.gofers:
+            until(lambda: self.look() or container() in self.gofers, 5, "a gofer is seen")
+        return self.gofers[container()]
 
     @property
     def pod_id(self) -> str:

@@ -46,7 +46,10 @@ def _block(words: str) -> str:
 
 
 def _daemon_config(major: int) -> str:
-    return _block(f'"{_TABLES[major]}".containerd.runtimes.gvisor]')
+    """The recommended table of the runtime; that of pods without a pause container adds to it."""
+    table = f'"{_TABLES[major]}".containerd.runtimes.gvisor]'
+    (found,) = [block for block in _blocks() if table in block and "sandboxer" not in block]
+    return found
 
 
 def _dump(version: str, file: Path, major: int) -> dict[str, Any]:

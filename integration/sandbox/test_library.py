@@ -32,6 +32,8 @@ FAILED = 125
 
 #: In each id: old releases have control sockets whose names are the whole machine's.
 TAG = f"-{os.getpid()}"
+#: The cgroup of this process's containers, where a test gives one.
+GROUP = f"gvlib{os.getpid()}"
 
 
 def tagged(name: str) -> str:
@@ -107,7 +109,7 @@ class Shop:
         cgroups = [
             str(path)
             for top in Path("/sys/fs/cgroup").iterdir()
-            for path in top.glob("gvlib*")
+            for path in top.glob(f"{GROUP}*")
             if path.is_dir()
         ]
         return sorted(found + cgroups)
@@ -193,13 +195,13 @@ def test_a_container_joins_a_sandbox(shop: Shop) -> None:
 def test_each_container_has_a_cgroup_of_its_name(shop: Shop) -> None:
     """The sandbox runs in the pod's; the containers' own are found by those who look there."""
     spaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]
-    pod = {**SANDBOX, "dev.gvisor.spec.cgroup-parent": "/gvlib"}
+    pod = {**SANDBOX, "dev.gvisor.spec.cgroup-parent": f"/{GROUP}"}
     for name, marks in (("pod", pod), ("a", member("pod"))):
-        linux = {"namespaces": spaces, "cgroupsPath": f"/gvlib/{name}"}
+        linux = {"namespaces": spaces, "cgroupsPath": f"/{GROUP}/{name}"}
         shop.bundle(name, "sleep", "1000", annotations=marks, linux=linux)
         shop.ok("run", name, detach=True, stdio=[0, 1, 1])
     paths = shop.load("pod").cgroup_paths
-    assert {path.rpartition("/")[2] for path in paths.values()} == {"gvlib"}
+    assert {path.rpartition("/")[2] for path in paths.values()} == {GROUP}
     memory = Path(paths["memory"])
     inside = (memory / "cgroup.procs").read_text().split()
     for pid in (shop.load("pod").sandbox_pid, shop.load("a").gofer_pid):
@@ -478,7 +480,7 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rootfs": ({"root": {"path": "/no/rootfs"}}, {}, "InvalidRequest: config.json: root.path"),
     "program": ({"process": {"args": ["/bin/zork"]}}, {}, "InvalidRequest: process.args"),
     "cgroup": (
-        {"linux": {"cgroupsPath": "/gvlib", "resources": {"memory": {"limit": 1}}}},
+        {"linux": {"cgroupsPath": f"/{GROUP}", "resources": {"memory": {"limit": 1}}}},
         {},
         "Failed: ",
     ),
@@ -511,14 +513,14 @@ def test_a_creation_that_fails_leaves_nothing(shop: Shop, what: str) -> None:
     if shop.lab.old and what not in OF_EACH_GENERATION:
         pytest.skip("independent of the generation")
     changes, more, expected = FAILURES[what]
-    changes = {"linux": {"cgroupsPath": "/gvlib"}, **changes}
+    changes = {"linux": {"cgroupsPath": f"/{GROUP}"}, **changes}
     shop.bundle("one", "sleep", "1000", **changes)
     before = processes_of(shop)
     status, error = shop.call("create", "one", stdio=[0, 1, 1], **more)
     assert status == FAILED and error.startswith(expected), error
     assert shop.left() == []
     until(lambda: processes_of(shop) == before, 5, "no process is left")
-    shop.bundle("one", "true", linux={"cgroupsPath": "/gvlib"})
+    shop.bundle("one", "true", linux={"cgroupsPath": f"/{GROUP}"})
     assert shop.call("run", "one", stdio=[0, 1, 1]) == (0, "waiting\n")  # the id is free
 
 
@@ -527,7 +529,7 @@ def test_what_a_killed_creator_left_can_be_destroyed(shop: Shop) -> None:
     marker = shop.lab.folder / "marker"
     script = f"echo $$ > {marker}; exec sleep 1000"
     hook = {"path": "/bin/sh", "args": ["sh", "-c", script]}
-    linux = {"cgroupsPath": "/gvlib"}
+    linux = {"cgroupsPath": f"/{GROUP}"}
     shop.bundle("one", "sleep", "1000", hooks={"createRuntime": [hook]}, linux=linux)
     process = shop.begin("create", "one", stdio=[0, 1, 1])
     until(lambda: marker.exists() and marker.read_text(), 20, "the hook runs")

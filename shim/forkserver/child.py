@@ -135,10 +135,15 @@ def _dress(records: call.Records) -> None:
             os.environb[name] = value
     try:
         linux.show_arguments(records["a"], records.get("e", ()))
-        with open("/proc/self/comm", "wb", buffering=0) as file:
-            file.write(b"containerd-shim")
+        _name_process(b"containerd-shim")
     except OSError:
         pass  # they are called after the server, then
+
+
+def _name_process(name: bytes) -> None:
+    """Have /proc say that name, of 15 bytes at most; raises OSError."""
+    with open("/proc/self/comm", "wb", buffering=0) as file:
+        file.write(name)
 
 
 def _die_with(channel: _socket.socket) -> None:
@@ -164,6 +169,7 @@ def _network(channel: _socket.socket, fds: Sequence[int]) -> int:
     namespace, conversation, errors = fds
     try:
         os.dup2(errors, _STDERR)
+        _name_process(b"gvisor-network")  # who counts fork servers must not count this one
         linux.setns(namespace, CLONE_NEWNET)
         pidfd = os.pidfd_open(os.getpid())
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", pidfd))]
