@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ INPUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def rootfs(tmp_path: Path) -> Path:
+def rootfs(tmp_path: Path) -> Iterator[Path]:
     """With a directory that is deep, and links that make more of a path."""
     root = tmp_path / "rootfs"
     (root / "bin").mkdir(parents=True)
@@ -141,7 +142,9 @@ def rootfs(tmp_path: Path) -> Path:
         os.close(place)
         place = below
     os.close(place)
-    return root
+    yield root
+    # Python's own removal, as pytest's at the end, gives up below so many.
+    subprocess.run(["rm", "-r", root / "deep"], check=True)
 
 
 def look(document: dict[str, Any], root: Path) -> float:
