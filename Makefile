@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: help setup check format test integration bench fuzz soak demo import-cost protos
+.PHONY: help setup check format test integration bench fuzz soak demo bundle import-cost protos
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ soak:  ## 2,000 pods through CRI, while shims, sentries, gofers and containerd a
 
 demo:  ## show a container under gVisor, from creation to exit (as root)
 	integration/demo
+
+bundle:  ## build dist/gvisor-shim-VERSION-ARCH.tar.zst, which needs nothing on a node but glibc (as root)
+	integration/setup -q
+	$(PYTHON) -m deploy.bundle
 
 import-cost:  ## measure what our processes load, and what libraries would add
 	$(PYTHON) docs/import_cost.py

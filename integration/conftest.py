@@ -56,7 +56,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _together(item: pytest.Item) -> str:
-    """One process has all tests with this name: those of one daemon, else those of one file."""
+    """One process has all tests with this name: those of one daemon, else those of one file.
+
+    Those of whole nodes share a bundle that is built first.
+    """
+    if item.path.parent.name == "nodes":
+        return "nodes"
     given = getattr(item, "callspec", None)
     for name in ("machine", "pod_machine"):
         if given is not None and name in given.params:

@@ -49,14 +49,17 @@ def _read(name: str) -> str:
         return file.read()
 
 
+COMPILE_ARGUMENTS = ["-O2", "-Wall", "-Wextra"]
+#: A forked process must not be the first to call a function: the loader would take locks.
+LINK_ARGUMENTS = ["-Wl,-z,now"]
+
 ffi = FFI()
 ffi.cdef(_read("spawn.h") + _read("linux.h"))
 ffi.set_source(
     "runtime._native",
     _INCLUDES + _read("linux.c") + _read("spawn.h") + _read("spawn.c"),
-    extra_compile_args=["-O2", "-Wall", "-Wextra"],
-    # A forked process must not be the first to call a function: the loader would take locks.
-    extra_link_args=["-Wl,-z,now"],
+    extra_compile_args=COMPILE_ARGUMENTS,
+    extra_link_args=LINK_ARGUMENTS,
 )
 
 if __name__ == "__main__":

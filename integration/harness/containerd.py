@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from integration.harness import peers
+from integration.harness.bare_root import BareRoot
 from integration.harness.image import Image
 from integration.harness.waiting import until
 
@@ -43,7 +44,14 @@ _NEEDLESS = ("io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.erofs")
 
 #: The switch of the shim's fork server, which the tests' own environment may set for all.
 FORK_SERVER = "GVISOR_SHIM_FORK_SERVER"
+#: Has every daemon, with its shims, see a file system with glibc and busybox alone.
+BARE_ROOT = "GVISOR_SHIM_BARE_ROOT"
 _KEPT = ("LANG", "LC_ALL", "HOME", "TMPDIR", FORK_SERVER)
+
+
+def _wanted_root(folder: Path) -> BareRoot | None:
+    """A root for each daemon, where the tests' environment wants that."""
+    return BareRoot(folder / "bare", [peers.PEERS]) if os.environ.get(BARE_ROOT) else None
 
 
 class Containerd:
@@ -64,8 +72,11 @@ class Containerd:
         imports: str = "",
         path_first: Path | None = None,
         level: str = "debug",
+        bare_root: BareRoot | None = None,
     ) -> None:
+        """`bare_root` is a root file system for the daemon and all that it starts."""
         self.level = level
+        self._bare_root = bare_root or _wanted_root(folder)
         self.version, self.generation, self.folder = version, generation, folder
         self.namespace = namespace
         self.bin = peers.containerd_bin(version)
@@ -98,8 +109,9 @@ class Containerd:
         """Start the daemon and wait until it answers."""
         self._prepare()
         with self.log.open("ab") as log:
+            command = [str(self.bin / "containerd"), "--config", str(self.folder / "config.toml")]
             self.process = subprocess.Popen(
-                [self.bin / "containerd", "--config", self.folder / "config.toml"],
+                self._bare_root.command(*command) if self._bare_root else command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -165,6 +177,8 @@ class Containerd:
             return
         for part in (self.folder, self.folder / "bin", self.fifos):
             part.mkdir(parents=True, exist_ok=True)
+        if self._bare_root is not None:
+            self._bare_root.make()
         runsc = self.folder / "bin" / "runsc"
         if self.generation and not runsc.is_symlink():
             runsc.symlink_to(peers.runsc(self.generation))

@@ -46,7 +46,16 @@
 #define SERVERS "/run/containerd-shim-gvisor/forkserver"
 #endif
 
+/* With GVCTL it is gvctl of an installation that has its interpreter beside it. */
+#ifdef GVCTL
+#define NAME "gvctl"
+#define MODULE "shim.gvctl"
+#define SERVED 0
+#else
 #define NAME "containerd-shim-gvisor-v2"
+#define MODULE "shim.__main__"
+#define SERVED 1
+#endif
 #define SWITCH "GVISOR_SHIM_FORK_SERVER"
 #define SCRIPT "/shim/bin/" NAME
 #define PATHS 4096
@@ -473,7 +482,7 @@ static void hand_over(const char *path, int argc, char **argv, pid_t parent)
 static void become(const struct place *place, const char *server, int argc, char **argv)
 {
     static const char elsewhere[] =
-        "import site\nsite.main()\nfrom shim.__main__ import run\nrun()\n";
+        "import site\nsite.main()\nfrom " MODULE " import run\nrun()\n";
     char package[PATHS + 16], program[2 * PATHS], behind[PATHS + 16], name[PATHS];
     char **words = calloc((size_t)argc + 14, sizeof(char *));
     int n = 0;
@@ -518,12 +527,12 @@ int main(int argc, char **argv)
     struct place place;
     char server[PATHS] = "";
     const char *action = argc > 1 ? argv[argc - 1] : "";
-    int start = !strcmp(action, "start");
-    int served = start || !strcmp(action, "delete");
+    int start = SERVED && !strcmp(action, "start");
+    int served = start || (SERVED && !strcmp(action, "delete"));
 
     if (argc < 1)
         return 1;
-    for (int i = 1; i < argc && !served; i++)
+    for (int i = 1; i < argc && SERVED && !served; i++)
         served = !strcmp(argv[i], "-info") || !strcmp(argv[i], "--info");
     /* One of the three that is closed would be the number of the next that is opened. */
     for (int null = 0; null >= 0 && null < 3;)

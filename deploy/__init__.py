@@ -1,0 +1,1 @@
+"""What brings the shim to nodes: bundle, Debian package, container image, manifests."""
