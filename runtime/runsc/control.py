@@ -14,7 +14,6 @@ from runtime.base.errors import (
     Failed,
     InvalidState,
     NotFound,
-    RuntimeFault,
     SandboxGone,
     Unreachable,
     Unsupported,
@@ -43,6 +42,7 @@ _PREFIX = "containerManager."
 _LIMITS = {
     _PREFIX + "Processes": 8 << 20,
     _PREFIX + "Event": 2 << 20,
+    "Cgroups.ReadControlFiles": 1 << 20,
     _PREFIX + "Checkpoint": 2 << 20,
     _PREFIX + "Restore": 2 << 20,
     _PREFIX + "RestoreSubcontainer": 2 << 20,
@@ -298,8 +298,9 @@ class Control:
     def event(self, container_id: str, timeout: float, others: Sequence[str] = ()) -> SentryStats:
         """Usage of a container, as the sentry counts it; ``others`` share its sandbox.
 
-        Where a container has cgroups mounted, as CRI's have, the sentry tells no CPU time but
-        that of the one it is asked for (runsc/boot/events.go): then the others are asked as well.
+        Where a container has cgroups mounted, as CRI's have, a sentry before 2026 tells no CPU time
+        but that of the one it is asked for (runsc/boot/events.go): then that of the others is read
+        from their cgroups, all in one more call, as many ask for figures every second.
 
         All of it takes ``timeout`` at most, and next to nothing for a while after it took that
         long: who lists a node's containers asks for one after the other.  Raises DeadlineExceeded.
@@ -318,15 +319,18 @@ class Control:
         if found.own_cpu_ns is None:
             return found
         cpu_ns = {container_id: found.own_cpu_ns}
-        for other in others:
-            try:
-                left = max(deadline - time.monotonic(), 0.001)
-                cpu_ns[other] = self._event(other, left).own_cpu_ns or 0
-            except DeadlineExceeded:
-                raise
-            except RuntimeFault:
-                continue  # not started yet, or gone
+        if others:
+            left = max(deadline - time.monotonic(), 0.001)
+            cpu_ns |= zip(others, self._cpu_times(others, left), strict=True)
         return found.replace(cpu_ns=cpu_ns)
+
+    def _cpu_times(self, ids: Sequence[str], timeout: float) -> list[int]:
+        """Nanoseconds of CPU that each container used; 0 where it has no cgroups of its own."""
+        name = "cpuacct.usage"
+        args = [{"file": {"controller": "cpuacct", "path": f"/{cid}", "name": name}} for cid in ids]
+        method = "Cgroups.ReadControlFiles"
+        found = self.call(method, {"args": args}, (), timeout, operation="query")
+        return control_results.cgroup_numbers(found, len(ids))
 
     def usage(self, container_id: str, timeout: float) -> SentryStats:
         """The same in one exchange, with no CPU time of containers that share the sandbox."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_INT = (1 << 63) - 1
+_MAX_DIGITS = len(str(_MAX_INT))
 _MAX_PROCESSES = 1 << 20
 
 
@@ -41,12 +42,35 @@ def integer(value: object, what: str) -> int:
 
 def cgroup_fault(found: object, count: int) -> str:
     """What Cgroups.WriteControlFiles says of ``count`` files; empty if all were written."""
-    results = found.get("results") if isinstance(found, dict) else None
-    if not isinstance(results, list) or len(results) != count:
-        return "malformed result"
-    if not all(isinstance(each, dict) for each in results):
+    results = _cgroup_results(found, count)
+    if results is None:
         return "malformed result"
     return "; ".join(str(each.get("value"))[:200] for each in results if each.get("is_error"))
+
+
+def cgroup_numbers(found: object, count: int) -> list[int]:
+    """The numbers that Cgroups.ReadControlFiles read from ``count`` files, 0 where it couldn't.
+
+    Raises Failed.
+    """
+    results = _cgroup_results(found, count)
+    if results is None:
+        raise Failed("ReadControlFiles: malformed result")
+    return [0 if each.get("is_error") else _decimal(each.get("value")) for each in results]
+
+
+def _decimal(value: object) -> int:
+    if not isinstance(value, str) or not value.isdecimal() or len(value) > _MAX_DIGITS:
+        raise Failed("ReadControlFiles: malformed result")
+    return integer(int(value), "ReadControlFiles")
+
+
+def _cgroup_results(found: object, count: int) -> list[dict[str, Any]] | None:
+    """One object for each file; None if it is something else."""
+    results = found.get("results") if isinstance(found, dict) else None
+    if not isinstance(results, list) or len(results) != count:
+        return None
+    return results if all(isinstance(each, dict) for each in results) else None
 
 
 def processes(found: object) -> list[SandboxProcess]:

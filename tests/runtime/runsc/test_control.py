@@ -272,6 +272,36 @@ def test_event(tmp_path: Path, sentry: FakeSentry) -> None:
             make(tmp_path).event("c", 5)
 
 
+def test_cpu_time_of_all_is_asked_in_two_calls(control: Control, sentry: FakeSentry) -> None:
+    """However many containers there are: some daemons ask for each one's figures every second."""
+    data = {"cpu": {"usage": {"total": 7}}, "memory": {"usage": {"usage": 5}}}
+    sentry.handlers["containerManager.Event"] = lambda _: {"event": {"data": data}}
+    results = [{"value": "30", "is_error": False}, {"value": "no cgroup", "is_error": True}]
+    results.append({"value": "9223372036854775807", "is_error": False})
+    read = "Cgroups.ReadControlFiles"
+    sentry.handlers[read] = lambda _: {"results": results}
+    found = control.event("c", 5, ["d", "pause", "e"])
+    assert found.cpu_ns == {"c": 7, "d": 30, "pause": 0, "e": (1 << 63) - 1}
+    assert [each.method for each in sentry.requests] == ["containerManager.Event", read]
+    assert sentry.requests[-1].argument["args"] == [
+        {"file": {"controller": "cpuacct", "path": f"/{cid}", "name": "cpuacct.usage"}}
+        for cid in ("d", "pause", "e")
+    ]
+    for bad in (
+        None,
+        {},
+        {"results": results[:2]},
+        {"results": [*results[:2], 3]},
+        {"results": [*results[:2], {"value": 3}]},
+        {"results": [*results[:2], {"value": "-3"}]},
+        {"results": [*results[:2], {"value": "9" * 5000}]},
+        {"results": [*results[:2], {"value": "9223372036854775808"}]},
+    ):
+        sentry.handlers[read] = lambda _, bad=bad: bad
+        with pytest.raises(Failed, match="malformed"):
+            control.event("c", 5, ["d", "pause", "e"])
+
+
 def test_sentry_that_is_gone(control: Control, sentry: FakeSentry, tmp_path: Path) -> None:
     sentry.dropped.add("containerManager.StartRoot")
     with pytest.raises(SandboxGone):
