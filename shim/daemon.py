@@ -24,6 +24,7 @@ from runtime.task.pod import Pod
 from shim import bundles, events, options, service, sockets
 from shim.forkserver import caller
 from shim.forsaken import Forsaken
+from shim.termination import Termination
 from shim.ttrpc.server import Server
 
 TYPE_CHECKING = False
@@ -97,6 +98,10 @@ class Daemon:
             end=self.stop,
         )
         self.pod.on_orphans = self.forsaken.look_later
+        self.termination = Termination(
+            self.pod, self.reactor, clients=lambda: self.server.connections, end=self.terminate
+        )
+        self._flush_timeout = FLUSH_TIMEOUT
 
     # -- what the objects need of each other ------------------------------------------------
 
@@ -180,6 +185,11 @@ class Daemon:
         """Make :meth:`run` return; from any thread."""
         os.write(self._signals[1], b"\0")
 
+    def terminate(self) -> None:
+        """Likewise, without waiting for a containerd that isn't there to hear of events."""
+        self._flush_timeout = 0.0
+        self.stop()
+
     def _handle_signals(self) -> None:
         def ignore(*_: object) -> None:
             """The number travels through the wake-up pipe."""
@@ -199,8 +209,7 @@ class Daemon:
                 elif number == 0 or self.pod.close_if_empty():
                     return
                 else:
-                    # Containers outlive a stray signal: only Shutdown ends their shim.
-                    self._log.warning("signal.ignored", signal=number)
+                    self.termination.request(number)
 
     def _dump_stacks(self) -> None:
         import traceback
@@ -213,7 +222,7 @@ class Daemon:
     def _close(self) -> None:
         sockets.remove_socket(self.args.socket_address)
         self.server.stop(STOP_TIMEOUT)
-        self.publisher.flush(FLUSH_TIMEOUT)
+        self.publisher.flush(self._flush_timeout)
         self.publisher.close()
         self.workers.drain(STOP_TIMEOUT)
         self.reactor.stop()

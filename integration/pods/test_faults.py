@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from contextlib import suppress
 
@@ -240,6 +241,23 @@ def test_stopped_pod_is_found_again(pods: PodNode) -> None:
     assert pod.status.state == cri.NOT_READY
     assert pods.status(container).exit_code == 4
     _removed(pods, pod)
+
+
+@pytest.mark.gvisor
+def test_a_machine_goes_down(pods: PodNode) -> None:
+    """SIGTERM to all that is left, without containerd: nobody is waited for until the end."""
+    pod = pods.pod()
+    container = pod.start("sleep", "1000")
+    shim = pod.shim
+    os.kill(shim, signal.SIGTERM)
+    assert pods.exec(container, "echo", "on").out == "on\n", "a stray signal costs nothing"
+    everybody = pods.processes()
+    pods.close()
+    pods.daemon.kill()
+    for pid in everybody:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    until(lambda: not pods.processes(), 60, "all processes ended")
 
 
 def test_gone_processes_stay_gone(pods: PodNode) -> None:
