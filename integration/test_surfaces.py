@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import threading
 import uuid
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from integration.harness import kubelet
 from integration.harness.image import unpack_rootfs
 from integration.harness.node import Done, Node
 from runtime.host.linux import MNT_DETACH, mount, umount2
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.gvisor
 
 NAMESPACES = ("pid", "ipc", "uts", "mount", "network")
 MS_RDONLY, MS_REMOUNT, MS_BIND = 0x1, 0x20, 0x1000
-PODS = Path("/var/lib/kubelet/pods")
 
 
 @pytest.fixture
@@ -296,13 +295,8 @@ def test_refused(node: Node, rootfs: Path, change: dict[str, Any], why: str) -> 
 @pytest.fixture
 def volumes() -> Iterator[Path]:
     """The volumes of a pod, where the kubelet has them."""
-    made = next((p for p in (*reversed(PODS.parents), PODS) if not p.exists()), PODS / "none")
-    folder = PODS / f"test-{uuid.uuid4()}" / "volumes" / "kubernetes.io~empty-dir"
-    folder.mkdir(parents=True)
-    yield folder
-    shutil.rmtree(folder.parents[1])
-    if made.exists():
-        shutil.rmtree(made)
+    with kubelet.pod_folder(f"test-{uuid.uuid4()}") as folder:
+        yield folder
 
 
 class Pod:

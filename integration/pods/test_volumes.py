@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -12,12 +11,11 @@ from typing import Any
 
 import pytest
 
+from integration.harness import kubelet
 from integration.harness.daemon_api import Refused
 from integration.harness.pods import Pod, PodNode
 from integration.harness.waiting import until
 from runtime.host.linux import MNT_DETACH, MS_BIND, MS_REC, MS_SHARED, mount, umount2
-
-KUBELET = Path("/var/lib/kubelet/pods")
 
 SOCKET = Path(__file__).parents[1] / "programs" / "socket.c"
 
@@ -31,13 +29,9 @@ def _mount(path: str, source: object, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def uid() -> Iterator[str]:
     """The uid of a pod of the kubelet's; its directories go with the test."""
-    made = next((p for p in (*reversed(KUBELET.parents), KUBELET) if not p.exists()), None)
     uid = str(uuid.uuid4())
-    (KUBELET / uid / "volumes" / "kubernetes.io~empty-dir").mkdir(parents=True)
-    yield uid
-    shutil.rmtree(KUBELET / uid)
-    if made is not None:
-        shutil.rmtree(made, ignore_errors=True)
+    with kubelet.pod_folder(uid):
+        yield uid
 
 
 def _with_volumes(pods: PodNode, uid: str, **annotations: str) -> Pod:
@@ -55,7 +49,7 @@ def _with_volumes(pods: PodNode, uid: str, **annotations: str) -> Pod:
 @pytest.mark.core
 def test_empty_dirs(pods: PodNode, uid: str) -> None:
     """Of either medium, of one container or of two, and one that the host looks into."""
-    folder = KUBELET / uid / "volumes" / "kubernetes.io~empty-dir"
+    folder = kubelet.PODS / uid / "volumes" / "kubernetes.io~empty-dir"
     names = ("memory", "disk", "own", "forced")
     for name in names:
         (folder / name).mkdir()
@@ -107,7 +101,7 @@ def _uid_pod(pods: PodNode, uid: str, **annotations: str) -> Pod:
 
 def test_an_empty_dir_in_memory(pods: PodNode, uid: str) -> None:
     """One file system for all containers, at /dev/shm as anywhere, of its own size and owner."""
-    source = KUBELET / uid / "volumes" / "kubernetes.io~empty-dir" / "memory"
+    source = kubelet.PODS / uid / "volumes" / "kubernetes.io~empty-dir" / "memory"
     source.mkdir()
     mount("tmpfs", str(source), "tmpfs", 0, "size=8m,mode=2770,gid=7")
     try:
@@ -150,7 +144,7 @@ def test_an_empty_dir_in_memory(pods: PodNode, uid: str) -> None:
             "an answer",
         )
         assert answer().exit_code == 0
-        part = KUBELET / uid / "volume-subpaths" / "memory" / "c" / "0"
+        part = kubelet.PODS / uid / "volume-subpaths" / "memory" / "c" / "0"
         part.mkdir(parents=True)
         with pytest.raises(Refused, match="a subPath of volume 'memory'"):
             pod.start("true", mounts=[_mount("/part", part)])
@@ -162,12 +156,12 @@ def test_an_empty_dir_in_memory(pods: PodNode, uid: str) -> None:
 
 def test_an_empty_dir_on_disk(pods: PodNode, uid: str) -> None:
     """The host's without an option; used in parts it is so with the option, too."""
-    folder = KUBELET / uid / "volumes" / "kubernetes.io~empty-dir"
+    folder = kubelet.PODS / uid / "volumes" / "kubernetes.io~empty-dir"
     names = ("whole", "parts")
     for name in names:
         (folder / name).mkdir()
         (folder / name).chmod(0o777)
-    part = KUBELET / uid / "volume-subpaths" / "parts" / "c" / "0"
+    part = kubelet.PODS / uid / "volume-subpaths" / "parts" / "c" / "0"
     part.mkdir(parents=True)
     options = pods.daemon.folder / "gvisor.toml"
     text = options.read_text()
