@@ -213,7 +213,7 @@ def test_an_image_that_is_gone_after_create(node: Node, tmp_path: Path) -> None:
         assert client.call("State", id=bundle.id).status == 1
         client.call("Start", id=bundle.id)
         assert client.call("State", id=bundle.id).status == 2
-        until(lambda: _waits(bundle.id) == 1, 5, "its exit is asked for")
+        until(lambda: _waits(bundle.id) == 1, 30, "its exit is asked for")
         until(lambda: _read(client, bundle) > before, 10, "it goes on")
         assert client.call("Stats", id=bundle.id).stats.value
         assert client.call("Pids", id=bundle.id).processes

@@ -37,12 +37,16 @@ class Scene:
         self.release: Callable[[], None] = lambda: None
         self.shim = 0
         self.sentry = 0
+        self._shim_id = ""
         #: The gofers by the id of their container.
         self.gofers: dict[str, int] = {}
 
     def look(self) -> None:
         """Note who is who; beforehand, so that a strike takes no time."""
         self.shim = self.shim or self.pods.shims()[0]
+        if not self._shim_id:
+            words = footprint.command_line(self.shim)
+            self._shim_id = words[words.index("-id") + 1]
         for pid in footprint.descendants(self.shim):
             words = footprint.command_line(pid)
             if "boot" in words and footprint.parent(pid) == self.shim:
@@ -78,8 +82,8 @@ class Scene:
 
     @property
     def pod_id(self) -> str:
-        """The pod's id, also before CRI has told it: the root gofer's was the first."""
-        return self.pod.id or next(iter(self.gofers), "")
+        """The pod's id, also before CRI has told it: the shim's, which is called with it."""
+        return self.pod.id or self._shim_id
 
 
 def under_way_is_over(call: Callable[[], Any]) -> bool:

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+#: A loaded machine takes so many times as long as a quiet one, whose seconds the callers give.
+PATIENCE = 5
 
 
 def until(look: Callable[[], T | None], timeout: float, what: str, interval: float = 0.02) -> T:
-    """Call `look` until it returns something true; AssertionError after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    """Call `look` until it returns something true; AssertionError after `timeout` quiet seconds."""
+    deadline = time.monotonic() + timeout * PATIENCE
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what} (last seen: {seen!r})")
+            raise AssertionError(
+                f"not within {timeout * PATIENCE:g} s: {what} (last seen: {seen!r})"
+            )
         time.sleep(interval)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,11 @@ def read(pid: int, name: str) -> bytes:
 
 def descriptors(pid: int) -> list[str]:
     """What they are, without the numbers of single ones."""
-    folder = f"/proc/{pid}/fd"
-    return sorted(os.readlink(f"{folder}/{n}").partition("[")[0] for n in os.listdir(folder))
+    folder, found = f"/proc/{pid}/fd", []
+    for number in os.listdir(folder):
+        with suppress(FileNotFoundError):  # it was closed just now
+            found.append(os.readlink(f"{folder}/{number}").partition("[")[0])
+    return sorted(found)
 
 
 def properties(pid: int, name: str) -> dict[str, object]:
