@@ -15,6 +15,7 @@ import time
 
 from runtime.base import log, signals
 from runtime.base.errors import InvalidRequest, reason
+from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
@@ -31,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.config import RunscConfig
-    from runtime.task.process import IO, IORequest
+    from runtime.task.process import IO, OpenStdio
     from shim.daemon_args import DaemonArgs
     from shim.sandbox.service import SandboxService
     from shim.ttrpc.call import Call
@@ -55,7 +56,7 @@ class Daemon:
         self._signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self._signals[0], True)
         self.reactor = Reactor()
-        self.workers = Workers()
+        self.workers = Workers(call_later=self.reactor.call_later)
         self.publisher = events.Publisher(
             events.transport_for(
                 args.ttrpc_address, args.address, args.publish_binary, args.namespace
@@ -69,6 +70,7 @@ class Daemon:
                 emit=self.publisher.publish,
                 open_io=self._open_io,
                 cache_dir=CACHE_DIR,
+                cgroup_root=CgroupRoot(),
                 shim_address=args.socket_address,
                 observe=self._creation_step if _LEVELS[args.log_level] <= log.DEBUG else None,
             )
@@ -116,32 +118,10 @@ class Daemon:
 
         return SandboxService(self.pod, options=self._options, metrics=_metrics, shutdown=self.stop)
 
-    def _open_io(
-        self,
-        request: IORequest,
-        container_id: str,
-        uid: int,
-        gid: int,
-        emulate_signals: bool,
-        outlived: bool,
-        deadline: float,
-    ) -> IO:
+    def _open_io(self, wanted: OpenStdio) -> IO:
         from shim.stdio.process_io import ProcessIO
 
-        return ProcessIO.open(
-            stdin=request.stdin,
-            stdout=request.stdout,
-            stderr=request.stderr,
-            terminal=request.terminal,
-            container_id=container_id,
-            namespace=self.args.namespace,
-            uid=uid,
-            gid=gid,
-            reactor=self.reactor,
-            emulate_signals=emulate_signals,
-            outlived=outlived,
-            deadline=deadline,
-        )
+        return ProcessIO.open(wanted, self.args.namespace, self.reactor)
 
     def _creation_step(self, container_id: str, step: str) -> None:
         self._log.debug("creation.step", container=container_id, step=step)

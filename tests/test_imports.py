@@ -109,6 +109,18 @@ def test_arrows(path: Path) -> None:
                 assert name in importers, f"{imported} is imported by {name}"
 
 
+def test_one_module_writes_down_what_is_known_of_containers() -> None:
+    """Who writes which file when is the question of every bug after a restart."""
+    found = {
+        name_of(path)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if ast.unparse(node.func) in ("shim_record.save", "runsc_state.save")
+    }
+    assert found == {"runtime/state/writer.py"}
+
+
 def graph() -> dict[str, set[str]]:
     """Module -> the modules of ours that it imports, in functions and for type checkers, too."""
     names = {
@@ -192,6 +204,19 @@ def test_a_class_name_occurs_once() -> None:
             if isinstance(node, ast.ClassDef) and name_of(path) != "shim/ttrpc/envelope.py":
                 places.setdefault(node.name, []).append(name_of(path))
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_no_function_takes_a_herd_of_parameters() -> None:
+    """What travels together is a record.  ttrpc's server is for others as well."""
+    herds = {
+        f"{name_of(path)}: {node.name}": count
+        for path in modules()
+        if name_of(path) != "shim/ttrpc/server.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        if (count := len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)) > 9
+    }
+    assert herds == {}
 
 
 def test_modules_are_not_too_long() -> None:

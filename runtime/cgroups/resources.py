@@ -8,6 +8,7 @@ nobody: the sentry needs host devices, and runsc allows all of them too.
 from __future__ import annotations
 
 from runtime.base.errors import InvalidRequest
+from runtime.base.json_fields import Fields
 from runtime.base.record import Record
 
 TYPE_CHECKING = False
@@ -84,90 +85,60 @@ class Resources(Record):
     unified: tuple[tuple[str, str], ...] = ()
 
 
-class _Object:
-    """A JSON object and its place in the document."""
+def _child(of: Fields, name: str) -> Fields:
+    """A nested object, an empty one if it is absent."""
+    return of.fields(name) or Fields({}, "", of.where(name))
 
-    def __init__(self, name: str, value: Any) -> None:
-        if value is not None and not isinstance(value, dict) and not hasattr(value, "keys"):
-            raise InvalidRequest(name, "not an object")
-        self.name = name
-        self._values: Mapping[str, Any] = value or {}
 
-    def _get(self, key: str) -> Any:
-        return self._values.get(key)
+def _items(of: Fields, name: str) -> list[Fields]:
+    if len(of.array(name)) > MAX_ITEMS:
+        raise of.error(name, f"has more than {MAX_ITEMS} items")
+    return of.all_fields(name)
 
-    def integer(self, key: str, bounds: tuple[int, int]) -> int | None:
-        value = self._get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidRequest(f"{self.name}.{key}", "not an integer")
-        if not bounds[0] <= value <= bounds[1]:
-            raise InvalidRequest(f"{self.name}.{key}", f"{value} is out of range")
-        return value
 
-    def required(self, key: str, bounds: tuple[int, int]) -> int:
-        value = self.integer(key, bounds)
-        if value is None:
-            raise InvalidRequest(f"{self.name}.{key}", "missing")
-        return value
+def _required(of: Fields, name: str, bounds: tuple[int, int]) -> int:
+    value = of.integer(name, *bounds)
+    if value is None:
+        raise of.error(name, "is missing")
+    return value
 
-    def flag(self, key: str) -> bool | None:
-        value = self._get(key)
-        if value is not None and not isinstance(value, bool):
-            raise InvalidRequest(f"{self.name}.{key}", "not a boolean")
-        return value
 
-    def text(self, key: str) -> str:
-        value = self._get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise InvalidRequest(f"{self.name}.{key}", "not a string")
-        if len(value) > MAX_TEXT or any(c < " " for c in value):
-            raise InvalidRequest(f"{self.name}.{key}", "too long, or holds control characters")
-        return value
+def _text(of: Fields, name: str) -> str:
+    value = of.text(name)
+    if len(value) > MAX_TEXT or any(c < " " for c in value):
+        raise of.error(name, "is too long, or holds control characters")
+    return value
 
-    def word(self, key: str) -> str:
-        """A name that becomes part of a line: not empty, no blanks."""
-        value = self.text(key)
-        if not value or " " in value:
-            raise InvalidRequest(f"{self.name}.{key}", "not a name")
-        return value
 
-    def child(self, key: str) -> _Object:
-        return _Object(f"{self.name}.{key}", self._get(key))
+def _word(of: Fields, name: str) -> str:
+    """A name that becomes part of a line: not empty, no blanks."""
+    value = _text(of, name)
+    if not value or " " in value:
+        raise of.error(name, "is not a name")
+    return value
 
-    def children(self, key: str) -> list[_Object]:
-        value = self._get(key)
-        if value is None:
-            return []
-        if not isinstance(value, (list, tuple)):
-            raise InvalidRequest(f"{self.name}.{key}", "not a list")
-        if len(value) > MAX_ITEMS:
-            raise InvalidRequest(f"{self.name}.{key}", f"more than {MAX_ITEMS} items")
-        return [_Object(f"{self.name}.{key}[{i}]", item) for i, item in enumerate(value)]
 
-    def keys(self) -> list[str]:
-        keys = list(self._values)
-        if len(keys) > MAX_ITEMS:
-            raise InvalidRequest(self.name, f"more than {MAX_ITEMS} items")
-        return keys
+def _names(of: Fields) -> list[str]:
+    if len(of.value) > MAX_ITEMS:
+        raise of.error("", f"has more than {MAX_ITEMS} items")
+    return list(of.value)
 
 
 def parse(resources: Mapping[str, Any] | None) -> Resources:
     """Check ``linux.resources``; raises InvalidRequest that names the field."""
-    top = _Object(PREFIX, resources)
-    cpu, memory = top.child("cpu"), top.child("memory")
-    io, network = top.child("blockIO"), top.child("network")
+    if resources is not None and not hasattr(resources, "keys"):
+        raise InvalidRequest(PREFIX, "must be an object")
+    top = Fields(dict(resources or {}), "", PREFIX)
+    cpu, memory = _child(top, "cpu"), _child(top, "memory")
+    io, network = _child(top, "blockIO"), _child(top, "network")
     return Resources(
-        cpu_shares=cpu.integer("shares", _UINT64),
-        cpu_quota=cpu.integer("quota", _INT64),
-        cpu_period=cpu.integer("period", _UINT64),
-        cpu_burst=cpu.integer("burst", _UINT64),
-        cpu_idle=cpu.integer("idle", (0, 1)),
-        realtime_runtime=cpu.integer("realtimeRuntime", _INT64),
-        realtime_period=cpu.integer("realtimePeriod", _UINT64),
+        cpu_shares=cpu.integer("shares", *_UINT64),
+        cpu_quota=cpu.integer("quota", *_INT64),
+        cpu_period=cpu.integer("period", *_UINT64),
+        cpu_burst=cpu.integer("burst", *_UINT64),
+        cpu_idle=cpu.integer("idle", 0, 1),
+        realtime_runtime=cpu.integer("realtimeRuntime", *_INT64),
+        realtime_period=cpu.integer("realtimePeriod", *_UINT64),
         cpus=_cpu_list(cpu, "cpus"),
         mems=_cpu_list(cpu, "mems"),
         memory_limit=_memory(memory, "limit"),
@@ -175,31 +146,35 @@ def parse(resources: Mapping[str, Any] | None) -> Resources:
         memory_swap=_memory(memory, "swap"),
         memory_kernel=_memory(memory, "kernel"),
         memory_kernel_tcp=_memory(memory, "kernelTCP"),
-        swappiness=memory.integer("swappiness", (0, 200)),
-        disable_oom_killer=memory.flag("disableOOMKiller"),
-        check_before_update=bool(memory.flag("checkBeforeUpdate")),
-        pids_limit=top.child("pids").integer("limit", _INT64),
-        hugepages=tuple(_hugepage(item) for item in top.children("hugepageLimits")),
-        io_weight=io.integer("weight", _UINT16),
-        io_leaf_weight=io.integer("leafWeight", _UINT16),
-        weight_devices=tuple(_weight_device(item) for item in io.children("weightDevice")),
+        swappiness=memory.integer("swappiness", 0, 200),
+        disable_oom_killer=(
+            None
+            if memory.value.get("disableOOMKiller") is None
+            else memory.boolean("disableOOMKiller")
+        ),
+        check_before_update=memory.boolean("checkBeforeUpdate"),
+        pids_limit=_child(top, "pids").integer("limit", *_INT64),
+        hugepages=tuple(_hugepage(item) for item in _items(top, "hugepageLimits")),
+        io_weight=io.integer("weight", *_UINT16),
+        io_leaf_weight=io.integer("leafWeight", *_UINT16),
+        weight_devices=tuple(_weight_device(item) for item in _items(io, "weightDevice")),
         throttles=tuple(
             ThrottleDevice(
                 kind=kind,
-                major=item.required("major", _UINT32),
-                minor=item.required("minor", _UINT32),
-                rate=item.required("rate", _UINT64),
+                major=_required(item, "major", _UINT32),
+                minor=_required(item, "minor", _UINT32),
+                rate=_required(item, "rate", _UINT64),
             )
             for key, kind in _THROTTLES
-            for item in io.children(key)
+            for item in _items(io, key)
         ),
-        class_id=network.integer("classID", _UINT32),
+        class_id=network.integer("classID", *_UINT32),
         priorities=tuple(
-            (item.word("name"), item.required("priority", _UINT32))
-            for item in network.children("priorities")
+            (_word(item, "name"), _required(item, "priority", _UINT32))
+            for item in _items(network, "priorities")
         ),
-        rdma=_rdma(top.child("rdma")),
-        unified=_unified(top.child("unified")),
+        rdma=_rdma(_child(top, "rdma")),
+        unified=_unified(_child(top, "unified")),
     )
 
 
@@ -211,65 +186,65 @@ _THROTTLES = (
 )
 
 
-def _memory(memory: _Object, key: str) -> int | None:
+def _memory(memory: Fields, key: str) -> int | None:
     # -1 is "unlimited" and other negative numbers mean nothing.
-    return memory.integer(key, (-1, _INT64[1]))
+    return memory.integer(key, -1, _INT64[1])
 
 
-def _cpu_list(cpu: _Object, key: str) -> str:
-    value = cpu.text(key)
+def _cpu_list(cpu: Fields, key: str) -> str:
+    value = _text(cpu, key)
     if any(c not in "0123456789-, " for c in value):
-        raise InvalidRequest(f"{cpu.name}.{key}", f"{value!r} is not a list of numbers")
+        raise cpu.error(key, f"{value!r} is not a list of numbers")
     return value
 
 
-def _hugepage(item: _Object) -> tuple[str, int]:
-    size = item.text("pageSize")
+def _hugepage(item: Fields) -> tuple[str, int]:
+    size = _text(item, "pageSize")
     stem = size.removesuffix("B")
     stem = stem[:-1] if stem[-1:] in ("K", "M", "G", "T") else stem
     # The size becomes part of a file name.
     if not (stem.isascii() and stem.isdigit() and len(size) <= 16):
-        raise InvalidRequest(f"{item.name}.pageSize", f"{size!r} is not a page size")
-    return size, item.required("limit", _UINT64)
+        raise item.error("pageSize", f"{size!r} is not a page size")
+    return size, _required(item, "limit", _UINT64)
 
 
-def _weight_device(item: _Object) -> WeightDevice:
+def _weight_device(item: Fields) -> WeightDevice:
     return WeightDevice(
-        major=item.required("major", _UINT32),
-        minor=item.required("minor", _UINT32),
-        weight=item.integer("weight", _UINT16),
-        leaf_weight=item.integer("leafWeight", _UINT16),
+        major=_required(item, "major", _UINT32),
+        minor=_required(item, "minor", _UINT32),
+        weight=item.integer("weight", *_UINT16),
+        leaf_weight=item.integer("leafWeight", *_UINT16),
     )
 
 
-def _rdma(devices: _Object) -> tuple[RdmaLimit, ...]:
+def _rdma(devices: Fields) -> tuple[RdmaLimit, ...]:
     found = []
-    for name in devices.keys():  # noqa: SIM118 - not a mapping
-        if not isinstance(name, str) or not name.isprintable() or " " in name or len(name) > 64:
-            raise InvalidRequest(devices.name, f"{name!r} is not a device")
-        item = devices.child(name)
+    for name in _names(devices):
+        if not name.isprintable() or " " in name or len(name) > 64:
+            raise devices.error("", f"{name!r} is not a device")
+        item = _child(devices, name)
         found.append(
             RdmaLimit(
                 device=name,
-                hca_handles=item.integer("hcaHandles", _UINT32),
-                hca_objects=item.integer("hcaObjects", _UINT32),
+                hca_handles=item.integer("hcaHandles", *_UINT32),
+                hca_objects=item.integer("hcaObjects", *_UINT32),
             )
         )
     return tuple(found)
 
 
-def _unified(values: _Object) -> tuple[tuple[str, str], ...]:
+def _unified(values: Fields) -> tuple[tuple[str, str], ...]:
     found = []
-    for name in values.keys():  # noqa: SIM118 - not a mapping
-        controller, dot, parameter = name.partition(".") if isinstance(name, str) else ("", "", "")
+    for name in _names(values):
+        controller, dot, parameter = name.partition(".")
         if (
             not (controller and dot and parameter)
             or "/" in name
             or not name.isprintable()
             or len(name) > 128
         ):
-            raise InvalidRequest(values.name, f"{name!r} is not of the form controller.parameter")
+            raise values.error("", f"{name!r} is not of the form controller.parameter")
         if name in _FORBIDDEN_UNIFIED:
-            raise InvalidRequest(values.name, f"{name} may not be set")
-        found.append((name, values.text(name)))
+            raise values.error("", f"{name} may not be set")
+        found.append((name, _text(values, name)))
     return tuple(found)

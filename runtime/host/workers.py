@@ -30,7 +30,16 @@ class Workers:
     Parked threads wait without a time-out.  All of them are daemon threads.  Thread-safe.
     """
 
-    def __init__(self, name: str = "worker") -> None:
+    def __init__(
+        self,
+        name: str = "worker",
+        call_later: Callable[[float, Callable[[], None]], object] = lambda *_: None,
+    ) -> None:
+        """``call_later`` runs a function in so many seconds, for what waits for a thread.
+
+        Without it only a thread that has become free does.
+        """
+        self._call_later = call_later
         self._name = name
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # a parked thread may go on
@@ -42,9 +51,6 @@ class Workers:
         self._stopped = False  # guarded by _lock
         self._waiting: list[Callable[[], object]] = []  # guarded by _lock; for want of a thread
         self._retrying = False  # guarded by _lock
-        #: Runs a function in so many seconds, for what waits; without it only a thread that
-        #: has become free does.
-        self.call_later: Callable[[float, Callable[[], None]], object] = lambda *_: None
 
     def submit(self, fn: Callable[[], object]) -> bool:
         """Run ``fn()`` in a thread: at once, or if there is none to be had, when there is one.
@@ -61,7 +67,7 @@ class Workers:
                 retrying, self._retrying = self._retrying, True
             _log.warning("call.waits", error=str(fault))
             if not retrying:
-                self.call_later(RETRY, self._retry)
+                self._call_later(RETRY, self._retry)
             return False
         return True
 
@@ -78,7 +84,7 @@ class Workers:
             except ResourceExhausted:
                 with self._lock:
                     self._waiting.insert(0, fn)
-                self.call_later(RETRY, self._retry)
+                self._call_later(RETRY, self._retry)
                 return
             self._finished()  # of waiting
 

@@ -17,6 +17,7 @@ from runtime.base.errors import (
     Unreachable,
     Unsupported,
 )
+from runtime.base.record import Record
 from runtime.sandbox.checkpoint_image import (
     COMPRESSIONS,
     FLATE,
@@ -81,27 +82,35 @@ def choose_compression(annotations: Mapping[str, str], configured: str) -> str:
     return chosen
 
 
+class Original(Record):
+    """A sandbox that is to be saved, as it stands."""
+
+    id: str
+    control: Control
+    generation: Generation
+    #: All that it has, in the order of their creation.
+    containers: tuple[SavedContainer, ...]
+    #: How many processes run in it besides.
+    execs: int = 0
+    #: Whether it is frozen.
+    paused: bool = False
+    #: What the sentry was told of its network, for a restore.
+    network: Mapping[str, Any] | None = None
+
+
 def save(
-    control: Control,
+    original: Original,
     path: str,
     *,
-    generation: Generation,
-    sandbox_id: str,
-    containers: Sequence[SavedContainer],
     leave_running: bool,
-    paused: bool = False,
-    execs: int = 0,
     compression: str = "",
-    network: Mapping[str, Any] | None = None,
     timeout: float = TIMEOUT,
     end: Callable[[], None] | None = None,
 ) -> None:
     """Write an image of a sandbox into directory ``path``, which is made if it is missing.
 
-    ``containers`` are all that the sandbox has, in the order of their creation; ``execs`` is how
-    many processes run in it besides, ``paused`` whether it is frozen.  Compression is
-    ``flate-best-speed`` (the default) or ``none``, which puts the memory in files of its own.
-    Blocks for up to ``timeout`` seconds.
+    Compression is ``flate-best-speed`` (the default) or ``none``, which puts the memory in files
+    of its own.  Blocks for up to ``timeout`` seconds.
 
     Afterwards the sandbox is as it was, unless ``leave_running`` is false: then the sentry is at
     its end, with status 0.  ``end`` is another way to bring that about; the sandbox is frozen
@@ -111,15 +120,16 @@ def save(
     what this runsc can't do, InvalidRequest, and what the call raises; then nothing of the new
     image is left, and the sandbox is as it was.
     """
+    control, generation = original.control, original.generation
     modern = control.restores_pods()
     if not modern:
-        _check_old(generation.version, containers, leave_running, compression)
-    if execs and not generation.saves_without_execs:
+        _check_old(generation.version, original.containers, leave_running, compression)
+    if original.execs and not generation.saves_without_execs:
         # It would save them, with descriptors that no restore can give them.
-        raise InvalidState("checkpoint", f"sandbox {sandbox_id!r}", "running execs")
+        raise InvalidState("checkpoint", f"sandbox {original.id!r}", "running execs")
     # A sentry that is to end does so even if it could not save, so it is never asked for that
     # where it can go on: what is frozen does nothing that the image doesn't know.
-    freeze = modern and not leave_running and not paused
+    freeze = modern and not leave_running and not original.paused
     if freeze:
         control.pause(timeout)
     try:
@@ -129,9 +139,9 @@ def save(
             About(
                 runsc=generation.version,
                 compression=compression or FLATE,
-                containers=tuple(containers),
-                sandbox_id=sandbox_id,
-                network=network,
+                containers=original.containers,
+                sandbox_id=original.id,
+                network=original.network,
             ),
             modern or leave_running,
             timeout,
@@ -146,8 +156,8 @@ def save(
         end()
         return
     if modern:
-        _end(control, sandbox_id, timeout)
-    if modern or paused:
+        _end(control, original.id, timeout)
+    if modern or original.paused:
         # All processes were killed, but those that are frozen don't notice.
         _resume(control)
 
@@ -233,16 +243,18 @@ def save_sandbox(
         sandbox.kill()
 
     save(
-        sandbox.control,
+        Original(
+            id=sandbox.id,
+            control=sandbox.control,
+            generation=root.driver.generation,
+            containers=tuple(describe(each.spec, each.tty) for each in members),
+            execs=execs,
+            paused=sandbox.paused,
+            network=sandbox.network_argument,
+        ),
         path,
-        generation=root.driver.generation,
-        sandbox_id=sandbox.id,
-        containers=[describe(each.spec, each.tty) for each in members],
         leave_running=not exit,
-        paused=sandbox.paused,
-        execs=execs,
         compression=choose_compression(root.spec.annotations, root.config.checkpoint_compression),
-        network=sandbox.network_argument,
         timeout=timeout,
         end=end,
     )

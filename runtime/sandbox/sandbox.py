@@ -80,6 +80,8 @@ class Sandbox:
         self._control = Control(sentry.address, params.driver, self._autopsy, sentry.child.pid)
         #: Bytes of all containers' memory that are files, mapped or cached; may block.
         self.file_memory = self._control.file_memory
+        #: Stop all containers for a moment, and have them go on: no pause in anybody's eyes.
+        self.hold, self.release = self._control.pause, self._control.resume
         #: How it comes to life if not by a start.
         self.restore = Restore(params.image) if params.image is not None else None
         self._shared_filestores = list(gofer.plan.shared_filestores)  # guarded by _lock

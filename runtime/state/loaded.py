@@ -32,7 +32,7 @@ from runtime.runsc.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
 from runtime.runsc.usage import UsageFiles, parse_usage
 from runtime.sandbox.prepare_spec import exec_capabilities
 from runtime.sandbox.signals import Effect, effect
-from runtime.state import runsc_state, shim_record
+from runtime.state import shim_record, writer
 from runtime.state.loaded_state import CREATED, PAUSED, RUNNING, STOPPED, StoredState
 from runtime.state.lock import StateLock
 
@@ -319,21 +319,21 @@ class StoredContainer(StoredState):
 
     def pause(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Freeze the sandbox, with all its containers.  While created or running."""
-        with self._locked():
+        with self._locked() as lock:
             self.require("pause", CREATED, RUNNING)
             self.control().pause(timeout)
-            self._write_status(PAUSED)
+            self._write_status(lock, PAUSED)
 
     def resume(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Let the sandbox run again.  While paused."""
-        with self._locked():
+        with self._locked() as lock:
             if self.stored is None and self.record is not None:
                 # Nothing says whether it is paused; to resume what runs does nothing.
                 self.require("resume", RUNNING, PAUSED)
             else:
                 self.require("resume", PAUSED)
             self.control().resume(timeout)
-            self._write_status(RUNNING)
+            self._write_status(lock, RUNNING)
 
     def _locked(self) -> StateLock:
         """The lock, with what is written read again under it."""
@@ -345,10 +345,9 @@ class StoredContainer(StoredState):
             raise
         return lock
 
-    def _write_status(self, status: str) -> None:
+    def _write_status(self, lock: StateLock, status: str) -> None:
         if self.stored is not None:
-            self.stored = self.stored.with_status(status)
-            runsc_state.save(self.root, self.stored)
+            self.stored = writer.rewrite(lock, self.stored, status)
 
     def usage(self, full: bool = False, timeout: float = DEFAULT_TIMEOUT) -> Usage:
         """The sandbox's memory, as the sentry collects it; ``full`` with what it is used for."""

@@ -6,11 +6,10 @@ told of its network, which containers live, and whether execs run.  Synchronous,
 
 from __future__ import annotations
 
-from runtime.base.errors import NotFound, RuntimeFault
-from runtime.base.log import get_logger
+from runtime.base.errors import NotFound
 from runtime.runsc.urpc import DEFAULT_TIMEOUT
 from runtime.sandbox import checkpoint
-from runtime.state import shim_record
+from runtime.state import writer
 from runtime.state.loaded_state import PAUSED, RUNNING, STOPPED
 
 TYPE_CHECKING = False
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from runtime.runsc.control import SandboxProcess
     from runtime.runsc.release import Generation
     from runtime.state.loaded import StoredContainer
-
-_log = get_logger("stored_checkpoint")
+    from runtime.state.shim_record import ContainerRecord
 
 
 def save(
@@ -56,16 +54,20 @@ def save(
     for each in stopped:
         _forget(each)
     checkpoint.save(
-        control,
+        checkpoint.Original(
+            id=container.sandbox_id,
+            control=control,
+            generation=generation,
+            containers=tuple(
+                checkpoint.describe(each.spec, each.spec.process.terminal) for each in live
+            ),
+            execs=execs,
+            paused=status == PAUSED,
+            network=network_of(live),
+        ),
         path,
-        generation=generation,
-        sandbox_id=container.sandbox_id,
-        containers=[checkpoint.describe(each.spec, each.spec.process.terminal) for each in live],
         leave_running=leave_running,
-        paused=status == PAUSED,
-        execs=execs,
         compression=compression,
-        network=network_of(live),
         timeout=timeout,
     )
 
@@ -89,16 +91,17 @@ def network_of(members: Sequence[StoredContainer]) -> Mapping[str, Any] | None:
     return None
 
 
+def _record_exit(member: StoredContainer, record: ContainerRecord) -> None:
+    status = member.wait(DEFAULT_TIMEOUT)
+    writer.record(member.root, record.replace(exit_status=status))
+
+
 def _forget(member: StoredContainer) -> None:
     """Have the sentry forget a container whose init has ended."""
     record = member.record
     if record is not None and not record.shim_pid and record.exit_status is None:
         # Its exit is with the sentry alone; a shim's was written down by the shim.
-        try:
-            status = member.wait(DEFAULT_TIMEOUT)
-            shim_record.save(member.root, record.replace(exit_status=status), locator=False)
-        except (RuntimeFault, OSError) as fault:
-            _log.warning("exit.not_recorded", container=member.id, error=str(fault))
+        writer.attempt("exit", member.id, lambda: _record_exit(member, record))
     try:
         member.control().destroy_subcontainer(member.id, DEFAULT_TIMEOUT)
     except NotFound:

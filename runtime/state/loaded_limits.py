@@ -14,7 +14,7 @@ from runtime.cgroups import factory, placement
 from runtime.cgroups.pod_limits import PodLimits, merged, shifted
 from runtime.cgroups.resources import parse
 from runtime.sandbox import inner_limits
-from runtime.state import shim_record
+from runtime.state import writer
 from runtime.state.loaded_state import CREATED, PAUSED, RUNNING
 from runtime.state.lock import StateLock
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from runtime.cgroups.factory import Cgroup
     from runtime.state.loaded import StoredContainer
+    from runtime.state.shim_record import ContainerRecord
 
     #: Asks a container's shim for an update.
-    AskShim = Callable[[shim_record.ContainerRecord, Mapping[str, Any]], None]
+    AskShim = Callable[[ContainerRecord, Mapping[str, Any]], None]
 
 _log = get_logger("update")
 
@@ -119,5 +120,4 @@ def _cgroup(container: StoredContainer) -> Cgroup:
 
 def _note(container: StoredContainer, resources: Mapping[str, Any]) -> None:
     if container.record is not None:
-        record = container.record.replace(resources=resources)
-        shim_record.save(container.root, record, locator=False)
+        writer.record(container.root, container.record.replace(resources=resources))

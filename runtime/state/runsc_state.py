@@ -14,7 +14,7 @@ from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.base.json_fields import Fields, parse_object
 from runtime.base.record import Record
 from runtime.runsc.control_address import abstract_address
-from runtime.state.lock import LOCK, STATE, StateLock, file_name
+from runtime.state.lock import LOCK, STATE, StateLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,18 +181,12 @@ def _read(path: str) -> RunscState | None:
     return None if data is None else decode(data, "")
 
 
-def save(root: str, state: RunscState) -> None:
-    """Replace the container's state file; the caller holds its lock.  Raises OSError."""
-    path = os.path.join(root, file_name(state.id, state.sandbox_id, STATE))
-    _replace(path, state.raw)
+def save(lock: StateLock, raw: Mapping[str, Any]) -> None:
+    """Replace the state file of the container whose lock the caller holds.  Raises OSError.
 
-
-def save_raw(lock: StateLock, raw: Mapping[str, Any]) -> None:
-    """Like :func:`save`, under the lock that the caller holds.  Raises OSError."""
-    _replace(lock.path.removesuffix(LOCK) + STATE, raw)
-
-
-def _replace(path: str, raw: Mapping[str, Any]) -> None:
+    For ``state/writer.py`` alone.
+    """
+    path = lock.path.removesuffix(LOCK) + STATE
     files.replace_file(path, fastjson.dumps(raw).encode("ascii"), MODE)
 
 

@@ -194,6 +194,8 @@ def save(root: str, record: ContainerRecord, *, locator: bool = True) -> None:
     Without ``locator`` nothing is put into the bundle: it is for containerd's clean-up alone,
     which is told nothing else.  ``root`` is made if need be.  Fills in the identity of this boot
     and of the shim's process.  Raises InvalidRequest for an id that can't name a file, OSError.
+
+    For ``state/writer.py`` alone.
     """
     name = file_name(record.id, record.sandbox_id, RECORD)
     if record.shim_pid and not record.shim_start_time:

@@ -1,8 +1,12 @@
-"""The state file of a container that this process made, from its reservation to its end.
+"""All that is written of containers to the disk: runsc's state file, and our record beside it.
 
-Owns when it is locked and written.  The format is ``runsc_state.py``'s, what goes into it
-``describe``'s below.  It is written once when the container is created, and again when it is
-started, paused and resumed; everything else, runsc finds out by asking the sentry.
+Owns when either is written, under which lock, and what follows if it can't be.  No other module
+calls ``runsc_state.save`` or ``shim_record.save``, which own the two formats.
+
+runsc's file is written when the container is created, started, paused or resumed: everything else
+runsc finds out by asking the sentry.  Our record is written before the sandbox is spawned and when
+it is up, and then whenever something comes to be known that a later process can't ask for: the
+exit, the network, other limits.
 """
 
 from __future__ import annotations
@@ -10,23 +14,27 @@ from __future__ import annotations
 import os
 import time
 
-from runtime.base.errors import RuntimeFault
+from runtime.base.errors import Failed, RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.cgroups import oom_score
 from runtime.sandbox.gofer_mounts import mount_hints
-from runtime.state import runsc_state
+from runtime.state import runsc_state, shim_record
 from runtime.state.lock import StateLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from runtime.bundle.spec import Spec
     from runtime.cgroups.factory import Cgroup
-    from runtime.runsc.driver import MountConf
     from runtime.runsc.flags import Settings
     from runtime.runsc.release import Generation
+    from runtime.sandbox.boot_params import BootParams
+    from runtime.sandbox.gofer import Gofer
+    from runtime.sandbox.sandbox import Sandbox
+    from runtime.state.runsc_state import RunscState
+    from runtime.state.shim_record import ContainerRecord
 
 #: Seconds that a change of status waits for somebody else's lock: a start must not hang on it.
 _PATIENCE = 0.5
@@ -41,7 +49,10 @@ _log = get_logger("state")
 
 
 class StateKeeper:
-    """One container's state file.  One thread at a time."""
+    """The state file of a container that this process made or goes on with, until its end.
+
+    One thread at a time.
+    """
 
     def __init__(self, root: str, container_id: str, sandbox_id: str) -> None:
         self._root = root
@@ -59,7 +70,7 @@ class StateKeeper:
     def created(self, raw: Mapping[str, Any]) -> None:
         """Write the container down as created, and let go of the lock.  Raises OSError."""
         self._raw = raw
-        runsc_state.save_raw(self.lock, raw)
+        runsc_state.save(self.lock, raw)
         self.lock.release()
 
     def resume(self, raw: Mapping[str, Any]) -> None:
@@ -76,10 +87,10 @@ class StateKeeper:
         self._raw = {**self._raw, "status": status, **members}
         try:
             if self.lock.held:
-                runsc_state.save_raw(self.lock, self._raw)
+                runsc_state.save(self.lock, self._raw)
                 return
             with self.lock.acquire(_PATIENCE):
-                runsc_state.save_raw(self.lock, self._raw)
+                runsc_state.save(self.lock, self._raw)
         except (RuntimeFault, OSError) as fault:
             _log.warning("state.not_written", container=self._id, status=status, error=str(fault))
 
@@ -89,6 +100,39 @@ class StateKeeper:
         assert self._raw is not None
         found: Mapping[str, Any] = self._raw["sandbox"]
         return found
+
+
+def rewrite(lock: StateLock, state: RunscState, status: str) -> RunscState:
+    """Write another status into the file of a container that another process made.
+
+    The caller holds ``lock`` and has read ``state`` under it.  Returns what is written now.
+    Raises OSError.
+    """
+    changed = state.with_status(status)
+    runsc_state.save(lock, changed.raw)
+    return changed
+
+
+def record(root: str, known: ContainerRecord, *, locator: bool = False) -> None:
+    """Write down what a clean-up needs that can't ask us; see :func:`shim_record.save`.
+
+    Raises Failed.
+    """
+    try:
+        shim_record.save(root, known, locator=locator)
+    except OSError as error:
+        raise Failed(f"record of container {known.id!r}: {root}: {reason(error)}") from None
+
+
+def attempt(what: str, container_id: str, write: Callable[[], None]) -> None:
+    """Write down what no operation depends on, such as an exit: a failure is logged.
+
+    Never raises.
+    """
+    try:
+        write()
+    except (RuntimeFault, OSError) as fault:
+        _log.warning(f"{what}.not_recorded", container=container_id, error=str(fault))
 
 
 def timestamp(nanoseconds: int) -> str:
@@ -112,40 +156,36 @@ def absolute(spec: Spec) -> dict[str, Any]:
 
 
 def describe_sandbox(
-    spec: Spec,
-    sandbox_id: str,
+    params: BootParams,
+    sandbox: Sandbox,
     *,
-    pid: int,
-    owner: tuple[int, int],
-    control_socket: str,
     cgroup: Cgroup | None,
-    generation: Generation,
-    settings: Settings,
     registered: Mapping[str, Any] | None,
     started: int,
 ) -> dict[str, Any]:
-    """The part of a root container's state about its sandbox.
+    """The part of a root container's state about its sandbox, which was booted by ``params``.
 
     Fields that a release doesn't know, its decoder leaves out.  ``registered`` is what the sentry
     says of its metrics, for a metric server.  ``started`` is in nanoseconds.
     """
+    annotations, settings = params.spec.annotations, sandbox.settings
     body: dict[str, Any] = {
-        "id": sandbox_id,
-        "podName": spec.annotations.get(_POD_NAME, ""),
-        "namespace": spec.annotations.get(_POD_NAMESPACE, ""),
-        "pid": pid,
-        "uid": owner[0],
-        "gid": owner[1],
+        "id": sandbox.id,
+        "podName": annotations.get(_POD_NAME, ""),
+        "namespace": annotations.get(_POD_NAMESPACE, ""),
+        "pid": sandbox.pid,
+        "uid": sandbox.uid,
+        "gid": sandbox.gid,
         "cgroup": runsc_state.cgroup_json(cgroup.to_json() if cgroup is not None else None),
         "originalOomScoreAdj": oom_score.own_score(),
         "registeredMetrics": registered,
-        "metricMetadata": _metric_metadata(generation, settings),
+        "metricMetadata": _metric_metadata(params.driver.generation, settings),
         "metricServerAddress": settings.metric_server,
-        "mountHints": {"mounts": mount_hints(spec.annotations)},
+        "mountHints": {"mounts": mount_hints(annotations)},
         "startTime": timestamp(started),
     }
-    if not control_socket.startswith("\0"):
-        body["controlSocketPath"] = control_socket
+    if not sandbox.control_address.startswith("\0"):
+        body["controlSocketPath"] = sandbox.control_address
     return body
 
 
@@ -169,41 +209,38 @@ def _metric_metadata(generation: Generation, settings: Settings) -> dict[str, st
 
 
 def describe(
-    spec: Spec,
-    container_id: str,
+    params: BootParams,
     root: str,
     *,
     sandbox: Mapping[str, Any],
-    gofer_pid: int,
+    gofer: Gofer,
     own_cgroup: Cgroup | None,
-    confs: Sequence[MountConf],
-    generation: Generation,
     created: int,
 ) -> dict[str, Any]:
     """The state of a created container as runsc has it.  ``created`` is in nanoseconds."""
     body: dict[str, Any] = {
-        "id": container_id,
-        "spec": absolute(spec),
-        "bundleDir": spec.bundle,
+        "id": params.id,
+        "spec": absolute(params.spec),
+        "bundleDir": params.spec.bundle,
         "createdAt": timestamp(created),
         "owner": os.environ.get("USER", ""),
         "consoleSocket": "",
         "status": "created",
-        "goferPid": gofer_pid,
+        "goferPid": gofer.pid,
         "sandbox": sandbox,
         "compatCgroup": runsc_state.cgroup_json(
             own_cgroup.to_json() if own_cgroup is not None else None
         ),
         "saver": {
             "rootDir": root,
-            "id": {"sandboxId": sandbox["id"], "containerId": container_id},
+            "id": {"sandboxId": sandbox["id"], "containerId": params.id},
         },
     }
-    if generation.mount_confs:
-        body["goferMountConfs"] = confs_json(confs)
+    if params.driver.generation.mount_confs:
+        body["goferMountConfs"] = confs_json(gofer)
     return body
 
 
-def confs_json(confs: Sequence[MountConf]) -> list[dict[str, Any]]:
-    """How gofer mounts are made up, in runsc's form."""
-    return [conf.to_json() for conf in confs]
+def confs_json(gofer: Gofer) -> list[dict[str, Any]]:
+    """How a gofer's mounts are made up, in runsc's form."""
+    return [conf.to_json() for conf in gofer.plan.confs]

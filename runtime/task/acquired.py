@@ -17,21 +17,20 @@ from runtime.base.log import get_logger
 from runtime.bundle.rootfs import unmount_all
 from runtime.host.pids import Foreign
 from runtime.runsc import control_results
-from runtime.state import shim_record
-from runtime.state.writer import StateKeeper, describe, describe_sandbox
+from runtime.state import shim_record, writer
+from runtime.state.writer import StateKeeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from runtime.bundle.spec import Spec
     from runtime.cgroups.factory import Cgroup
     from runtime.cgroups.oom_score import SentryScore
     from runtime.cgroups.pod_limits import PodLimits
     from runtime.host.pids import ProcessHandle
     from runtime.network.setup import PendingScrape
-    from runtime.runsc.release import Generation
+    from runtime.sandbox.boot_params import BootParams
     from runtime.sandbox.checkpoint_image import Image
     from runtime.sandbox.port_forward import PortForward
     from runtime.sandbox.sandbox import Sandbox
@@ -192,7 +191,7 @@ class Holdings:
             self.keeper = None
             raise AlreadyExists("container", self.container_id)
 
-    def record_state(self, spec: Spec, generation: Generation, host: Holdings | None) -> None:
+    def record_state(self, params: BootParams, host: Holdings | None) -> None:
         """Write the container down as created in the file that runsc reads, and free its id's lock.
 
         ``host`` is what the container holds whose sandbox this one is in.  Raises Failed, and what
@@ -204,28 +203,19 @@ class Holdings:
         if host is not None and host.keeper is not None:
             described = host.keeper.sandbox
         else:
-            described = describe_sandbox(
-                spec,
-                sandbox.id,
-                pid=sandbox.pid,
-                owner=(sandbox.uid, sandbox.gid),
-                control_socket=sandbox.control_address,
+            described = writer.describe_sandbox(
+                params,
+                sandbox,
                 cgroup=self.cgroup,
-                generation=generation,
-                settings=sandbox.settings,
                 registered=_registered_metrics(sandbox),
                 started=now,
             )
-        gofer = sandbox.gofer_of(self.container_id)
-        body = describe(
-            spec,
-            self.container_id,
+        body = writer.describe(
+            params,
             self.root,
             sandbox=described,
-            gofer_pid=gofer.pid,
+            gofer=sandbox.gofer_of(self.container_id),
             own_cgroup=self.own_cgroup,
-            confs=gofer.plan.confs,
-            generation=generation,
             created=now,
         )
         try:
@@ -247,26 +237,15 @@ class Holdings:
             if not self.recorded or self._exit is not None:
                 return
             self._exit = (status, at)
-            try:
-                self.record()
-            except (RuntimeFault, OSError) as fault:
-                _log.warning("exit.not_recorded", container=self.container_id, error=str(fault))
+            writer.attempt("exit", self.container_id, self.record)
 
     def record(self) -> None:
         """Write down what a clean-up needs that can't ask us.  Raises Failed."""
-        try:
-            self._save()
-        except OSError as error:
-            why = reason(error)
-            raise Failed(f"record of container {self.container_id!r}: {self.root}: {why}") from None
-        self.recorded = True
-
-    def _save(self) -> None:
         sandbox = self.sandbox
         boot, gofer = None, None
         if sandbox is not None and self.owns_sandbox:
             boot, gofer = _pinned(sandbox.child), sandbox.gofer_child
-        shim_record.save(
+        writer.record(
             self.root,
             shim_record.ContainerRecord(
                 id=self.container_id,
@@ -295,6 +274,7 @@ class Holdings:
             ),
             locator=bool(self.shim_address),
         )
+        self.recorded = True
 
     def record_network(self) -> None:
         """Write down what the sentry was told of its network, where it took one over.
@@ -304,10 +284,7 @@ class Holdings:
         with self._lock:
             if not self.recorded or taken_over(self.sandbox) is None:
                 return
-            try:
-                self.record()
-            except (RuntimeFault, OSError) as fault:
-                _log.warning("network.not_recorded", container=self.container_id, error=str(fault))
+            writer.attempt("network", self.container_id, self.record)
 
     def _cgroups(self) -> tuple[Mapping[str, Any], ...]:
         made = tuple(c.to_json() for c in (self.own_cgroup, self.cgroup) if c is not None)

@@ -7,8 +7,7 @@ our children then: how they end can be seen, but their status not be learnt.
 
 from __future__ import annotations
 
-from runtime.base.errors import InvalidState, NotFound, RuntimeFault, SandboxGone
-from runtime.base.log import get_logger
+from runtime.base.errors import InvalidState, NotFound, SandboxGone
 from runtime.cgroups import factory
 from runtime.host.child_log import ChildLog
 from runtime.host.fds import FdSet
@@ -19,9 +18,8 @@ from runtime.sandbox.gofer import Gofer
 from runtime.sandbox.gofer_mounts import MountPlan
 from runtime.sandbox.sandbox import BootParams, Sandbox
 from runtime.sandbox.sentry import Sentry
-from runtime.state import shim_record
+from runtime.state import writer
 from runtime.state.loaded_state import CREATED, CREATING, STOPPED
-from runtime.state.writer import StateKeeper, confs_json
 from runtime.task.acquired import Holdings, taken_over
 from runtime.task.container import Container
 from runtime.task.create import attach_network
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from runtime.state.loaded import StoredContainer
     from runtime.state.lock import StateLock
     from runtime.task.context import Context
-
-
-_log = get_logger("adoption")
 
 
 class AdoptedSandbox(Sandbox):
@@ -258,7 +253,7 @@ def note_gofer(container: Container, sandbox: AdoptedSandbox) -> None:
     assert container.holdings is not None
     members: dict[str, Any] = {"goferPid": gofer.pid}
     if sandbox.has_mount_confs:
-        members["goferMountConfs"] = confs_json(gofer.plan.confs)
+        members["goferMountConfs"] = writer.confs_json(gofer)
     container.holdings.status_changed("running", **members)
 
 
@@ -270,10 +265,8 @@ def note_network(container: StoredContainer, sandbox: AdoptedSandbox) -> None:
     argument, record = taken_over(sandbox), container.record
     if argument is None or record is None:
         return
-    try:
-        shim_record.save(container.root, record.replace(network=argument), locator=False)
-    except (RuntimeFault, OSError) as fault:
-        _log.warning("network.not_recorded", container=container.id, error=str(fault))
+    changed = record.replace(network=argument)
+    writer.attempt("network", container.id, lambda: writer.record(container.root, changed))
 
 
 def _params(
@@ -315,8 +308,8 @@ def _container(stored: StoredContainer, context: Context, sandbox: AdoptedSandbo
     return container
 
 
-def _keeper(stored: StoredContainer) -> StateKeeper:
-    keeper = StateKeeper(stored.root, stored.id, stored.sandbox_id)
+def _keeper(stored: StoredContainer) -> writer.StateKeeper:
+    keeper = writer.StateKeeper(stored.root, stored.id, stored.sandbox_id)
     if stored.stored is not None:
         keeper.resume(stored.stored.raw)
     return keeper

@@ -239,7 +239,7 @@ class Container:
                 raise AlreadyExists("exec", exec_id)
             self._execs[exec_id] = process
         try:
-            opened = self._context.open_io(io, self.id, *self.io_owner, True, True, deadline)
+            opened = self._context.open_io(process.stdio(self.io_owner, deadline))
             size_terminal(opened, spec)
             with self._lock:
                 # Opening waits for the client: the container may have been deleted meanwhile.

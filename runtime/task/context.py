@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from runtime.base.record import Record
-from runtime.cgroups import factory
 from runtime.runsc.driver import find_driver
 from runtime.sandbox.sandbox import Sandbox
 
@@ -18,48 +17,29 @@ if TYPE_CHECKING:
     from runtime.runsc.config import RunscConfig
     from runtime.runsc.driver import Driver
     from runtime.task.events import Event
-    from runtime.task.process import IO, IORequest
+    from runtime.task.process import IO, IORequest, OpenStdio
 
 
-class Context:
-    """What all containers of a shim share.
+class Context(Record):
+    """What all containers of a shim share."""
 
-    ``observe`` is told of each step of a creation, before it, with the container's id; what it
-    raises makes the creation fail.  ``find_driver`` and ``boot`` are the ways to drive a sandbox,
-    ``cgroup_root`` is where cgroups are.
-    """
-
-    def __init__(
-        self,
-        *,
-        namespace: str,
-        reactor: Reactor,
-        workers: Workers,
-        emit: Callable[[Event], None],
-        open_io: Callable[[IORequest, str, int, int, bool, bool, float], IO],
-        cache_dir: str,
-        shim_address: str = "",
-        starts: bool = True,
-        observe: Callable[[str, str], None] | None = None,
-        find_driver: Callable[[RunscConfig, str], Driver] = find_driver,
-        boot: Callable[..., Sandbox] = Sandbox.boot,
-        cgroup_root: CgroupRoot | None = None,
-    ) -> None:
-        self.namespace = namespace
-        self.reactor = reactor
-        self.workers = workers
-        workers.call_later = reactor.call_later
-        self.emit = emit
-        self.open_io = open_io
-        self.cache_dir = cache_dir
-        self.shim_address = shim_address
-        #: Whether what is created is started by the same process, and worth preparing.
-        self.starts = starts
-        self.observe = observe
-        self.find_driver = find_driver
-        self.boot = boot
-        # One for all of them, as it remembers what it has found out.
-        self.cgroup_root = cgroup_root or factory.CgroupRoot()
+    namespace: str
+    reactor: Reactor
+    workers: Workers
+    emit: Callable[[Event], None]
+    open_io: Callable[[OpenStdio], IO]
+    cache_dir: str
+    #: One for all of them, as it remembers what it has found out.
+    cgroup_root: CgroupRoot
+    shim_address: str = ""
+    #: Whether what is created is started by the same process, and worth preparing.
+    starts: bool = True
+    #: Told of each step of a creation, before it, with the container's id; what it raises makes
+    #: the creation fail.
+    observe: Callable[[str, str], None] | None = None
+    #: The ways to drive a sandbox.
+    find_driver: Callable[[RunscConfig, str], Driver] = staticmethod(find_driver)
+    boot: Callable[..., Sandbox] = Sandbox.boot
 
 
 class CreateRequest(Record):

@@ -189,7 +189,7 @@ def _acquire(
     holdings.binary, holdings.flags = driver.generation.binary, config.flags
     owner = container.io_owner = _io_owner(config, driver.credentials(spec, config))
     step("stdio")
-    io = context.open_io(request.io, request.id, *owner, root is not None, False, deadline)
+    io = context.open_io(container.init.stdio(owner, deadline, guest=root is not None))
     size_terminal(io, spec.process)
     # Whoever cleans up after a failure closes it.
     container.init.attach(io)
@@ -220,7 +220,7 @@ def _acquire(
     holdings.record()
     host = root.holdings if root is not None else None
     step("state")
-    holdings.record_state(spec, driver.generation, host)
+    holdings.record_state(params, host)
     step("oom scores")
     _set_oom_scores(container, spec, holdings, sandbox)
     _log.debug(
@@ -441,12 +441,9 @@ def _watch_memory(
     memory = PodMemory(
         sandbox.id,
         cgroup,
-        sandbox.memory,
-        sandbox.file_memory,
+        sandbox,
         context.reactor,
         context.workers,
-        hold=sandbox.control.pause,
-        release=sandbox.control.resume,
     )
     try:
         memory.open()

@@ -18,6 +18,7 @@ from runtime.base.errors import Failed, InvalidRequest, NotFound, RuntimeFault, 
 from runtime.base.log import get_logger
 from runtime.base.record import Record
 from runtime.bundle.spec import load_spec, sandbox_to_join, validate_id
+from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.config import CACHE_DIR
@@ -79,28 +80,20 @@ class _Session:
         self, cache_dir: str, open_io: Callable[[], GivenIO] | None = None, *, starts: bool
     ) -> None:
         self._reactor = Reactor()
-        self._workers = Workers()
+        self._workers = Workers(call_later=self._reactor.call_later)
         self._open_io = open_io
         self.context = Context(
             namespace="",
             reactor=self._reactor,
             workers=self._workers,
             emit=lambda event: None,
-            open_io=self._open,
+            open_io=lambda wanted: self._open(),
             cache_dir=cache_dir,
+            cgroup_root=CgroupRoot(),
             starts=starts,
         )
 
-    def _open(
-        self,
-        io: IORequest,
-        container: str,
-        uid: int,
-        gid: int,
-        guest: bool,
-        outlived: bool,
-        deadline: float,
-    ) -> IO:
+    def _open(self) -> IO:
         assert self._open_io is not None
         return self._open_io()
 

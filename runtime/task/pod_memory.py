@@ -44,6 +44,14 @@ if TYPE_CHECKING:
             self, reactor: Reactor, low: int, high: int, callback: Callable[[], object]
         ) -> Cancelable: ...
 
+    class Sentry(Protocol):
+        """Each call may block for so many seconds; of ``hold`` and ``release`` it keeps count."""
+
+        def memory(self, container_id: str, timeout: float) -> MemoryUse: ...
+        def file_memory(self, timeout: float) -> int: ...
+        def hold(self, timeout: float) -> None: ...
+        def release(self, timeout: float) -> None: ...
+
     class Member(Protocol):
         """A container of the sandbox."""
 
@@ -105,31 +113,23 @@ class PodMemory:
 
     Under its lock cgroup files are read, and those of processes and limits are taken.
 
-    ``measure(id, timeout)`` asks the sentry for a container's memory, ``measure_files(timeout)``
-    for how much of all containers' is that of files, in bytes.  Both may block, and are called
-    where that is allowed: by workers, and by whoever calls ``note``.  ``hold(timeout)`` has the
-    sentry stop all containers, ``release(timeout)`` has them go on; the sentry counts the two.
+    The sentry is called by ``workers``, and by whoever calls ``note``: its calls may block.
     """
 
     def __init__(
         self,
         sandbox_id: str,
         host: Host,
-        measure: Callable[[str, float], MemoryUse],
-        measure_files: Callable[[float], int],
+        sentry: Sentry,
         reactor: Reactor,
         workers: Submitter,
         *,
-        hold: Callable[[float], object],
-        release: Callable[[float], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
-        self._hold = hold
-        self._release = release
+        self._hold, self._release = sentry.hold, sentry.release
+        self._measure, self._measure_files = sentry.memory, sentry.file_memory
         self._clock = clock
-        self._measure = measure
-        self._measure_files = measure_files
         self._reactor = reactor
         self._workers = workers
         self._log = _log.bind(sandbox=sandbox_id)

@@ -60,6 +60,21 @@ class IORequest(Record):
     terminal: bool = False
 
 
+class OpenStdio(Record):
+    """What a process's stdio is opened for, beside where it goes."""
+
+    where: IORequest
+    container_id: str
+    #: Uid and gid that get the FIFOs, pipes and terminals which the sentry uses.
+    owner: tuple[int, int]
+    #: A ``time.monotonic()`` value; only a logging program is waited for.
+    deadline: float
+    #: Whether no process on the host has the terminal as its controlling one.
+    emulate_signals: bool = False
+    #: Whether jobs may live on after the process, and are not to hold the client's FIFOs then.
+    outlived: bool = False
+
+
 class Pid(Record):
     """A process of a container: ``exec_id`` is empty for init and what it started."""
 
@@ -116,6 +131,18 @@ class Process:
         self._io: IO | None = None  # guarded by _lock
         self._size: tuple[int, int] | None = None  # guarded by _lock; a resize before the start
         self._stdin_closed = False  # guarded by _lock; so was a CloseIO
+
+    def stdio(self, owner: tuple[int, int], deadline: float, *, guest: bool = False) -> OpenStdio:
+        """What is to be opened for it; ``guest`` says that it is another sandbox's container."""
+        is_exec = bool(self.exec_id)
+        return OpenStdio(
+            where=self.io_request,
+            container_id=self.container_id,
+            owner=owner,
+            deadline=deadline,
+            emulate_signals=is_exec or guest,
+            outlived=is_exec,
+        )
 
     # -- reading --------------------------------------------------------------------------
 

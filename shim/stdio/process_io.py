@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtime.host.reactor import Reactor
+    from runtime.task.process import OpenStdio
     from shim.stdio.binary_logger import LoggerProcess
     from shim.stdio.console import Console
 
@@ -53,10 +54,10 @@ _READER_TIMEOUT = 1.0
 class ProcessIO:
     """The stdio of a process, from before it starts until it is deleted.  Thread-safe."""
 
-    def __init__(self, terminal: bool, reactor: Reactor, outlived: bool) -> None:
+    def __init__(self, wanted: OpenStdio, reactor: Reactor) -> None:
         """For :meth:`open` alone."""
-        self.terminal = terminal
-        self._outlived = outlived
+        self.terminal = wanted.where.terminal
+        self._wanted = wanted
         self._reactor = reactor
         self._lock = threading.Lock()
         self._sentry: tuple[int, int, int] | None = None  # guarded by _lock
@@ -69,56 +70,33 @@ class ProcessIO:
         self._logger: LoggerProcess | None = None
 
     @classmethod
-    def open(
-        cls,
-        *,
-        stdin: str,
-        stdout: str,
-        stderr: str,
-        terminal: bool,
-        container_id: str,
-        namespace: str,
-        uid: int,
-        gid: int,
-        reactor: Reactor,
-        deadline: float,
-        emulate_signals: bool = False,
-        outlived: bool = False,
-        io_uid: int = 0,
-        io_gid: int = 0,
-    ) -> ProcessIO:
+    def open(cls, wanted: OpenStdio, namespace: str, reactor: Reactor) -> ProcessIO:
         """Open what the three URIs say; nothing stays open if it raises.
 
-        ``uid`` and ``gid`` are the sentry's and become the owners of the FIFOs, pipes and
-        terminals that it gets; ``io_uid`` and ``io_gid`` are put in their place if either is set
-        (the runc options of these names).  ``deadline`` is a ``time.monotonic()`` value; only a
-        logging program is waited for.  ``emulate_signals`` is for terminals that no process on
-        the host has as its controlling one; ``outlived`` for a process whose jobs may live on
-        after it, and are not to hold the client's FIFOs then.
+        ``namespace`` is containerd's, which a logging program is told.
 
         Raises InvalidRequest, Unsupported, ResourceExhausted, DeadlineExceeded and Failed.
         """
-        io = cls(terminal, reactor, outlived)
-        owner = (io_uid, io_gid) if io_uid or io_gid else (uid, gid)
+        io = cls(wanted, reactor)
         try:
-            scheme, rest = split_uri(stdout)
+            scheme, rest = split_uri(wanted.where.stdout)
             if scheme in ("binary", "binary-v2"):
                 from shim.stdio.binary_logger import LoggerProcess
 
                 io._logger = LoggerProcess(
                     argv=logger_argv(rest),
-                    container_id=container_id,
+                    container_id=wanted.container_id,
                     namespace=namespace,
                     must_report=scheme == "binary-v2",
                     reactor=reactor,
-                    deadline=deadline,
+                    deadline=wanted.deadline,
                 )
             elif scheme not in ("", "fifo", "file"):
                 raise Unsupported(f"stdout: scheme {scheme!r} is not supported")
-            if terminal:
-                io._open_terminal(stdin, scheme, rest, owner, reactor, emulate_signals)
+            if io.terminal:
+                io._open_terminal(scheme, rest)
             else:
-                io._open_direct(stdin, scheme, rest, stderr, owner)
+                io._open_direct(scheme, rest)
         except BaseException as error:
             if io._logger is not None:
                 io._logger.abandon()
@@ -241,9 +219,8 @@ class ProcessIO:
 
     # -- opening -----------------------------------------------------------------------------
 
-    def _open_direct(
-        self, stdin: str, scheme: str, stdout: str, stderr: str, owner: tuple[int, int]
-    ) -> None:
+    def _open_direct(self, scheme: str, stdout: str) -> None:
+        stdin = self._wanted.where.stdin
         reader = self._own(self._open_input(stdin, nonblock=False) if stdin else _open_null())
         if self._logger is not None:
             out = self._own(self._logger.take_stdout())
@@ -252,9 +229,9 @@ class ProcessIO:
             with create_log("stdout", file_path(stdout)) as where:
                 out = err = self._own(self._open_output(where, nonblock=False))
         else:
-            out, err = self._open_outputs(stdout, split_fifo("stderr", stderr))
+            out, err = self._open_outputs(stdout, split_fifo("stderr", self._wanted.where.stderr))
         for fd in (reader, out, err):
-            give_to(fd, *owner)
+            give_to(fd, *self._wanted.owner)
         self._sentry = (reader, out, err)
 
     def _open_outputs(self, stdout: str, stderr: str) -> tuple[int, int]:
@@ -272,17 +249,10 @@ class ProcessIO:
             err = self._own(_open_null())
         return (out if out >= 0 else self._own(_open_null())), err
 
-    def _open_terminal(
-        self,
-        stdin: str,
-        scheme: str,
-        stdout: str,
-        owner: tuple[int, int],
-        reactor: Reactor,
-        emulate_signals: bool,
-    ) -> None:
+    def _open_terminal(self, scheme: str, stdout: str) -> None:
         from shim.stdio.console import Console
 
+        stdin = self._wanted.where.stdin
         source = sink = -1
         try:
             if stdin:
@@ -298,7 +268,10 @@ class ProcessIO:
                 with locate("stdout", stdout) as where:
                     sink = self._open_output(where, nonblock=True)
             console = Console(
-                reactor=reactor, source=source, sink=sink, emulate_signals=emulate_signals
+                reactor=self._reactor,
+                source=source,
+                sink=sink,
+                emulate_signals=self._wanted.emulate_signals,
             )
         except BaseException:
             for fd in (source, sink):
@@ -306,7 +279,7 @@ class ProcessIO:
                     os.close(fd)
             raise
         self._console = console
-        give_to(console.slave, *owner)
+        give_to(console.slave, *self._wanted.owner)
         self._sentry = (console.slave,) * 3
 
     def _open_input(self, uri: str, *, nonblock: bool) -> int:
@@ -316,7 +289,7 @@ class ProcessIO:
         return opened.fd
 
     def _open_output(self, where: Located, *, nonblock: bool) -> int:
-        relayed = self._outlived and where.is_fifo and not self.terminal
+        relayed = self._wanted.outlived and where.is_fifo and not self.terminal
         opened = open_output(where, nonblock=nonblock or relayed)
         if opened.keeper >= 0:
             try:

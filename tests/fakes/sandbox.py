@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import ProcessSpec, parse_process
+from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.cgroups.metrics import HostStats, MemoryUse, SentryStats
 from runtime.host.workers import Workers
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
@@ -269,6 +270,23 @@ class FakeHoldings:
             guest.release()
 
 
+class FakeMeter:
+    """The sentry's word on memory: what the bench says is used, and nothing of files."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def memory(self, container_id: str, timeout: float) -> MemoryUse:
+        return MemoryUse(bytes=self._bench.used, exact=True)
+
+    def file_memory(self, timeout: float) -> int:
+        return 0
+
+    def hold(self, timeout: float) -> None: ...
+
+    def release(self, timeout: float) -> None: ...
+
+
 class Bench:
     """A container in state CREATED, and everything that came out of it."""
 
@@ -286,6 +304,7 @@ class Bench:
             emit=self.events.append,
             open_io=self._open_io,
             cache_dir="/nonexistent",
+            cgroup_root=CgroupRoot(),
         )
         self.container = Container(self.context, container_id, "/bundle", IORequest())
         self.holdings = FakeHoldings()
@@ -295,12 +314,9 @@ class Bench:
         self.memory = PodMemory(
             container_id,
             self.holdings.cgroup,
-            lambda cid, timeout: MemoryUse(bytes=self.used, exact=True),
-            lambda timeout: 0,
+            FakeMeter(self),
             self.context.reactor,
             self.workers,
-            hold=lambda timeout: None,
-            release=lambda timeout: None,
         )
         self.holdings.memory = self.memory
         self.memory.open()

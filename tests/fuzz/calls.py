@@ -28,7 +28,7 @@ from runtime.runsc.config import RunscConfig
 from runtime.runsc.control_address import control_address
 from runtime.runsc.urpc import call as sentry_call
 from runtime.task.lifecycle import Op, State, step
-from runtime.task.process import IORequest
+from runtime.task.process import OpenStdio
 from shim import service as task_service
 from shim import status
 from shim.bundles import Bundles
@@ -192,8 +192,9 @@ class Whole(Plant):
         self._pipes: dict[str, int] = {}  # guarded by _lock; the clients' ends
         self.containerd = Containerd(str(folder / "events"))
         self.publisher = Publisher(ForwardTransport(self.containerd.path, "ns"))
-        self.pod.context.emit = self.publisher.publish
-        self.pod.context.shim_address = f"unix://{folder}/s"
+        self.pod.context = self.pod.context.replace(
+            emit=self.publisher.publish, open_io=self._open, shim_address=f"unix://{folder}/s"
+        )
         self.stopped = threading.Event()
         self.crashes: list[str] = []
         config = RunscConfig(binary=self.binary, root=str(self.state), flags={"network": "none"})
@@ -214,7 +215,6 @@ class Whole(Plant):
             on_error=lambda call, error: self.crashes.append(f"{call.method}: {error!r}"),
             on_idle=self.service.idle,
         )
-        self.pod.context.open_io = self._open
         self.server.start()
         self.requests = {
             cid: self.bundle(cid, "directed", member=cid != "root") for cid in CONTAINERS
@@ -223,34 +223,13 @@ class Whole(Plant):
     def client(self) -> Client:
         return Client(str(self.folder / "s"))
 
-    def _open(
-        self,
-        request: IORequest,
-        cid: str,
-        uid: int,
-        gid: int,
-        emulate_signals: bool,
-        outlived: bool,
-        deadline: float,
-    ) -> IO:
+    def _open(self, wanted: OpenStdio) -> IO:
         """Stdio whose client takes its time, as threads come: none, or some."""
         time.sleep(random.choice((0, 0, 0.05)))
         if self.stdio == "null":
             return NullIO()
-        return ProcessIO.open(
-            stdin=request.stdin,
-            stdout=request.stdout,
-            stderr=request.stderr,
-            terminal=request.terminal,
-            container_id=cid,
-            namespace="ns",
-            uid=os.geteuid(),
-            gid=os.getegid(),
-            reactor=self.reactor,
-            deadline=deadline,
-            emulate_signals=emulate_signals,
-            outlived=outlived,
-        )
+        owner = (os.geteuid(), os.getegid())
+        return ProcessIO.open(wanted.replace(owner=owner), "ns", self.reactor)
 
     def pipes(self, name: str) -> dict[str, Any]:
         """The fields of a request that say where its stdio is; the pipes are there, and read."""

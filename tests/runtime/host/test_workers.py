@@ -192,7 +192,7 @@ def test_who_may_not_fail_waits_for_a_thread(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = Limit(monkeypatch)
-    workers.call_later = limit.call_later
+    workers._call_later = limit.call_later
     ran: queue.Queue[int] = queue.Queue()
     with pytest.raises(ResourceExhausted):
         workers.submit_now(lambda: None)

@@ -65,9 +65,16 @@ def control(image: Path, year: int) -> Control:
 
 
 def save(image: Path, year: int = 2024, **options: Any) -> None:
-    options = {"containers": [ROOT], "leave_running": True, "timeout": 5.0, **options}
+    original = {name: options.pop(name) for name in checkpoint.Original._fields if name in options}
     checkpoint.save(
-        control(image, year), str(image), generation=GENERATIONS[year], sandbox_id="box", **options
+        checkpoint.Original(
+            id="box",
+            control=control(image, year),
+            generation=GENERATIONS[year],
+            **{"containers": (ROOT,), **original},
+        ),
+        str(image),
+        **{"leave_running": True, "timeout": 5.0, **options},
     )
 
 

@@ -23,8 +23,7 @@ from runtime.base.errors import (
 )
 from runtime.bundle.process_spec import ProcessSpec
 from runtime.host.pids import start_time
-from runtime.state import runsc_state as format_
-from runtime.state import shim_record
+from runtime.state import shim_record, writer
 from runtime.state.loaded import StoredContainer
 from runtime.state.lock import StateLock
 from runtime.state.shim_record import ContainerRecord, Pinned
@@ -603,7 +602,8 @@ def test_a_state_file_is_replaced_whole(scene: Scene) -> None:
     found = scene.load()
     assert found.stored is not None
     before = os.stat(scene.root / "c1_sandbox:c1.state").st_ino
-    format_.save(str(scene.root), found.stored.with_status("paused"))
+    with StateLock(str(scene.root), "c1", "c1").acquire() as lock:
+        assert writer.rewrite(lock, found.stored, "paused").status == "paused"
     after = os.stat(scene.root / "c1_sandbox:c1.state")
     assert after.st_ino != before and after.st_mode & 0o777 == 0o640
 

@@ -28,12 +28,12 @@ from runtime.task.container import Container
 from runtime.task.context import Context, CreateRequest
 from runtime.task.events import Event
 from runtime.task.pod import Pod
-from runtime.task.process import IORequest
+from runtime.task.process import IORequest, OpenStdio
 from tests.fakes import runsc
 from tests.fakes.cgroupfs import FakeHost
 from tests.fakes.driver import Unprivileged
 from tests.fakes.generations import GENERATIONS
-from tests.fakes.sandbox import FakeIO
+from tests.fakes.sandbox import TRUE, FakeIO
 
 TIMEOUT = 10.0
 #: In the bundle, which is containerd's to remove.
@@ -83,18 +83,18 @@ class Plant:
         self.state.mkdir()
         self.reactor = Reactor()
         self.reactor.start()
-        self.workers = Workers()
+        self.workers = Workers(call_later=self.reactor.call_later)
         self.events: list[Event] = []
         self.steps: list[str] = []
         self.at_step: Callable[[str, str], None] = lambda container, step: None
-        self.open_io: Callable[[], FakeIO] = NullIO
+        self.open_io: Callable[[OpenStdio], FakeIO] = lambda wanted: NullIO()
         self.pod = Pod(
             Context(
                 namespace="ns",
                 reactor=self.reactor,
                 workers=self.workers,
                 emit=self.events.append,
-                open_io=lambda *_: self.open_io(),
+                open_io=lambda wanted: self.open_io(wanted),
                 cache_dir=str(folder / "cache"),
                 observe=self._observe,
                 find_driver=self._find_driver,
@@ -348,11 +348,31 @@ def test_a_program_that_is_missing(plant: Plant) -> None:
 
 
 def test_stdio_that_cannot_be_opened(plant: Plant) -> None:
-    def refuse() -> FakeIO:
+    def refuse(wanted: OpenStdio) -> FakeIO:
         raise Failed("open /nowhere: no such file")
 
     plant.open_io = refuse
     _fails(plant, plant.bundle("root", "sleep"), Failed)
+
+
+def test_whose_a_containers_stdio_is(host: Plant) -> None:
+    asked: list[OpenStdio] = []
+
+    def open_io(wanted: OpenStdio) -> FakeIO:
+        asked.append(wanted)
+        return NullIO()
+
+    host.open_io = open_io
+    deadline = time.monotonic() + TIMEOUT
+    for number, config in enumerate(({}, {"io_uid": 1000}, {"io_gid": 7})):
+        request = host.bundle(f"c{number}", "true", member=True)
+        host.pod.create(request.replace(config=request.config.replace(**config)))
+        host.pod.container(f"c{number}").add_exec("e", TRUE, IORequest(), deadline)
+    sentry = asked[0].owner
+    assert [each.owner for each in asked] == [sentry, sentry, (1000, 0), (1000, 0), (0, 7), (0, 7)]
+    # A terminal's signals are ours to pass on, but for the process that the host sees.
+    assert all(each.emulate_signals for each in asked)
+    assert [each.outlived for each in asked] == [False, True] * 3
 
 
 def test_a_control_socket_that_somebody_serves(plant: Plant) -> None:

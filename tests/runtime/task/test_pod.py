@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import AlreadyExists, InvalidRequest, NotFound, RuntimeFault, SandboxGone
+from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.host.workers import Workers
 from runtime.runsc.config import RunscConfig
 from runtime.task.context import Context, CreateRequest
@@ -30,6 +31,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
             emit=lambda event: None,
             open_io=lambda *_: pytest.fail("nothing gets as far as its stdio"),
             cache_dir=str(tmp_path),
+            cgroup_root=CgroupRoot(),
         )
     )
     workers.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,15 +76,18 @@ class Scene:
         self.now = 100.0
         self.calls: list[str] = []
         self.refuses: dict[str, list[Exception]] = {"hold": [], "release": []}
+        sentry: Any = SimpleNamespace(
+            memory=self.measure,
+            file_memory=lambda timeout: self.files,
+            hold=self.hold,
+            release=self.release,
+        )
         self.memory = PodMemory(
             "s",
             self.host,
-            self.measure,
-            lambda timeout: self.files,
+            sentry,
             self.here,  # type: ignore[arg-type]
             self.here,
-            hold=self.hold,
-            release=self.release,
             clock=lambda: self.now,
         )
         self.memory.open()

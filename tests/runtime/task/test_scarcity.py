@@ -17,6 +17,7 @@ import pytest
 
 from runtime.base.errors import RuntimeFault
 from runtime.bundle.spec import load_spec
+from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.host import workers
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
@@ -123,7 +124,8 @@ class Shop:
             driver=driver,
             stdio=(0, 0, 0),
         )
-        self.reactor, self.workers = Reactor(), Workers()
+        self.reactor = Reactor()
+        self.workers = Workers(call_later=self.reactor.call_later)
         self.reactor.start()
         settings = driver.settings(params.config, params.spec)
         process: Any = FakeProcess(address)
@@ -138,6 +140,7 @@ class Shop:
             emit=self.events.append,
             open_io=lambda *_: FakeIO(),
             cache_dir="/nonexistent",
+            cgroup_root=CgroupRoot(),
         )
         self.container = Container(context, "c", str(folder), IORequest())
         holdings: Any = FakeHoldings()
@@ -150,12 +153,9 @@ class Shop:
         holdings.memory = self.memory = PodMemory(
             "c",
             holdings.cgroup,
-            self.sandbox.memory,
-            self.sandbox.file_memory,
+            self.sandbox,
             self.reactor,
             self.workers,
-            hold=self.sandbox.control.pause,
-            release=self.sandbox.control.resume,
         )
         self.memory.add(self.container)
 

@@ -21,6 +21,7 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.host.reactor import Reactor
+from runtime.task.process import IORequest, OpenStdio
 from shim.stdio import process_io
 from shim.stdio.process_io import ProcessIO
 from tests.fakes.scarcity import ERRORS, Scarcity
@@ -60,19 +61,18 @@ def fifo(directory: Path, name: str) -> str:
 
 
 def open_io(reactor: Reactor, **given: object) -> ProcessIO:
+    where = {name: given.pop(name) for name in IORequest._fields if name in given}
     values: dict[str, object] = {
-        "stdin": "",
-        "stdout": "",
-        "stderr": "",
-        "terminal": False,
         "container_id": "c1",
-        "namespace": "ns",
-        "uid": os.geteuid(),
-        "gid": os.getegid(),
-        "reactor": reactor,
+        "owner": (os.geteuid(), os.getegid()),
         "deadline": time.monotonic() + WAIT,
+        **given,
     }
-    return ProcessIO.open(**{**values, **given})  # type: ignore[arg-type]
+    return ProcessIO.open(
+        OpenStdio(where=IORequest(**where), **values),  # type: ignore[arg-type]
+        "ns",
+        reactor,
+    )
 
 
 def readable(fd: int, timeout: float) -> bool:
@@ -116,7 +116,7 @@ def test_null(reactor: Reactor) -> None:
 
 def test_null_device_keeps_its_owner(reactor: Reactor) -> None:
     before = os.stat("/dev/null")
-    io = open_io(reactor, stdout="/dev/null", uid=65534, gid=65534)
+    io = open_io(reactor, stdout="/dev/null", owner=(65534, 65534))
     io.close()
     after = os.stat("/dev/null")
     assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
@@ -401,13 +401,11 @@ def test_owner(reactor: Reactor, tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("only root can give a FIFO away")
     path = fifo(tmp_path, "out")
-    open_io(reactor, stdout=path, uid=65534, gid=65533).close()
+    open_io(reactor, stdout=path, owner=(65534, 65533)).close()
     assert (os.stat(path).st_uid, os.stat(path).st_gid) == (65534, 65533)
-    open_io(reactor, stdout=path, uid=65534, gid=65534, io_uid=1000).close()
-    assert (os.stat(path).st_uid, os.stat(path).st_gid) == (1000, 0)
     log = tmp_path / "log"
     log.touch()
-    open_io(reactor, stdout=str(log), uid=65534, gid=65534).close()
+    open_io(reactor, stdout=str(log), owner=(65534, 65534)).close()
     assert log.stat().st_uid == 0
 
 
