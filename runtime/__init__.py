@@ -1,0 +1,1 @@
+"""Containers under gVisor; knows nothing of containerd."""

@@ -1,0 +1,1 @@
+"""containerd's side: start and delete, the daemon, the Task API."""

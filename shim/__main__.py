@@ -2,7 +2,7 @@
 
 containerd reads the stdout and stderr of ``start`` together, to their end, as the reply.  So both
 are the null device while an action runs; its reply, or one line about its failure, goes to
-descriptors kept aside.  The actions themselves are imported only when called for.
+descriptors that were kept aside.  An action is imported only when it is called for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What containerd finds a container's shim again by: files in the container's bundle.
+"""The files in a container's bundle by which containerd finds the container's shim again.
 
-containerd writes them itself where it runs ``start``, and for a container that joins a pod's shim
-without one only in part.  At its next start it takes the shim's binary from ``shim-binary-path``,
+containerd writes them itself where it runs ``start``, and only in part for a container that joins
+a pod's shim without one.  At its next start it takes the shim's binary from ``shim-binary-path``,
 else from the runtime's name and its own PATH, and deletes the bundle of a container whose runtime
 it can't find (core/runtime/v2, loadShim); containerd 1.x takes the shim's socket from ``address``.
 """

@@ -1,8 +1,8 @@
-"""``delete``: clean up after a container whose shim is gone, or say that nothing is left.
+"""``delete``: cleans up after a container whose shim is gone, or says that nothing is left.
 
-containerd runs it whenever a connection to a shim ends, also after an orderly delete, so the
-common case is that there is nothing to do: that path loads next to nothing.  Owns the decision
-what may be destroyed; how is ``runtime/teardown``'s.  Works from the bundle and the records alone.
+containerd runs it whenever a connection to a shim ends, also after an orderly delete, so mostly
+there is nothing to do: that path loads next to nothing.  Owns the decision what may be destroyed;
+``runtime/state/teardown.py`` destroys.  Works from the bundle and the records alone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Which containerd runs us, as far as the form of ``start``'s reply depends on it.
+"""The release of the containerd that runs us, on which the form of ``start``'s reply depends.
 
-A version 3 reply spares every further container of a pod its ``start`` and ``delete``, but
-containerd 1.7 rejects it and 2.0.0 to 2.0.5 mishandle it, and nothing in a shim's environment
-tells 1.7 from 2.x.  So the first ``start`` asks the binary, while the daemon that it forked gets
-ready, and keeps the answer; all others only compare the running daemon's executable with what was
-asked.  No answer means version 2, which every containerd accepts.
+With a version 3 reply, containerd runs no ``start`` and ``delete`` for the further containers of a
+pod.  But containerd 1.7 rejects it and 2.0.0 to 2.0.5 mishandle it, and nothing in a shim's
+environment tells 1.7 from 2.x.  So the first ``start`` asks the binary, while the daemon that it
+forked gets ready, and keeps the answer; later ones only compare the running daemon's executable
+with the one that was asked.  No answer means version 2, which every containerd accepts.
 
 Each executable has a record of its own, so that daemons of several releases on one host, or an
-upgraded one that is yet to be restarted, do not push each other out.
+upgraded one that is yet to be restarted, do not overwrite each other's.
 """
 
 from __future__ import annotations

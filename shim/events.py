@@ -1,8 +1,8 @@
 """Publishes events to containerd, in order, without ever holding the runtime up.
 
 Owns the queue and the one thread that sends.  The head of the queue is retried until containerd
-takes it, so that a restart of containerd neither loses nor reorders anything; when the queue is
-full, the oldest event that is neither an exit nor an OOM is dropped and counted.
+takes it, so a restart of containerd neither loses nor reorders anything.  When the queue is full,
+the oldest event that is neither an exit nor an OOM is dropped and counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The end of what containerd has forgotten: a shim without containers, containers without a pod.
+"""Ends what containerd has forgotten: a shim without containers, containers without a pod.
 
 A client that dies between ``start`` and Create leaves a shim that nobody knows.  And containerd may
 have lost a container of a pod (its bundle, its metadata), so that it deletes the pod and never

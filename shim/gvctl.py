@@ -1,6 +1,6 @@
-"""Entry point of ``gvctl``: the command, with the way to a shim that it has no part of itself.
+"""Entry point of ``gvctl``: the command of ``runtime/cli``, with the way to a living shim added.
 
-What a shim must do itself, because it acts by it, is asked of it by its own task API.
+A change that a living shim has to know of is made by the shim, which is called by its task API.
 """
 
 from __future__ import annotations

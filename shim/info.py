@@ -1,7 +1,7 @@
 """``-info``: what this runtime can do, for containerd's task manager and CRI.
 
-The claims themselves are ``runtime/bundle/features.py``'s.  Never fails, since a failure would
-count as a runtime without features.
+``runtime/bundle/features.py`` makes the claims.  Never fails, since a failure would count as a
+runtime without features.
 """
 
 from __future__ import annotations

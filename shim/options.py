@@ -1,7 +1,7 @@
-"""What the operator asked for: options of the request, or a configuration file of the host.
+"""The operator's choices: options of the request, or a configuration file of the host.
 
-Owns the option messages; the file and its keys are ``runtime/runsc/options_file.py``'s.  Never
-looks into a bundle or at annotations: those come from the pod, not from the operator.
+Owns the option messages; ``runtime/runsc/options_file.py`` owns the file and its keys.  Never looks
+into a bundle or at annotations: those come from the pod, not from the operator.
 
 Options come as ``runtimeoptions.v1.Options`` (CRI: the path of a TOML file, or TOML inline) or as
 ``containerd.runc.v1.Options`` (``ctr --runc-*``, Docker, clients that know no other).  Without

@@ -1,7 +1,7 @@
 """Where imports come from.  The launcher runs the interpreter without ``site``.
 
 ``start`` finds all that it imports in the one directory that the launcher names.  Dependencies may
-lie elsewhere, as a distribution's packages do beside those of pip; then ``site`` is made up for.
+lie elsewhere, as a distribution's packages do beside those of pip; then ``site`` is run after all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The daemon without ``start``: run by hand, or by whoever holds the listening socket already.
+"""The daemon without ``start``: run by hand, or by a program that has the listening socket already.
 
-Owns where such a daemon's listener comes from.  Not on the way of any container's start.
+Owns where such a daemon's listener comes from.  No container's start goes through it.
 """
 
 from __future__ import annotations

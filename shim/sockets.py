@@ -1,7 +1,7 @@
 """The shim's listening socket: where it is, who may bind it, when it is stale.
 
-Owns the recipe of the address, which must never change: a later shim finds the pod's running
-daemon by it.  Uses the built-in socket type, as ``socket`` is slow to load.
+Owns how the address is made, which must never change: a later shim finds the pod's running daemon
+by it.  Uses the built-in socket type, as ``socket`` is slow to load.
 """
 
 from __future__ import annotations

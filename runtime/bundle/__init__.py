@@ -1,0 +1,1 @@
+"""What an OCI bundle says: config.json, process, mounts, masks, hooks, seccomp."""

@@ -1,0 +1,1 @@
+"""gvctl: the operator's command, and runc's command line."""

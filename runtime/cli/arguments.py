@@ -1,7 +1,7 @@
 """The command line of ``gvctl``: its verbs and their arguments, with what the help says of them.
 
-The one description from which parsing, help, man page and shell completion are made.  The OCI
-runtime verbs take what runc takes, so that programs that call runc can call this.
+Parsing, help, man page and shell completion are all made from this description.  The OCI runtime
+verbs take what runc takes, so that programs that call runc can call this.
 """
 
 from __future__ import annotations

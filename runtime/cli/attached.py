@@ -1,7 +1,7 @@
-"""An attached process: its streams copied, our signals forwarded, its end waited for.
+"""An attached process: copies its streams, forwards our signals, waits for its end.
 
 Owns the one loop in which that happens, and the user's terminal while it is raw.  A sentry gets no
-descriptor of the user's: it would make it non-blocking and its own, for everybody who has it.
+descriptor of the user's: it would make it non-blocking for every process that shares it.
 """
 
 from __future__ import annotations

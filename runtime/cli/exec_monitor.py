@@ -1,9 +1,9 @@
-"""A process that stays behind for a detached exec, and ends as that does.
+"""A process that stands for a detached exec on the host, and ends with its status.
 
 Callers such as podman's conmon wait for the pid in the pid file and take its exit status for the
-container's process; but on the host there is no such process.  The one that stays behind stands
-for it, and has its terminal for controlling terminal, so that the kernel's signals for that
-(^C, a new size, the end of the line) arrive somewhere and are passed on.
+container's process; but the host has no such process.  This one stays behind in its place.  The
+exec's terminal is its controlling terminal, so that the kernel's signals for it (^C, a new size,
+a hang-up) arrive and are passed on.
 """
 
 from __future__ import annotations

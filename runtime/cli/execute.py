@@ -1,4 +1,4 @@
-"""``exec``: another process in a container, attached, with a terminal, or left alone."""
+"""``exec``: another process in a container, attached, with a terminal, or detached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which containers a command line speaks of.
+"""Finds the containers that a command line names.
 
 Owns where state is looked for.  Without --root that is gvctl's own root and those of containerd's
 namespaces, as the shim lays them out.

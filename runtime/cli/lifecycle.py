@@ -1,4 +1,4 @@
-"""The OCI runtime verbs that make containers: create, start, run, restore, and checkpoint."""
+"""The OCI runtime verbs that make containers: create, start, run, restore; and checkpoint."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``logs``: the log files of a sandbox, found by what its sentry and gofer have open.
 
 runsc's flags hold patterns with times and names in them; a living process tells which file it
-really writes to.  Of a sandbox that is gone the patterns must do.
+really writes to.  For a sandbox that is gone, the patterns have to do.
 """
 
 from __future__ import annotations

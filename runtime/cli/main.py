@@ -1,7 +1,7 @@
 """``gvctl``: reads the command line, calls the verb, and turns what it raises into an exit status.
 
 Owns what an error looks like: a line on stderr, one in the log that programs read (as runc's),
-and the status that runc's callers expect.  The verbs are loaded one at a time.
+and the status that runc's callers expect.  Each verb's module is loaded when it is called.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``port-forward``: connections that come here go to a port in the sandbox.
 
-The sentry takes no TCP socket of the host's, only an end of a Unix pair, so each connection is
-copied here to such a pair, by two threads; the sentry copies between the pair and the port.
+The sentry takes no TCP socket of the host's, only an end of a Unix pair.  So two threads copy each
+connection to such a pair, and the sentry copies between the pair and the port.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operator's configuration, as the command line and the shim's file give it together."""
+"""The operator's configuration, from the command line and the shim's file together."""
 
 from __future__ import annotations
 

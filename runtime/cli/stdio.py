@@ -1,4 +1,4 @@
-"""What ``gvctl`` gives a process for stdio, and how it tells of it: terminals, pid files."""
+"""The stdio that ``gvctl`` gives a process, and what it tells of it: terminals, pid files."""
 
 from __future__ import annotations
 

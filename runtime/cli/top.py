@@ -1,6 +1,6 @@
 """``top``: what each sandbox uses, redrawn while it runs.
 
-A pod is a line: what the host gives it is the sandbox's, whoever of its containers uses it.
+Each pod is one line, since the host counts for the sandbox as a whole, not for its containers.
 """
 
 from __future__ import annotations

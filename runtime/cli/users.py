@@ -1,7 +1,7 @@
 """A container's users and groups by name, from the files in its root file system on the host.
 
-Owns the forms of /etc/passwd and /etc/group and who ``USER[:GROUP]`` is.  What the container
-wrote since it runs counts only where its root file system isn't an overlay in the sandbox.  The
+Owns the forms of /etc/passwd and /etc/group and who ``USER[:GROUP]`` is.  What the container wrote
+since its start counts only where its root file system isn't an overlay in the sandbox.  The
 container may write what it likes into these files: they only say which of its own users is meant.
 """
 

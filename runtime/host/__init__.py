@@ -1,0 +1,1 @@
+"""The Linux host: processes, descriptors, the event loop, system calls, systemd."""

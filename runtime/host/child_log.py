@@ -1,8 +1,8 @@
-"""What a program prints that we start: kept in memory, bounded, readable after its death.
+"""The output of a program that we start: kept in memory, bounded, readable after its death.
 
-The output goes to a memory file that can't grow, so nothing must be drained and a program that
-prints without end harms nobody: the beginning is kept, where the cause stands, and further
-writes fail.  Knows nothing of what is printed but how runsc marks a fatal error.
+The output goes to a memory file that can't grow.  So nothing has to be drained, and a program that
+prints without end does no harm: the beginning, which names the cause, is kept, and further writes
+fail.  Of what is printed, only the mark of runsc's fatal errors is known here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The processes that this one started and has not reaped yet; the only place that reaps.
 
-A child is held by a pidfd from its birth and stays in the register until it's reaped, so its
-number can neither be recycled nor be waited for by anybody else.  Knows nothing of how a process
-is started: ``runtime/host/spawn.py`` does that.
+A child is held by a pidfd from its birth and stays in the register until it is reaped, so its pid
+can't be reused, and nobody else can wait for it.  Knows nothing of how a process is started:
+``runtime/host/spawn.py`` does that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A small D-Bus client: the protocol without input or output, and a blocking connection around it.
+"""A small D-Bus client: the protocol without I/O, and a blocking connection around it.
 
-Owns authentication (SASL EXTERNAL), the wire format, and the matching of replies to calls.  It
-knows nothing of who is talked to.  Loaded only where systemd is asked to make cgroups.  The rules
-are those of the D-Bus specification; of its types those are here that systemd's manager needs.
+Owns authentication (SASL EXTERNAL), the wire format, and the matching of replies to calls.  Doesn't
+know whom it talks to.  Loaded only where systemd is asked to make cgroups.  The rules are those of
+the D-Bus specification; the types are those that systemd's manager needs.
 """
 
 from __future__ import annotations

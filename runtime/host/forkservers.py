@@ -1,8 +1,8 @@
-"""The fork servers of this machine, seen from outside: where they listen, and what they are asked.
+"""The fork servers of this machine, seen from outside: where they listen, and how to ask them.
 
-A fork server has imported what a shim needs, and forks a process for whoever asks it
-(``shim/forkserver/``).  It is one containerd's, and nobody depends on it: whoever is refused, or
-finds none, starts a process of its own.
+A fork server has imported what a shim needs, and forks a process for each caller
+(``shim/forkserver/``).  Each belongs to one containerd.  Nothing depends on it: a caller that is
+refused, or that finds no server, starts a process itself.
 """
 
 from __future__ import annotations

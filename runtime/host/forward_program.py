@@ -1,6 +1,6 @@
 """The program that connects a sandbox's loopback to pipes, as a file that a sandbox can run.
 
-Its code is C of the native part (``runtime/native/linux.c``); here an ELF header is put before it.
+Its code is C of the native module (``runtime/native/linux.c``); this module gives it an ELF header.
 """
 
 from __future__ import annotations

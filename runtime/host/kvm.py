@@ -1,4 +1,4 @@
-"""Does a KVM device work?  Asked before a sentry is given it."""
+"""Whether a KVM device works.  Checked before a sentry gets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loop devices: a file as a block device that goes away by itself with its last user."""
+"""Loop devices: a file as a block device that vanishes with its last user."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How many files this process may have open: as many as it may at all, but not its children.
+"""The limit of open files: raised as far as possible for this process, but not for its children.
 
-Each exec takes some descriptors of a shim, and the usual soft limit of 1024 is for programs that
-use select(2).  Go's runtime raises its own limit likewise, and gives its children the old one back.
+Each exec takes some descriptors of a shim, and the usual soft limit of 1024 is meant for programs
+that use select(2).  Go's runtime does the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Processes that are named by a number: start times, and handles on those that aren't our children.
+"""Processes known by their pid: start times, and handles on those that aren't our children.
 
-Knows nothing of how processes are started.  The standard library is enough here, so that
-``delete``, which cleans up after a dead shim, doesn't load the native module.
+Knows nothing of how processes are started.  Needs the standard library only, so that ``delete``,
+which cleans up after a dead shim, doesn't load the native module.
 """
 
 from __future__ import annotations

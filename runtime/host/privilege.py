@@ -1,4 +1,4 @@
-"""What this process may do to the host, as opposed to what it was merely refused.
+"""Whether this process has privilege over the host: without it, a refusal is no error.
 
 Imports nothing of the project.
 """

@@ -1,6 +1,6 @@
-"""Bytes from connected sockets to pairs of pipes and back, for many connections by one thread.
+"""Copies bytes between connected sockets and pairs of pipes, for many connections in one thread.
 
-Knows nothing of what is carried.  The thread is there while there is a connection, and only then.
+Knows nothing of what it copies.  The thread exists only while there is a connection.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One epoll thread that watches file descriptors and runs timers for the whole process.
 
-Owns: the epoll descriptor, the timers, the order of callbacks.  It doesn't own the descriptors
-that it watches, and must not know what they are: pidfds, pending calls and stdio all look alike.
+Owns the epoll descriptor, the timers and the order of callbacks.  Doesn't own the descriptors that
+it watches, and doesn't know what they are: pidfds, pending calls and stdio all look alike.
 
-The thread sleeps without a time-out while no timer is pending, so an idle pod costs no wake-ups.
+The thread sleeps without a time-out while no timer is pending, so an idle pod causes no wake-ups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Short runs of other programs, and what they print."""
+"""Runs another program for a short time, and returns what it prints."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The only way in which the runtime starts processes.
 
-Describes the process for the C part (``runtime/native/spawn.c``) and plays the caller's half: id
-maps, limits, the release of the child, and the error that comes back.  What may be asked for is
-``spawn_spec.py``'s part.  No Python code runs between fork and exec, and this process's own
-cgroups and namespaces never change.
+Describes the process for the C part (``runtime/native/spawn.c``) and does the caller's half: id
+maps, limits, the release of the child, and the error that comes back.  ``spawn_spec.py`` says what
+can be asked for.  No Python code runs between fork and exec, and this process's own cgroups and
+namespaces never change.
 """
 
 from __future__ import annotations

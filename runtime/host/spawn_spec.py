@@ -1,4 +1,4 @@
-"""What to start, in what surroundings, and whether that makes sense."""
+"""What to start and in what surroundings, and the check that this makes sense."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Scopes of systemd: asking its manager over D-Bus to start, change and stop them.
+"""systemd's scopes: asks its manager over D-Bus to start, change and stop them.
 
-Owns names of methods and properties, and the waiting for a job's end.  What a cgroup is, is
-``cgroups/systemd.py``'s part.  Loaded only where systemd is asked.
+Owns the names of methods and properties, and waits for a job's end.  ``cgroups/systemd.py`` knows
+what a cgroup is.  Loaded only where systemd is used.
 """
 
 from __future__ import annotations

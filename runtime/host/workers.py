@@ -1,8 +1,8 @@
 """Threads for calls that block: one thread per running call, reused when it is idle.
 
 Owns the threads.  There is no upper bound and no queue behind busy threads, so a call that hangs
-can't keep another one (a Kill, say) from running.  Only where the host has no thread left do
-calls wait for one.
+can't keep another one (a Kill, say) from running.  Calls wait for a thread only where the host has
+none left.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The pod's network, read from its namespace and handed to the sentry."""

@@ -1,0 +1,1 @@
+"""The runsc binary: its releases, flags and files, and the calls to a sentry."""

@@ -1,6 +1,6 @@
-"""How the operator configured runsc, as typed values, and where its binary is.
+"""The operator's configuration of runsc as typed values, and where its binary is.
 
-Where the values come from (options of a request, files, annotations) is the caller's matter.
+The caller decides where the values come from: options of a request, files, annotations.
 """
 
 from __future__ import annotations

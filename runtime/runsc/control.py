@@ -1,7 +1,7 @@
-"""The sentry's control server in the domain's terms.
+"""The calls to a sentry's control server, in the domain's terms.
 
-Owns the names of its methods, and how much each may answer.  What comes back is checked by
-``control_results.py``; what its errors mean is in ``control_errors.py``.
+Owns the names of its methods, and how much each may answer.  ``control_results.py`` checks what
+comes back; ``control_errors.py`` says what its errors mean.
 """
 
 from __future__ import annotations

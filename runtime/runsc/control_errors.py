@@ -1,6 +1,6 @@
 """The one table from the sentry's error texts to the domain's exceptions.
 
-On the wire an error is nothing but text.
+On the wire an error is only text.
 """
 
 from __future__ import annotations

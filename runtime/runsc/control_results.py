@@ -1,6 +1,6 @@
 """What the sentry's calls return, checked and typed.  Pure.
 
-The results come from a process that runs hostile code, so nothing is taken for what it should be.
+The results come from a process that runs hostile code, so every type and size is checked.
 """
 
 from __future__ import annotations

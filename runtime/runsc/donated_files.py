@@ -1,5 +1,4 @@
-"""Files that runsc's flags name: opened here, because its processes can't any more once they are
-locked in.
+"""Files that runsc's flags name.  They are opened here, as sentry and gofer can't reach them.
 
 One table for logs, profiles, traces and metrics.  Names and patterns are those of gVisor's
 ``runsc/specutils`` (DebugLogFile) and ``runsc/profile``.

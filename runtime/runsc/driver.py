@@ -1,6 +1,6 @@
-"""How a gofer and a sentry of a given generation are started and spoken to.
+"""How the gofer and the sentry of a given release are started and spoken to.
 
-All that differs between versions of runsc and concerns their starting is behind :class:`Driver`:
+All that differs between releases of runsc and concerns their start is behind :class:`Driver`:
 command lines, namespaces, credentials, and the names and arguments of calls.  Everything here is
 a pure decision; ``gofer.py``, ``sentry.py`` and ``control.py`` act on it.  The rules are those of
 gVisor's ``runsc/sandbox/sandbox.go`` and ``runsc/container/container.go`` at each release.

@@ -1,9 +1,9 @@
-"""Every global flag of runsc's releases since 2022, by who does what it says.
+"""Every global flag of runsc's releases since 2022, and who acts by it.
 
-A flag that nobody acts by must not be taken in silence: whoever sets it believes in it.  So each
-is in exactly one of the groups below, and what is in none is a flag of a newer release, which is
-passed on and noted in the log.  The groups follow gVisor's ``runsc/config/flags.go``, and who
-reads which member of its ``Config``.  Pure.
+No flag may be accepted and then ignored, since its user relies on it.  So each flag is in exactly
+one of the groups below; one that is in none belongs to a newer release, is passed on, and is noted
+in the log.  The groups follow gVisor's ``runsc/config/flags.go`` and the readers of each member of
+its ``Config``.  Pure.
 """
 
 from __future__ import annotations

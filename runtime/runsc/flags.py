@@ -1,8 +1,8 @@
 """runsc's flags as its processes will understand them, with types.
 
-Joins what the operator configured, what a container's annotations override and what the binary
-takes as default.  runsc's own processes read the same annotations from the spec; where the shim
-decides by a flag (namespaces, credentials, overlays) it must come to the same answer.  Pure.
+Joins three sources: the operator's configuration, a container's annotations, and the defaults of
+the binary.  runsc's own processes read the same annotations from the spec, so where the shim
+decides by a flag (namespaces, credentials, overlays) it must reach the same result.  Pure.
 """
 
 from __future__ import annotations

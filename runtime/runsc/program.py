@@ -1,7 +1,7 @@
-"""A program's file that stays the same, whatever is put in its place.
+"""A program's file that stays the same when another is put in its place.
 
-An upgrade replaces the file of runsc below running pods.  What belongs to a pod that runs must be
-started from the file that its sandbox was made with, as releases don't fit each other.
+An upgrade replaces the file of runsc below running pods.  A running pod must go on with the file
+that its sandbox was made with, since releases don't fit each other.
 """
 
 from __future__ import annotations

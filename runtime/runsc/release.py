@@ -1,9 +1,9 @@
 """What a given runsc binary can do, learnt from its own help texts.
 
-gVisor gives no promise about the interface between ``runsc create`` and its helper processes,
-and its version strings don't tell what a build contains.  Its help does: it names every flag.
-Owns asking for it, the cache of the answers, and reading them.  What follows from them for
-starting a sandbox is decided in ``driver.py``.
+gVisor promises nothing about the interface between ``runsc create`` and its helper processes, and
+its version strings don't tell what a build contains.  Its help does: it names every flag.
+Owns asking the binary, the cache of the answers, and reading them.  ``driver.py`` decides what
+follows for starting a sandbox.
 """
 
 from __future__ import annotations

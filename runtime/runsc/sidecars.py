@@ -1,7 +1,7 @@
 """The programs beside a runsc: since August 2026 the sentry is a binary of its own.
 
-Owns where gVisor's release keeps it (``gvisor-bin/gvisor_sentry``), what makes a copy of no use,
-and the check that both are of one release.  The look-up and the check are those of gVisor's
+Owns where gVisor's release keeps it (``gvisor-bin/gvisor_sentry``), which copies are unusable, and
+the check that both are of one release.  The look-up and the check are those of gVisor's
 ``runsc/gvisorbinaries/gvisorbinaries.go``.  Reads the file system, starts nothing.
 """
 

@@ -1,11 +1,11 @@
 """The wire of gVisor's control server: one JSON object per request and per reply.
 
-Owns the codec, which is pure and incremental, and connections that carry one call each with file
-descriptors beside the first byte.  Knows no method names and no meaning of errors: that is
-``control.py``'s part.
+Owns the codec, which is pure and incremental, and connections that carry one call each, with file
+descriptors beside the first byte.  Knows no method names and no meaning of errors: ``control.py``
+does.
 
-The format is that of ``pkg/urpc/urpc.go``.  A connection is closed as soon as its reply is
-there: a sentry that wants to exit waits up to 15 s for idle ones.
+The format is that of ``pkg/urpc/urpc.go``.  A connection is closed as soon as its reply is there:
+a sentry that wants to exit waits up to 15 s for idle ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory of a sandbox, as its sentry tells it.
+"""A sandbox's memory, as its sentry reports it.
 
 Owns reading the answers of the sentry's ``Usage`` calls (gVisor pkg/sentry/control/usage.go).
 """

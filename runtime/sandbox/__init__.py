@@ -1,0 +1,1 @@
+"""One sentry with its gofers: start, join, exits, checkpoint and restore."""

@@ -1,9 +1,9 @@
-"""GPUs and TPUs: whether a container asks for one, what its sandbox needs for it, what is missing.
+"""GPUs and TPUs: whether a container asks for one, what its sandbox needs, and what is missing.
 
-A container asks by the device files in its spec (NVIDIA's and Google's device plugins, CDI), a
-sandbox is made for it by a flag, an annotation or its first container's devices.  The sentry
-reaches them through a connection of their own to the gofer, and knows the ABI of single versions
-of NVIDIA's driver.  The rules are those of gVisor's ``runsc/specutils`` (nvidia.go, TPU) and
+A container asks by the device files in its spec (NVIDIA's and Google's device plugins, CDI).  Its
+sandbox is made for them by a flag, an annotation or its first container's devices.  The sentry
+reaches them through a separate connection to the gofer, and knows the ABI of single versions of
+NVIDIA's driver.  The rules are those of gVisor's ``runsc/specutils`` (nvidia.go, TPU) and
 ``runsc/sandbox`` (getNvproxyDriverVersion).  Reads the driver's version; starts nothing.
 """
 

@@ -1,8 +1,8 @@
-"""Checkpoint and restore: what is saved of a sandbox, and whether an image fits what is to be.
+"""Checkpoint and restore: what is saved of a sandbox, and whether an image fits a container.
 
-Owns the decisions around the sentry's calls.  The files are ``checkpoint_image.py``'s part.  A
-sandbox is saved and restored as a whole, with all its containers: that is how gVisor works.
-Needs no reactor: :func:`save` and :func:`load` serve a sandbox that another process made.
+Owns the decisions around the sentry's calls; ``checkpoint_image.py`` owns the files.  A sandbox is
+saved and restored as a whole, with all its containers: that is how gVisor works.  Needs no
+reactor: :func:`save` and :func:`load` also serve a sandbox that another process made.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The files of a checkpoint: how they are written whole or not at all, and checked when read.
+"""The files of a checkpoint: written whole or not at all, and checked when they are read.
 
 Owns the names in an image's directory, the header that gVisor puts in front of its state, and a
-file of our own beside it that tells what the sentry's files don't: which runsc made them, for
-which containers, and how they must look.  An image without that file, as ``runsc checkpoint``
-writes it, is as good; less can be found out about it.  Knows no sentry, needs no reactor.
+file of our own that tells what the sentry's files don't: which runsc made them, for which
+containers, and how those must look.  An image without that file, as ``runsc checkpoint`` writes
+it, can be restored too, but less of it can be checked.  Knows no sentry, needs no reactor.
 
 Names and header are those of gVisor's ``runsc/boot/restore.go`` and ``pkg/state/statefile``.
 """

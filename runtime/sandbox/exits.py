@@ -1,8 +1,8 @@
-"""When processes of a sandbox end: what the sentry is asked for, and what its own end means.
+"""When processes of a sandbox end: what the sentry is asked, and what its own end means.
 
-Owns the pending calls, the reaping of the sentry, and the rules what counts as an exit and which
-of two tidings of one counts.  All callbacks are made by the reactor's thread, each exactly once,
-whatever another of them raises.
+Owns the pending calls, the reaping of the sentry, and two rules: what counts as an exit, and which
+of two reports of the same exit counts.  The reactor's thread makes all callbacks, each exactly
+once, whatever another of them raises.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A pod's root container gets the program by which port forwarding works, as a mount.
+"""Mounts the program for port forwarding into a pod's root container.
 
-The sentry has a call of its own, PortForward, which isn't used: what a program is sent faster than
-it reads is lost in it, it ends as a whole with either direction, it knows IPv4 only, and before
+The sentry has a call for this, PortForward, which isn't used: it loses what is sent faster than
+the program reads, it closes both directions when either ends, it knows IPv4 only, and before
 release-20260126 it makes the sentry panic (gVisor's runsc/boot/portforward).
 """
 

@@ -1,10 +1,10 @@
-"""Which file systems of a container a gofer serves, and where changes to them go.
+"""Which of a container's file systems a gofer serves, and where changes to them go.
 
 Owns the filestores: files that hold what a container changes in an overlaid file system.  A
 ``self`` filestore lies inside the file system it belongs to.  It has a name there, and is removed
 at the end, where a node adds up what its pods use (the kubelet's ephemeral storage): in volumes,
-and in the root file systems of pods.  In any other root file system it has none, as clients make
-images of those (``docker commit``, ``ctr snapshots``), which it must not be in.
+and in the root file systems of pods.  In any other root file system it has no name, because clients
+make images of those (``docker commit``, ``ctr snapshots``), and it must not be in them.
 The rules are those of gVisor's ``runsc/container/container.go``, createGoferFilestores.
 """
 

@@ -1,22 +1,22 @@
-"""Sources of bind mounts that are put into a gofer's own mount namespace, ids mapped if so asked.
+"""Bind mounts that are attached in a gofer's own mount namespace, with mapped ids where asked.
 
-A gofer in a user namespace of its container is nobody special on the host: it can't walk the
-private directories that a pod's volumes and files are in.  And id-mapped mounts (``uidMappings``
-of a mount, ``idmap``) are unknown to releases of runsc before 2024-11-18.  Both is solved alike:
-the shim takes copies of the mounts while it still may, and attaches them in a mount namespace in
-between, over a directory that the gofer has no use for; the gofer joins that before its own is
-cloned from it.  Nothing of it is ever mounted on the host, so nothing can be left there, and a
-bundle that is deleted too early takes no volume's files with it.
+A gofer in its container's user namespace has no privilege on the host: it can't walk the private
+directories that hold a pod's volumes and files.  And releases of runsc before 2024-11-18 don't
+know id-mapped mounts (``uidMappings`` of a mount, ``idmap``).  One method solves both.  The shim
+copies the mounts while it still may, and attaches the copies in an intermediate mount namespace,
+over a directory that the gofer doesn't need; the gofer joins that namespace, and its own is cloned
+from it.  Nothing is mounted on the host itself, so nothing can be left there, and a bundle that is
+deleted too early takes no volume's files with it.
 
-The namespace in between is the host's user namespace's.  So the kernel locks what the mounts have
-of ``ro``, ``nodev``, ``nosuid`` and ``noexec`` for a clone that belongs to a container's user
-namespace (mount_namespaces(7)), and hides what they cover; root of that could lift the flags of
-mounts that were attached in its own.
+The intermediate namespace belongs to the host's user namespace.  So in a clone that belongs to a
+container's user namespace the kernel locks ``ro``, ``nodev``, ``nosuid`` and ``noexec`` of the
+mounts (mount_namespaces(7)), and hides what they cover.  Had they been attached in a namespace of
+the container's, its root could lift the flags.
 
 Special files of masked and read-only paths are covered there, too, since a gofer would open them,
 and mount points are made that a read-only root file system lacks.
 
-Owns which mounts that concerns, the copies, and their attachment.
+Owns which mounts this concerns, the copies, and their attachment.
 """
 
 from __future__ import annotations

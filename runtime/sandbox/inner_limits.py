@@ -1,7 +1,7 @@
 """A container's own limits in the cgroup file systems that the sentry shows it.
 
-Programs such as the JVM size themselves by them.  They are shown only: the host's cgroups and the
-shim keep them.  ``pids.max``, which the sentry would keep itself, it lets nobody write from outside
+Programs such as the JVM size themselves by them.  They are only shown: the host's cgroups and the
+shim enforce them.  ``pids.max``, which the sentry would enforce, can't be written from outside
 (runsc, pkg/sentry/fsimpl/cgroupfs, ``newControllerWritableFile``).
 """
 

@@ -1,8 +1,8 @@
-"""Connections to the loopback of a pod's network namespace, handed on to the sandbox's own.
+"""Connects clients on the loopback of a pod's network namespace to the sandbox's own loopback.
 
-Owns the order of a connection's steps: accepted by the reactor, brought into the sandbox by a
-worker, copied by the pump.  Where connections come from and how they are copied is others' matter,
-so that a client that brings its streams itself can be served by the same ``dial`` and pump.
+Owns the order of a connection's steps: the reactor accepts it, a worker brings it into the sandbox,
+the pump copies.  It knows neither where connections come from nor how they are copied, so a client
+that brings its streams itself can use the same ``dial`` and pump.
 """
 
 from __future__ import annotations

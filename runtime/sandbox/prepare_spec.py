@@ -1,8 +1,8 @@
-"""What a container's spec asks for and gVisor leaves to its caller, or can't give.
+"""Rewrites a container's spec where gVisor leaves a part to its caller, or can't do it.
 
-Owns the decisions: which of runsc's flags a spec switches on, how its mounts are rewritten so
-that the sentry carries out what it would ignore, and what is refused.  Reads the root file system
-where a decision hangs on it; changes nothing on the host.
+Owns the decisions: which of runsc's flags a spec switches on, how its mounts are rewritten so that
+the sentry does what it would otherwise ignore, and what is refused.  Reads the root file system
+where a decision depends on it; changes nothing on the host.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A sandbox's restore from an image, container by container.
 
-Owns the count of those that are missing, and the sentry's calls.  A sentry loads its image when
-the last of the image's containers is there: until then none of them runs, and few calls work.
+Owns the count of containers that are still missing, and the sentry's calls.  A sentry loads its
+image when the last of the image's containers is there: until then none of them runs, and few calls
+work.
 """
 
 from __future__ import annotations

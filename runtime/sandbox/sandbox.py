@@ -1,7 +1,7 @@
 """A sandbox: a sentry, the gofers of its containers, and their common life.
 
-Owns starting them together, telling each exit exactly once, and taking everything down again.
-Knows nothing of the task API, nor of cgroups, networks and stdio but for what it hands on.
+Owns starting them together, reporting each exit exactly once, and taking everything down again.
+Knows nothing of the task API; cgroups, networks and stdio it only hands on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A sentry: the process that is a sandbox.
 
-Owns its start up to the moment when it answers calls, its control socket, and what it leaves
-behind.  What is said to it is ``control.py``'s matter, when it dies ``sandbox.py``'s.
+Owns its start until it answers calls, its control socket, and what it leaves behind.
+``runsc/control.py`` makes the calls, ``exits.py`` notices its end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a signal does to a container, whether it is served here or known from its files.
 
-Owns the decision alone.  How it is carried out differs: ``task/kill.py`` holds the processes,
-``state/loaded.py`` asks the sentry or signals it by its pid.
+Owns the decision only.  ``task/kill.py``, which holds the processes, and ``state/loaded.py``, which
+asks the sentry or signals it by its pid, carry it out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The spec as the gofer and the sentry get it: what was checked, in a file of memory."""
+"""The spec as gofer and sentry get it: what was checked, in a memory file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Starting an init that doesn't run yet: it is there, and other processes can be run beside it.
+"""Starts init without running it: it exists, and other processes can run beside it.
 
-The sentry has no call for it.  But a process that it makes while it is frozen runs nothing before
-the freeze ends, and takes the signals that were sent to it meanwhile first; a SIGSTOP then stops
-it before its first instruction.  Siblings in the sandbox stand still for that moment, too.
+The sentry has no call for this.  But a process that is made while the sandbox is frozen runs
+nothing before the thaw, and takes its pending signals first: a SIGSTOP that was sent meanwhile
+stops it before its first instruction.  All containers of the sandbox stand still for that moment.
 """
 
 from __future__ import annotations

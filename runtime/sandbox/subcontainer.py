@@ -1,4 +1,4 @@
-"""A container besides its sandbox's root one, and the spec by which the sentry starts it."""
+"""A container beside its sandbox's root container, and the spec by which the sentry starts it."""
 
 from __future__ import annotations
 

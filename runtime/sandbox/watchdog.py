@@ -1,7 +1,7 @@
-"""Seeing to it that what was killed ends.
+"""Makes sure that killed processes end.
 
-A process can outlive SIGKILL for as long as it waits for somebody who doesn't answer.  Owns when
-that is looked into; what can be done is ``fuse.py``'s part.
+A process outlives SIGKILL for as long as it waits for a server that doesn't answer.  Owns when
+this is checked; ``bundle/fuse.py`` owns what can be done.
 """
 
 from __future__ import annotations

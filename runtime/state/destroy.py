@@ -1,7 +1,7 @@
-"""The end of a container that another process started: everything freed, whatever fails.
+"""Ends a container that another process started, and frees all that it holds, whatever fails.
 
-Owns the rules of who may be destroyed, and the description of what runsc's state file says that
-there is to free.  How it is freed is ``teardown.py``'s part, as for a dead shim's containers.
+Owns the rules of which container may be destroyed, and the list of what there is to free according
+to runsc's state file.  ``teardown.py`` frees it, as it does for a dead shim's containers.
 """
 
 from __future__ import annotations

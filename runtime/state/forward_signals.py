@@ -1,7 +1,7 @@
-"""Passing the signals that this process gets on to a container that it waits for.
+"""Passes this process's signals on to a container that it waits for.
 
-Owns which signals are passed on, and their order.  For a process's main thread; the daemon, which
-has a container's signals from containerd, never loads it.
+Owns which signals are passed on, and their order.  For a program's main thread.  The daemon never
+loads it: containerd tells it of a container's signals.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A container known from its state on disk alone, and all that can be done with it.
 
 Owns the operations, for a process that did not start the container: synchronous, without a
-reactor, and without containerd.  What the container is, is ``state/loaded_state.py``'s part.
+reactor, and without containerd.  ``state/loaded_state.py`` finds out what the container is.
 
 The states in which each is legal are those of gVisor's ``runsc/container/container.go``, but for
 signals to a created container, which the OCI asks for.

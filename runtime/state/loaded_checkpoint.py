@@ -1,7 +1,7 @@
 """A checkpoint of a sandbox that another process made, from what its files and its sentry tell.
 
-Owns what the shim knows of its own sandboxes and a stranger has to find out: what the sentry was
-told of its network, which containers live, and whether execs run.  Synchronous, without a reactor.
+Owns finding out what a shim knows of its own sandboxes: what the sentry was told of its network,
+which containers live, and whether execs run.  Synchronous, without a reactor.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """New limits for a container that another process made, all of them or none.
 
-Owns whose business that is: of a container that a shim looks after the shim is asked, as it
-knows what the limits were and acts by them itself; any other's cgroups are in its record, and so
-are the limits of an earlier update, as nobody lives to remember them.  How limits are written is
-``cgroups/pod_limits.py``'s and the cgroup's part.
+Owns who makes the change.  A container that a shim serves is left to the shim, which knows the old
+limits and acts by them.  Any other container's cgroups are in its record, and so are the limits of
+an earlier update, since no process remembers them.  ``cgroups/pod_limits.py`` and the cgroup write
+the limits.
 """
 
 from __future__ import annotations

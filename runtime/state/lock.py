@@ -1,9 +1,9 @@
-"""The files of a container's state: their names, and the lock that all who change them take.
+"""The names of a container's state files, and the lock for changing them.
 
 A container has ``<id>_sandbox:<sandbox id>`` with several endings in the root directory:
-``.state`` is runsc's own (``runsc_state.py``), ``.lock`` the lock beside it, ``.shim.json`` what
-only we write down (``state.py``).  The lock is ``flock(2)`` on the same file that runsc takes
-(gVisor runsc/container/state_file.go), so it holds between runsc, the shim and gvctl.
+``.state`` is runsc's own (``runsc_state.py``), ``.lock`` the lock beside it, ``.shim.json`` our own
+record (``shim_record.py``).  The lock is ``flock(2)`` on the same file that runsc takes (gVisor
+runsc/container/state_file.go), so it holds between runsc, the shim and gvctl.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""runsc's own state file: reading it, whoever wrote it, and writing it so that runsc reads it.
+"""runsc's own state file: reads it, whoever wrote it, and writes it so that runsc can read it.
 
 Owns the format, which is that of gVisor's ``runsc/container`` and ``runsc/sandbox`` at each
 release: the structures as Go's encoding/json has them.  Pure but for reading and replacing the
-file.  What a container is from its state is ``state/loaded.py``'s part.
+file.  ``state/loaded_state.py`` judges what a container is from its state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is written down about each container, for whoever cleans up after a dead shim.
+"""What is written down about each container, for a clean-up after the shim's death.
 
 Owns the record's file: its name, format and replacement.  Decides nothing: ``teardown`` does.
 

@@ -1,4 +1,4 @@
-"""Taking a sandbox apart from its records alone, when the shim that ran it is dead.
+"""Takes a sandbox apart by its records alone, when the shim that ran it is dead.
 
 Owns the order: processes end first, then what they held is freed.  Every step is taken even if
 others fail.  Imports no native code unless there is something to unmount.

@@ -1,0 +1,1 @@
+"""Live containers and execs: containerd's tasks."""

@@ -1,7 +1,7 @@
-"""What was acquired for one container, and how it is given back.
+"""What one container has acquired, and how it is given back.
 
-Owns the order of release, and the record on disk from which a later process can clean up after a
-shim that died.  Acquiring is ``task/create.py``'s part.
+Owns the order of release, and what the record on disk says, from which a later process can clean
+up after a shim that died.  ``task/create.py`` acquires.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Takes over a container that another process created, and goes on where that one ended.
 
 Owns rebuilding a Container and its Sandbox from what is on disk, so that creating in a sandbox,
-starting and restoring go by the same steps whoever takes them.  The sentry and its gofers are not
-our children then: how they end can be seen, but their status not be learnt.
+starting and restoring are the same steps for every program.  The sentry and its gofers are not our
+children then: their end can be seen, but not their exit status.
 """
 
 from __future__ import annotations

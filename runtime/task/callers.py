@@ -1,4 +1,4 @@
-"""What is known of the programs that have containers made, where they differ in what they want."""
+"""The programs that create containers, where they differ in what they expect."""
 
 from __future__ import annotations
 

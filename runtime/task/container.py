@@ -1,8 +1,8 @@
 """One container: its init, its execs, and what was acquired for it.
 
 Owns the rules that tie processes together: init's exit is published last, after the execs'; a
-delete joins one that is under way; a kill reaches a container in whatever state it is.  Creating
-one is ``task/create.py``'s part, the registry of a pod's containers ``pod.py``'s.
+delete joins one that is under way; a kill reaches a container in whatever state it is.
+``task/create.py`` creates one, ``pod.py`` keeps the registry of a pod's containers.
 """
 
 from __future__ import annotations

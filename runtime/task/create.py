@@ -1,7 +1,7 @@
-"""Create a container: acquire what it needs, in order, and give it all back if a step fails.
+"""Creates a container: acquires what it needs, in order, and gives it all back if a step fails.
 
-Owns the order of acquisition.  Giving back is ``task/acquired.py``'s part, and what a container
-does once it exists ``container.py``'s.
+Owns the order of acquisition.  ``task/acquired.py`` gives back, and ``container.py`` is what a
+container does once it exists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When each stage of hooks comes in the life of a container that a shim serves.
 
-Owns the order and what a failure means; running is ``hooks.py``'s part, which is loaded only for
-a container that has any.
+Owns the order and what a failure means.  ``bundle/hooks.py`` runs them, and is loaded only for a
+container that has any.
 """
 
 from __future__ import annotations

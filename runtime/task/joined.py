@@ -1,4 +1,4 @@
-"""One outcome for all who ask for the same thing while it is being done."""
+"""One outcome for all callers that ask for the same thing while it is being done."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
 """Signals to a container's processes, in whatever state it is.
 
-Owns two rules.  Who signals is answered within a second, for containerd's sake: a signal that the
+Owns two rules.  A Kill is answered within a second, because containerd waits: a signal that the
 sentry hasn't acknowledged by then is in its socket, as pending as one to a stopped process.  And
-SIGKILL ends a container in bounded time: where it doesn't because the gofer hangs, the gofer is
-killed, which the sentry answers with the container's death; where a FUSE file system of the pod's
-hangs, that is ended; and where nothing is of use because the sentry itself hangs, it is killed,
-and with it everything in the sandbox.  Where it doesn't
-because the sandbox is paused, that goes on: gVisor can't let one container of it end alone.
+SIGKILL ends a container in bounded time.  If the gofer hangs, it is killed, and the sentry ends the
+container.  If a FUSE file system of the pod's hangs, its connection is aborted.  If the sentry
+itself hangs, it is killed, with everything in the sandbox.  If the sandbox is paused, it goes on:
+gVisor can't let one container of it end alone.
 """
 
 from __future__ import annotations

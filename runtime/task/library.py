@@ -1,8 +1,8 @@
 """The container library: create, start and run containers without containerd or a shim.
 
-Owns what a program such as gvctl does around the steps that it shares with the shim: whose stdio
-it is, that a process may end once its call is over, the pid file, and waiting.  A container that
-was made here, by the shim or by runsc is driven by ``state/loaded.py``.
+Owns what a program such as gvctl does around the steps that it shares with the shim: its own
+stdio, a process that may end once its call is over, the pid file, and waiting.  Afterwards
+``state/loaded.py`` drives the container, whether it was made here, by the shim or by runsc.
 
 The order of things is that of gVisor's ``runsc/container/container.go``: New, Start, Run.
 """

@@ -2,8 +2,8 @@
 
 Pure: no locks, no I/O.  ``process.py`` asks :func:`step` under its lock and acts outside of it.
 A slow operation has two steps: it *reserves* a transient state, acts, then *commits* or *fails*.
-An exit that is seen while a start or a checkpoint is under way is held back by the caller until
-the commit.
+The caller holds an exit back that it sees while a start or a checkpoint is under way, until the
+commit.
 """
 
 from __future__ import annotations

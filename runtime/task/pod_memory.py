@@ -4,10 +4,10 @@ Owns two rules.  A kill by the kernel, which can only hit the sandbox as a whole
 the container that used the most.  A container that uses more than its own limit is ended as the
 kernel would have ended it, by an OOM event and a SIGKILL, while the others live on.
 
-The sentry alone can tell its containers' memory apart, and it has to be asked.  It is asked when
-the kernel says that the sandbox's use has moved as far as could matter (a mark on the host's
-cgroup), so a pod whose memory stands still is never looked at.  Knows nothing of how marks are
-set: that is ``cgroups/watch.py``'s part.
+Only the sentry can tell its containers' memory apart, so it has to be asked.  It is asked when the
+kernel says that the sandbox's use has moved as far as could matter (a mark on the host's cgroup),
+so a pod whose memory stands still is never looked at.  ``cgroups/watch.py`` knows how marks are
+set.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """startContainer hooks: run inside the container, by the sentry, before init's first instruction.
 
-Owns how a hook is run there.  That init is held meanwhile is ``sandbox.py``'s part: the sentry is
-frozen while it makes init, which gets a SIGSTOP to find when the freeze ends.
+Owns how a hook is run there.  ``sandbox/stopped_start.py`` keeps init from running meanwhile.
 """
 
 from __future__ import annotations

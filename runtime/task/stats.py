@@ -1,6 +1,6 @@
 """What one container uses: the host's figures and the sentry's, and the last of them at its end.
 
-How the two are joined is ``cgroups/metrics.py``'s part.
+``cgroups/metrics.py`` joins the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How ``start`` leaves a fork server behind for the next, where there is none.
+"""Starts a fork server from ``start``, for the next one, where there is none.
 
-The process is forked first and held until ``start`` has ended: so it has what containerd gave to
-``start``, not what that changed for its daemon, and takes no time of it.
+The process is forked first and held until ``start`` has ended.  So it has what containerd gave to
+``start``, not what ``start`` changed for its daemon, and costs ``start`` no time.
 """
 
 from __future__ import annotations

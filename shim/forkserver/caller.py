@@ -1,7 +1,7 @@
-"""Who called this program: containerd, by which it is found what that can do and how it is rated.
+"""Finds the program that called us, containerd: its release and its OOM score are read there.
 
-Its pid is our parent's, but in a fork of the fork server, whose parent is the server.  There the
-launcher tells, which is containerd's child in our place.
+It is our parent, except in a fork of the fork server, whose parent is the server.  There the
+launcher, which is containerd's child in our place, tells its pid.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A fork of the server becomes what the launcher is: one that containerd started itself.
+"""Makes a fork of the server like the launcher: like a process that containerd started itself.
 
 The launcher tells what the kernel handed on to it from containerd (``add_properties`` in
-``shim/native/launcher.c``).  What differs is set where a process can set it for itself, and is
-else the reason to refuse the call: then the launcher becomes the interpreter, and the server
-ends, as the containerd that it was born of is not the same any more.
+``shim/native/launcher.c``).  What differs is set where a process can set it for itself.  Any other
+difference refuses the call: then the launcher becomes the interpreter, and the server ends, as
+its containerd has changed.
 """
 
 from __future__ import annotations

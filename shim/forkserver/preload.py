@@ -1,4 +1,4 @@
-"""All that a shim may ever import, imported: by the fork server, and by a shim that it didn't fork.
+"""Imports all that a shim may ever need: in the fork server, and in a shim that it didn't fork.
 
 So a running shim needs none of its files any more: they can be replaced or removed below it, and
 no later call fails or loads another version's modules into the old program.

@@ -1,9 +1,9 @@
-"""The fork server: one process for each containerd, which forks what else would be interpreters.
+"""The fork server: one process for each containerd, which forks shims in place of new interpreters.
 
 It imports all that shims need, and then waits: for a connection, which a fork of it serves, for the
-end of its containerd, or for its own time to end.  It has one thread and knows of no pod, so that
-it may be killed at any moment; all that is read from a connection is read by the fork.  The fork
-of a launcher does what the launcher was called for (``shim/forkserver/child.py``).
+end of its containerd, or for its own time to end.  It has one thread and knows of no pod, so it may
+be killed at any moment; the fork reads all that comes on a connection, and does what the launcher
+was called for (``shim/forkserver/child.py``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""containerd's Sandbox API: pods without a pause container."""

@@ -2,7 +2,7 @@
 
 Served as ``containerd.runtime.sandbox.v1.Sandbox``, for runtimes with ``sandboxer = "shim"``
 (containerd 2.1 and later).  The sandbox is a container like a pause container's, of the same id,
-whose bundle is written here: so all that is done to pods is done to these.
+from a bundle that is written here.  So everything that works for pods works for these.
 """
 
 from __future__ import annotations

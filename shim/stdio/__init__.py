@@ -1,0 +1,1 @@
+"""A task's FIFOs, terminals and log programs."""

@@ -1,10 +1,10 @@
-"""Keeps what a process wrote into a FIFO until somebody has read it, and its end for whom it waits.
+"""Keeps what a process wrote into a FIFO until it is read, and shows its end to a late reader.
 
-Owns a reader of the FIFO that never reads (see ``fifo.open_output``), and puts a writer in
-its place if there is no reader when the last writer closes: containerd is away, or has not come
-yet.  Without a writer the FIFO could not even be opened: containerd's client would wait for one
-for as long as the process is not deleted, and CRI deletes an exec only once it has seen the end of
-its output; or give it up as soon as it learns that the process is over (Go client ``cio``: Cancel).
+Owns a reader of the FIFO that never reads (see ``fifo.open_output``), and puts a writer in its
+place if there is no reader when the last writer closes: containerd is away, or hasn't come yet.
+Without a writer the FIFO couldn't be opened.  containerd's client would wait for one until the
+process is deleted, and CRI deletes an exec only after it has seen the end of its output; or the
+client would give up as soon as it learns that the process is over (Go client ``cio``: Cancel).
 """
 
 from __future__ import annotations

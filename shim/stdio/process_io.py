@@ -8,8 +8,8 @@ the scheme is taken from stdout, and a plain path stands for a FIFO or a file.  
 nothing is copied unless there is a terminal: the sentry reads and writes the FIFOs itself, but for
 an exec's output, which the kernel moves from a pipe of ours to the FIFO.
 
-The sentry sets O_NONBLOCK on the open file descriptions that it gets, and these are therefore
-never shared with us or with containerd: each is opened anew.
+The sentry sets O_NONBLOCK on the open file descriptions that it gets.  So these are never shared
+with us or with containerd: each is opened anew.
 """
 
 from __future__ import annotations

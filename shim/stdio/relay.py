@@ -1,8 +1,8 @@
 """Passes on what an exec writes, from a pipe of ours to the client's FIFO.
 
-Jobs that an exec leaves behind hold what it was given for output.  Were that the FIFO, its reader
-would see no end before theirs, and the sentry can't be told to close it; a pipe of ours can be
-left to them.  The kernel moves the pages (splice(2)), none of the output is copied.
+Jobs that an exec leaves behind hold its output open.  If that were the FIFO, the client would see
+no end before theirs, and the sentry can't be told to close it; a pipe of ours can be left to them.
+The kernel moves the pages (splice(2)), none of the output is copied.
 """
 
 from __future__ import annotations

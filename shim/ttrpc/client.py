@@ -1,8 +1,8 @@
 """The client: many callers on one connection, and no thread of its own.
 
-Whoever waits for an answer reads the socket, one caller at a time; it hands the answers of others
-to them and, when it has its own, the reading to the next.  An idle client therefore notices a
-closed connection only with its next call.
+A caller that waits for its answer reads the socket, one caller at a time.  It hands the answers of
+others to them and, when it has its own, leaves the reading to the next.  So an idle client notices
+a closed connection only with its next call.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Protobuf's wire format, coded by hand: for ttrpc's own messages, and for those of commands that
-end soon, to which the protobuf library would cost more than all the rest of them.
+"""Protobuf's wire format, coded by hand: for ttrpc's own messages, and for commands that end soon.
 
-Pure; knows no message by name but Any and Timestamp.  Decoding takes unknown fields, and known ones
-of a foreign wire type, as protobuf does: it skips them.
+Such a command would spend more on loading the protobuf library than on all the rest.  Pure; knows
+no message by name but Any and Timestamp.  Decoding skips unknown fields, and known ones of another
+wire type, as protobuf does.
 """
 
 from __future__ import annotations
