@@ -471,6 +471,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
         if child:
             os.kill(child, _SIGKILL)
             os.waitpid(child, 0)
+            sockets.remove(path + sockets.DEBUG_ENDING)
         sockets.remove(path)
         raise
     finally:

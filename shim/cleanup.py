@@ -165,8 +165,8 @@ def _remove_stale_socket(bundle: str, record: ContainerRecord | None, warnings: 
         address = _small_file(bundle, "address")
     path = sockets.path_of(address)
     try:
-        if path:
-            sockets.remove_stale(path)
+        if path and sockets.remove_stale(path):
+            sockets.remove_stale(path + sockets.DEBUG_ENDING)
     except (OSError, RuntimeFault) as error:
         warnings.append(f"socket {path}: {error}")
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from runtime.base import log, signals
+from runtime.base import log, signals, stages
 from runtime.base.errors import InvalidRequest, reason
 from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.host import children, linux, open_files
@@ -25,6 +25,8 @@ from runtime.task.pod import Pod
 from shim import bundles, events, options, service, sockets
 from shim.forkserver import caller
 from shim.forsaken import Forsaken
+from shim.observe.counters import Counters
+from shim.observe.debug_socket import DebugSocket
 from shim.termination import Termination
 from shim.ttrpc.server import Server
 
@@ -32,8 +34,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.config import RunscConfig
+    from runtime.task.events import Event
     from runtime.task.process import IO, OpenStdio
     from shim.daemon_args import DaemonArgs
+    from shim.observe.debug_service import DebugService
     from shim.sandbox.service import SandboxService
     from shim.ttrpc.call import Call
 
@@ -57,6 +61,8 @@ class Daemon:
         os.set_blocking(self._signals[0], True)
         self.reactor = Reactor()
         self.workers = Workers(call_later=self.reactor.call_later)
+        self.counters = Counters()
+        stages.observe(self.counters)
         self.publisher = events.Publisher(
             events.transport_for(
                 args.ttrpc_address, args.address, args.publish_binary, args.namespace
@@ -67,12 +73,12 @@ class Daemon:
                 namespace=args.namespace,
                 reactor=self.reactor,
                 workers=self.workers,
-                emit=self.publisher.publish,
+                emit=self._emit,
                 open_io=self._open_io,
                 cache_dir=CACHE_DIR,
                 cgroup_root=CgroupRoot(),
                 shim_address=args.socket_address,
-                observe=self._creation_step if _LEVELS[args.log_level] <= log.DEBUG else None,
+                observe=self._creation_step,
             )
         )
         self.service = service.TaskService(
@@ -82,6 +88,7 @@ class Daemon:
             shutdown=self.stop,
             bundles=bundles.Bundles(args.socket_address, args.bundle),
             sandbox=self._sandbox_service,
+            counters=self.counters,
         )
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
@@ -104,14 +111,21 @@ class Daemon:
             self.pod, self.reactor, clients=lambda: self.server.connections, end=self.terminate
         )
         self._flush_timeout = FLUSH_TIMEOUT
+        #: Whether somebody set the log's level who doesn't want to have it set by options.
+        self._level_is_set = False
+        self.debug = DebugSocket(args.socket_address, self.reactor, self._debug_service)
 
     # -- what the objects need of each other ------------------------------------------------
 
     def _options(self, type_url: str, value: bytes, container_id: str) -> RunscConfig:
         given = (type_url, value) if type_url else self.args.options
         config = options.decode(*given, self.args.namespace, container_id=container_id)
-        _log_as_configured(config)
+        _log_as_configured(config, with_level=not self._level_is_set)
         return config
+
+    def _emit(self, event: Event) -> None:
+        self.counters.happened(event)
+        self.publisher.publish(event)
 
     def _sandbox_service(self) -> SandboxService:
         from shim.sandbox.service import SandboxService
@@ -124,7 +138,8 @@ class Daemon:
         return ProcessIO.open(wanted, self.args.namespace, self.reactor)
 
     def _creation_step(self, container_id: str, step: str) -> None:
-        self._log.debug("creation.step", container=container_id, step=step)
+        if log.enabled(log.DEBUG):
+            self._log.debug("creation.step", container=container_id, step=step)
 
     def _rpc_failed(self, call: Call, error: BaseException) -> None:
         self._log.error("rpc.crashed", method=call.method, error=repr(error))
@@ -133,6 +148,38 @@ class Daemon:
         """The last client has gone."""
         self.service.idle()
         self.forsaken.look_later()
+
+    # -- the debug socket -------------------------------------------------------------------
+
+    def _debug_service(self) -> DebugService:
+        from shim.observe.debug_service import DebugService
+
+        args = self.args
+        about = {
+            "namespace": args.namespace,
+            "id": args.id,
+            "bundle": args.bundle,
+            "address": args.socket_address,
+            "forkServer": caller.fork_server,
+        }
+        return DebugService(
+            self.pod,
+            self.publisher,
+            self.counters,
+            about,
+            clients=lambda: self.server.connections,
+            set_level=self._set_level,
+        )
+
+    def _set_level(self, name: str) -> str:
+        """Set the log's level by logrus' name, if there is one; the name of the one before."""
+        before = log.level_name()
+        if name:
+            level = _LEVELS[name]
+            self._level_is_set = True
+            log.set_level(level)
+            self._log.info("log.level_set", level=name)
+        return before
 
     # -- life -------------------------------------------------------------------------------
 
@@ -146,6 +193,7 @@ class Daemon:
         self._handle_signals()
         gc.freeze()  # what is there now is there to stay
         gc.enable()
+        self.debug.open()
         self.forsaken.look_later()
         if not caller.fork_server:
             self.reactor.call_later(PRELOAD_DELAY, lambda: self.workers.submit(self._preload))
@@ -200,12 +248,15 @@ class Daemon:
             self._log.error("thread.dumped", thread=names.get(ident, ident), stack=stack)
 
     def _close(self) -> None:
+        # First: the next shim of this pod binds its own when the other one is free.
+        self.debug.remove()
         sockets.remove_socket(self.args.socket_address)
         self.server.stop(STOP_TIMEOUT)
         self.publisher.flush(self._flush_timeout)
         self.publisher.close()
         self.workers.drain(STOP_TIMEOUT)
         self.reactor.stop()
+        self.debug.close()
 
 
 def _metrics(figures: Metrics) -> tuple[str, bytes]:
@@ -240,13 +291,13 @@ _LEVELS = {
 }
 
 
-def _log_as_configured(config: RunscConfig) -> None:
+def _log_as_configured(config: RunscConfig, with_level: bool) -> None:
     """Log to the file and at the level that the operator named, in place of containerd's log.
 
     As gVisor's shim does (pkg/shim/v1/runsc, initLogging).  Raises InvalidRequest if the file
     can't be opened.
     """
-    if config.log_level:
+    if config.log_level and with_level:
         log.set_level(_LEVELS[config.log_level])
     if config.log_path and config.log_path != log.destination():
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

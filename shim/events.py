@@ -254,6 +254,8 @@ class Publisher:
         self._changed = threading.Condition(self._lock)
         self._queue: deque[Item] = deque()  # guarded by _lock
         self._dropped = 0  # guarded by _lock
+        self._sent = 0  # guarded by _lock
+        self._refused = 0  # guarded by _lock; given up, as containerd would not have them
         self._closing = False  # guarded by _lock
         self._thread: threading.Thread | None = None  # guarded by _lock
 
@@ -261,6 +263,11 @@ class Publisher:
     def dropped(self) -> int:
         with self._lock:
             return self._dropped
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many events wait, were lost, and were sent."""
+        with self._lock:
+            return len(self._queue), self._dropped + self._refused, self._sent
 
     def publish(self, event: events.Event) -> None:
         """Queue an event.  A leaf: takes only its own lock, so callers may hold theirs."""
@@ -335,8 +342,10 @@ class Publisher:
                 if self._closing:
                     return
                 item = self._queue[0]
+            lost = True
             try:
                 self._transport(item)
+                lost = False
             except Undelivered as error:
                 refusals += error.refused
                 if refusals < MAX_REFUSALS:
@@ -354,4 +363,8 @@ class Publisher:
             with self._changed:
                 if self._queue and self._queue[0] is item:
                     self._queue.popleft()
+                if lost:
+                    self._refused += 1
+                else:
+                    self._sent += 1
                 self._changed.notify_all()

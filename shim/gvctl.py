@@ -68,5 +68,6 @@ def _fault(code: int, text: str) -> RuntimeFault:
 def run() -> NoReturn:
     """Run the command."""
     from runtime.cli import main
+    from shim.observe.debug_client import ask
 
-    main.run(ask_for_update)
+    main.run(ask_for_update, ask)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runtime.task.pod import Pod
     from runtime.task.process import Exit
     from shim.bundles import Bundles
+    from shim.observe.counters import Counters
     from shim.sandbox.service import SandboxService
     from shim.ttrpc.call import Call
 
@@ -57,6 +58,7 @@ class TaskService:
         shutdown: Callable[[], None],
         bundles: Bundles,
         sandbox: Callable[[], SandboxService] | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._pod = pod
         self._bundles = bundles
@@ -64,6 +66,7 @@ class TaskService:
         self._metrics = metrics
         self._shutdown = shutdown
         self._make_sandbox = sandbox
+        self._counters = counters
         self._making = threading.Lock()
         #: Once it was called: pods with a pause container have no use for it.
         self._sandbox: SandboxService | None = None
@@ -105,7 +108,8 @@ class TaskService:
         code = status.OK
         try:
             return method(call)
-        except StatusError:
+        except StatusError as answer:
+            code = answer.code
             raise
         except Exception as fault:
             code, message, expected = status.of(fault)
@@ -116,13 +120,12 @@ class TaskService:
                 self._log.exception("rpc.failed", method=call.method)
             raise StatusError(code, message) from None
         finally:
+            seconds = time.monotonic() - started
+            if self._counters is not None:
+                self._counters.called(call.method, code, seconds)
             if log.enabled(log.DEBUG):
-                self._log.debug(
-                    "rpc.handled",
-                    method=call.method,
-                    code=code,
-                    ms=round((time.monotonic() - started) * 1000, 2),
-                )
+                ms = round(seconds * 1000, 2)
+                self._log.debug("rpc.handled", method=call.method, code=code, ms=ms)
 
     def _deadline(self, call: Call, timeout: float = START_TIMEOUT) -> float:
         return call.deadline if call.deadline is not None else time.monotonic() + timeout
@@ -150,6 +153,7 @@ class TaskService:
                 )
             )
             self._bundles.note(request.bundle)
+            self._count_start(request.id)
             if call.cancelled:
                 self._pod.delete(request.id)
         except BaseException:
@@ -157,6 +161,16 @@ class TaskService:
             raise
         self._end_if_unwanted(call)
         return pb.CreateTaskResponse(pid=pid).SerializeToString()
+
+    def _count_start(self, container_id: str) -> None:
+        """Count it under the name that the pod has for it, which its next life will have, too."""
+        if self._counters is None:
+            return
+        try:
+            spec = self._pod.container(container_id).spec
+        except NotFound:
+            return  # deleted already
+        self._counters.created(container_id, spec.container_name if spec is not None else "")
 
     def idle(self) -> None:
         """Nobody is connected any more, or somebody was buried: end an empty shim told to end.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_DIR = "/run/containerd/s"
 SCHEME = "unix://"
+#: What a shim's debug socket is called: the name of its own one, and this.
+DEBUG_ENDING = ".debug"
 #: What fits into sun_path with its terminator.
 _MAX_PATH = 107
 #: A daemon may be slow to accept, and a pod's connections are many.
@@ -31,6 +33,12 @@ def path_of(address: str) -> str:
     Addresses without the scheme name abstract sockets, which no shim of ours ever made.
     """
     return address[len(SCHEME) :] if address.startswith(SCHEME + "/") else ""
+
+
+def debug_path(address: str) -> str:
+    """Where a shim with this address has its debug socket; empty for an abstract address."""
+    path = path_of(address)
+    return path + DEBUG_ENDING if path else ""
 
 
 def _join(*elements: str) -> str:
@@ -135,6 +143,7 @@ def remove_if_same(path: str, expected: tuple[int, int] | None) -> None:
     """
     with files.DirectoryLock(os.path.dirname(path)):
         if expected is not None and identity(path) == expected:
+            remove(path + DEBUG_ENDING)
             remove(path)
 
 

@@ -76,6 +76,10 @@ class Sink:
             if self._fd >= 0:
                 self.level = level
 
+    def level_name(self) -> str:
+        """What the level is called; ``off`` where nothing is written."""
+        return _NAMES.get(self.level, "off")
+
     def redirect(self, fd: int, path: str) -> None:
         """Write to ``fd`` from now on, which is the file ``path``; the earlier one is closed."""
         with self._lock:
@@ -122,6 +126,7 @@ def preload() -> None:
 _sink = Sink()
 configure = _sink.configure
 set_level = _sink.set_level
+level_name = _sink.level_name
 redirect = _sink.redirect
 destination = _sink.destination
 

@@ -15,10 +15,13 @@ from runtime.cli import arguments
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, NoReturn
 
     from runtime.state.loaded_limits import AskShim
+
+    #: Asks a shim by its address: a method of its debug socket, the request, and seconds.
+    AskDebug = Callable[[str, str, Mapping[str, Any], float], Mapping[str, Any]]
 
 FAILED = 1
 #: What a failed exec ends with, as no program's own status.
@@ -42,8 +45,13 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def main(argv: Sequence[str], ask_shim: AskShim | None = None) -> int:
-    """Do what the command line says; the exit status.  ``ask_shim`` is the way to a shim."""
+def main(
+    argv: Sequence[str], ask_shim: AskShim | None = None, ask_debug: AskDebug | None = None
+) -> int:
+    """Do what the command line says; the exit status.
+
+    ``ask_shim`` is the way to a shim, ``ask_debug`` that to its debug socket.
+    """
     parser = arguments.build()
     log = _find_log(argv)
     try:
@@ -61,7 +69,7 @@ def main(argv: Sequence[str], ask_shim: AskShim | None = None) -> int:
         _say("a command is wanted; see --help")
         return arguments.USAGE_ERROR
     _configure_log(args)
-    args.ask_shim = ask_shim
+    args.ask_shim, args.ask_debug = ask_shim, ask_debug
     try:
         return _handler(args)(args) or 0
     except Quit as leaving:
@@ -170,10 +178,10 @@ def _version() -> str:
     return f"{arguments.PROGRAM} version {VERSION}\nspec: {OCI_VERSION}\npython: {python}\n"
 
 
-def run(ask_shim: AskShim | None = None) -> NoReturn:
-    """Do what the process's command line says, and end it; ``ask_shim`` as for :func:`main`."""
+def run(ask_shim: AskShim | None = None, ask_debug: AskDebug | None = None) -> NoReturn:
+    """Do what the process's command line says, and end it; arguments as for :func:`main`."""
     _fill_stdio()
-    status = main(sys.argv[1:], ask_shim)
+    status = main(sys.argv[1:], ask_shim, ask_debug)
     try:
         sys.stdout.flush()
     except OSError:

@@ -171,7 +171,7 @@ def test_stdio_that_the_caller_has_closed_is_dev_null(tmp_path: Path, closed: st
     seen = tmp_path / "seen"
     program = (
         "import os, sys; from runtime.cli import main\n"
-        "def look(argv, ask_shim):\n"
+        "def look(argv, *ways):\n"
         "    print('out'); print('err', file=sys.stderr); sys.stdin.read()\n"
         "    found = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
         f"    open({str(seen)!r}, 'w').write(' '.join(found))\n"
