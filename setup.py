@@ -1,4 +1,4 @@
-"""Build the native extension and the launcher."""
+"""Build the native extension and the launchers."""
 
 import hashlib
 import os
@@ -12,7 +12,8 @@ from distutils.ccompiler import new_compiler  # isort: skip
 from distutils.command.build_scripts import build_scripts  # isort: skip
 from distutils.sysconfig import customize_compiler  # isort: skip
 
-LAUNCHER = "containerd-shim-gvisor-v2"
+#: The launchers, and what the compiler is told for each besides.
+LAUNCHERS = {"containerd-shim-gvisor-v2": [], "gvctl": [("GVCTL", None)]}
 
 
 def build_id():
@@ -28,11 +29,11 @@ def build_id():
     return digest.hexdigest()[:16]
 
 
-class BuildLauncher(build_scripts):
-    """Compiles the launcher, which knows where it is installed, so that a copy elsewhere does.
+class BuildLaunchers(build_scripts):
+    """Compiles the launchers, which know where they are installed, so that copies elsewhere do.
 
     An installation from source is built by the interpreter that it is for; one that was moved, or
-    built elsewhere, is found beside the launcher or not at all.
+    built elsewhere, is found beside the launchers or not at all.
     """
 
     def run(self):
@@ -47,20 +48,22 @@ class BuildLauncher(build_scripts):
         quoted = {
             name: value.replace("\\", r"\\").replace('"', r"\"") for name, value in values.items()
         }
-        objects = compiler.compile(
-            self.scripts,
-            output_dir=os.path.join(self.build_dir, "objects"),
-            macros=[(name, f'"{value}"') for name, value in quoted.items()],
-            extra_preargs=["-O2", "-Wall", "-Wextra"],
-        )
-        compiler.link_executable(objects, LAUNCHER, output_dir=self.build_dir)
-        for path in objects:
-            os.unlink(path)
-        os.removedirs(os.path.dirname(objects[0]))
+        macros = [(name, f'"{value}"') for name, value in quoted.items()]
+        for name, more in LAUNCHERS.items():
+            objects = compiler.compile(
+                self.scripts,
+                output_dir=os.path.join(self.build_dir, "objects"),
+                macros=macros + more,
+                extra_preargs=["-O2", "-Wall", "-Wextra"],
+            )
+            compiler.link_executable(objects, name, output_dir=self.build_dir)
+            for path in objects:
+                os.unlink(path)
+            os.removedirs(os.path.dirname(objects[0]))
 
 
 setup(
     cffi_modules=["runtime/_native_build.py:ffi"],
     scripts=["shim/native/launcher.c"],
-    cmdclass={"build_scripts": BuildLauncher},
+    cmdclass={"build_scripts": BuildLaunchers},
 )

@@ -46,7 +46,7 @@
 #define SERVERS "/run/containerd-shim-gvisor/forkserver"
 #endif
 
-/* With GVCTL it is gvctl of an installation that has its interpreter beside it. */
+/* With GVCTL it is gvctl. */
 #ifdef GVCTL
 #define NAME "gvctl"
 #define MODULE "shim.gvctl"
@@ -538,6 +538,15 @@ int main(int argc, char **argv)
     for (int null = 0; null >= 0 && null < 3;)
         if ((null = open("/dev/null", O_RDWR)) >= 3)
             close(null);
+    /* The interpreter refuses to start with a directory, from which there is nothing to read. */
+    struct stat input;
+    if (fstat(0, &input) == 0 && S_ISDIR(input.st_mode)) {
+        int null = open("/dev/null", O_RDONLY);
+        if (null > 0) {
+            dup2(null, 0);
+            close(null);
+        }
+    }
     find(&place);
     pid_t parent = getppid();
     if (served && place.package[0] && !is_off(getenv(SWITCH))

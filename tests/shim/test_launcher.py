@@ -76,6 +76,18 @@ def test_a_tree_that_was_moved_is_found_beside_it(tmp_path: Path) -> None:
     assert EXPECTED in run(moved / "bin" / NAME, PATH="/nowhere")
 
 
+def test_a_directory_for_standard_input(tmp_path: Path) -> None:
+    """The interpreter wouldn't start with one."""
+    site = install(tmp_path / "prefix")
+    launcher = compile_launcher(
+        tmp_path / "prefix/bin" / NAME, INSTALLED=str(site), INTERPRETER=sys.executable
+    )
+    folder = os.open(tmp_path, os.O_RDONLY)
+    result = subprocess.run([str(launcher), "-v"], stdin=folder, capture_output=True, text=True)
+    os.close(folder)
+    assert EXPECTED in result.stdout, result
+
+
 def test_pythons_environment_is_ignored(tmp_path: Path) -> None:
     site = install(tmp_path / "prefix")
     launcher = compile_launcher(
