@@ -5,7 +5,8 @@ into a bundle or at annotations: those come from the pod, not from the operator.
 
 Options come as ``runtimeoptions.v1.Options`` (CRI: the path of a TOML file, or TOML inline) or as
 ``containerd.runc.v1.Options`` (``ctr --runc-*``, Docker, clients that know no other).  Without
-options the first of :data:`GLOBAL_FILES` that exists is read; they are not merged.
+options the file is read that the environment names, else the first of :data:`GLOBAL_FILES` that
+exists; they are not merged.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from runtime.runsc.options_file import (
     config_of,
     parse,
     read,
+    read_global,
 )
 from shim.ttrpc import protobuf
 
@@ -72,11 +74,7 @@ def _source(type_url: str, value: bytes) -> tuple[str, bytes]:
             raise InvalidRequest("runtime options: config_body", f"is larger than {MAX_FILE} bytes")
         if body:
             return "runtime options", body
-    for path in GLOBAL_FILES:
-        data = read(path)
-        if data is not None:
-            return path, data
-    return "", b""
+    return read_global(GLOBAL_FILES)
 
 
 def _runc(value: bytes) -> dict[str, Any]:

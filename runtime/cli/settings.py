@@ -18,13 +18,12 @@ def document(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
     Raises InvalidRequest naming file, key and reason.
     """
-    for path in (args.config,) if args.config else options_file.GLOBAL_FILES:
-        data = options_file.read(path)
-        if data is not None:
-            return path, options_file.check(path, options_file.parse(path, data))[0]
-        if args.config:
-            raise InvalidRequest(path, "no such file")
-    return "", {}
+    path, data = args.config, options_file.read(args.config) if args.config else None
+    if not path:
+        path, data = options_file.read_global(options_file.GLOBAL_FILES)
+    if data is None:
+        raise InvalidRequest(path, "no such file")
+    return path, options_file.check(path, options_file.parse(path, data))[0]
 
 
 def config(args: argparse.Namespace, root: str) -> RunscConfig:

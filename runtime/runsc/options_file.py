@@ -6,13 +6,15 @@ looks into a bundle or at annotations: those come from the pod, not from the ope
 
 from __future__ import annotations
 
+import os
+
 from runtime.base.errors import InvalidRequest
 from runtime.base.files import read_bounded
 from runtime.base.golang import parse_bool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from runtime.runsc.config import RunscConfig
@@ -25,6 +27,9 @@ GLOBAL_FILES = (
     "/run/containerd/runsc/config.toml",
     "/etc/containerd/runsc/config.toml",
 )
+#: In the environment: a file to read in place of those.  What starts the shim may set it for one
+#: runtime of several, as containerd passes no options on to pods that have no pause container.
+VARIABLE = "GVISOR_SHIM_OPTIONS"
 DEFAULT_BINARY = "runsc"
 DEFAULT_ROOT = "/run/containerd/runsc"
 MAX_FILE = 1 << 20
@@ -59,6 +64,24 @@ def read(path: str) -> bytes | None:
         return read_bounded(path, MAX_FILE, follow=True)
     except OSError as error:
         raise InvalidRequest(path, f"can't be read: {(error.strerror or '').lower()}") from None
+
+
+def read_global(paths: Sequence[str]) -> tuple[str, bytes]:
+    """Path and bytes of the file that counts where a call has no options; empty if there is none.
+
+    It is the one that the environment names, else the first of ``paths``.  Raises InvalidRequest.
+    """
+    named = os.environ.get(VARIABLE, "")
+    if named:
+        data = read(named) if named.startswith("/") else None
+        if data is None:
+            raise InvalidRequest(f"{VARIABLE}: {named}", "no such file")
+        return named, data
+    for path in paths:
+        data = read(path)
+        if data is not None:
+            return path, data
+    return "", b""
 
 
 def parse(where: str, data: bytes) -> Mapping[str, Any]:

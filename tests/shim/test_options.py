@@ -54,6 +54,22 @@ def test_defaults() -> None:
     assert config.flags == {}
 
 
+def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts in place of the host's, must be there, and what a call brings goes first."""
+    (tmp_path / "first.toml").write_text('binary_name = "host"')
+    mine = tmp_path / "mine.toml"
+    monkeypatch.setenv("GVISOR_SHIM_OPTIONS", str(mine))
+    with pytest.raises(InvalidRequest, match="no such file"):
+        options.decode("", b"", "ns")
+    mine.write_text('binary_name = "mine"')
+    assert options.decode("", b"", "ns").binary == "mine"
+    assert options.decode(RUNC, b"", "ns").binary == "mine"
+    assert options.decode(CRI, cri(body=b'binary_name = "call"'), "ns").binary == "call"
+    monkeypatch.setenv("GVISOR_SHIM_OPTIONS", "mine.toml")
+    with pytest.raises(InvalidRequest, match="no such file"):
+        options.decode("", b"", "ns")
+
+
 @pytest.mark.parametrize("inline", [True, False])
 @pytest.mark.parametrize("prefix", ["", "type.googleapis.com/", "cri."])
 def test_everything(tmp_path: Path, inline: bool, prefix: str) -> None:
