@@ -1,11 +1,14 @@
 """``port-forward``: connections that come here go to a port in the sandbox.
 
-The sentry takes no TCP socket of the host's, only an end of a Unix pair.  So two threads copy each
-connection to such a pair, and the sentry copies between the pair and the port.
+In a pod of the shim's by the program that CRI's port forwarding uses as well, in others by the
+sentry's own call.  That takes no TCP socket of the host's, only an end of a Unix pair, so each
+connection is copied here to such a pair, by two threads; the sentry copies between the pair and
+the port.
 """
 
 from __future__ import annotations
 
+import _socket
 import select
 import signal
 import socket
@@ -20,6 +23,8 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.cli import find, output
+from runtime.host.pump import Pump
+from runtime.sandbox.port_forward import refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +54,8 @@ def port_forward_verb(args: argparse.Namespace) -> int:
     by_fd = {listener.fileno(): (listener, remote) for listener, remote in listeners}
     for fd in by_fd:
         poller.register(fd, select.POLLIN)
+    program = container.forward_program()
+    pump = Pump()
     process = container.sandbox_process()
     if process is not None:
         poller.register(process.pidfd, select.POLLIN)
@@ -58,7 +65,11 @@ def port_forward_verb(args: argparse.Namespace) -> int:
                 return 0
             if fd not in by_fd:
                 raise SandboxGone(0, None, f"{container.subject} has ended")
-            _pass_on(container, *by_fd[fd])
+            listener, remote = by_fd[fd]
+            if program:
+                _dial(container, program, pump, listener, remote)
+            else:
+                _pass_on(container, listener, remote)
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -74,6 +85,30 @@ def _listen(address: str, port: int) -> socket.socket:
     except OSError as error:
         raise InvalidRequest(f"{address}:{port}", (error.strerror or str(error)).lower()) from None
     return listener
+
+
+def _dial(
+    container: StoredContainer, program: str, pump: Pump, listener: socket.socket, remote: int
+) -> None:
+    """Bring the connection that waits into the sandbox, in a thread, as it may take a while."""
+    try:
+        accepted, _ = listener.accept()
+    except OSError:
+        return  # it was given up before we came
+    connection = _socket.socket(fileno=accepted.detach())
+    connection.setblocking(False)
+
+    def bring() -> None:
+        try:
+            into, out = container.dial(program, remote)
+        except (RuntimeFault, OSError) as fault:
+            # Nobody listens there yet, perhaps: the next connection may have more luck.
+            output.warn(str(fault))
+            refuse(connection)
+            return
+        pump.add(connection, into, out)
+
+    threading.Thread(target=bring, daemon=True).start()
 
 
 def _pass_on(container: StoredContainer, listener: socket.socket, remote: int) -> None:

@@ -57,5 +57,16 @@ def add(
     return with_mounts(spec, [*(spec.raw.get("mounts") or []), mount]), PROGRAM
 
 
+def program_in(spec: Spec, folders: tuple[str, ...] = forward_program.FOLDERS) -> str:
+    """What the program is called in a sandbox whose first container was run by ``spec``.
+
+    Empty if it isn't there.
+    """
+    if spec.root_path in folders:
+        return f"/{forward_program.NAME}"
+    there = any(each.destination == FOLDER and each.source in folders for each in spec.mounts)
+    return PROGRAM if there else ""
+
+
 def _had_it(image: Image) -> bool:
     return image.about is not None and FOLDER in image.about.containers[0].mounts

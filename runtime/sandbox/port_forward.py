@@ -26,10 +26,33 @@ from runtime.network.loopback import LoopbackListener
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from runtime.host.reactor import Reactor, Watch
     from runtime.host.workers import Workers
+    from runtime.sandbox.exits import ExitInfo
     from runtime.sandbox.sandbox import Sandbox
+
+    class Inside(Protocol):
+        """What can run the program: a sandbox, live or known from its files."""
+
+        @property
+        def id(self) -> str:
+            """The first container's."""
+
+        def execute(
+            self,
+            cid: str,
+            process: ProcessSpec,
+            fds: tuple[int, int, int],
+            tty: bool,
+            deadline: float,
+        ) -> int:
+            """Run a process; its pid."""
+
+        def wait_pid(self, cid: str, pid: int, callback: Callable[[ExitInfo], None]) -> object:
+            """Have the process reaped once it ends, without waiting."""
+
 
 #: Connections at a time, each of which is a process in the sandbox; further ones wait in the
 #: listener's backlog.
@@ -47,7 +70,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 _log = get_logger("port_forward")
 
 
-def dial(sandbox: Sandbox, program: str, port: int) -> tuple[int, int]:
+def dial(sandbox: Inside, program: str, port: int) -> tuple[int, int]:
     """Connect to a port on the sandbox's loopback, of IPv4 or else IPv6, by the program there.
 
     Returns two pipes, to write to it and to read from it, which are the caller's to close; the end
@@ -134,7 +157,7 @@ class PortForward:
             accepted = list(self._accepted)
             self._accepted.clear()
         for connection in accepted:
-            _refuse(connection)
+            refuse(connection)
         self._pump.close()
 
     # -- accepting, in the reactor ---------------------------------------------------------
@@ -191,7 +214,7 @@ class PortForward:
                 into, out = self._dial(connection.getsockname()[1])
             except (RuntimeFault, OSError) as fault:
                 _log.debug("connection.refused", sandbox=self._id, error=str(fault))
-                _refuse(connection)
+                refuse(connection)
                 self._finished()
                 continue
             try:
@@ -200,7 +223,7 @@ class PortForward:
                 _log.warning("connection.lost", sandbox=self._id, error=str(error))
 
 
-def _refuse(connection: _socket.socket) -> None:
+def refuse(connection: _socket.socket) -> None:
     """End it as the kernel does where nobody listens: by a reset."""
     try:
         connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)

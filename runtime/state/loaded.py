@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 
 from runtime.base.errors import (
@@ -19,6 +20,7 @@ from runtime.base.errors import (
     InvalidRequest,
     InvalidState,
     NotFound,
+    RuntimeFault,
     SandboxGone,
     Unanswered,
     Unreachable,
@@ -30,6 +32,8 @@ from runtime.host.fds import own_stdio
 from runtime.runsc.control import SignalMode, shell_status, wait_status
 from runtime.runsc.urpc import DEFAULT_TIMEOUT, Disconnected, ProtocolError
 from runtime.runsc.usage import UsageFiles, parse_usage
+from runtime.sandbox import forward_mount
+from runtime.sandbox.port_forward import dial
 from runtime.sandbox.prepare_spec import exec_capabilities
 from runtime.sandbox.signals import Effect, effect
 from runtime.state import shim_record, writer
@@ -377,16 +381,42 @@ class StoredContainer(StoredState):
             raise Failed("debug.Stacks: malformed result")
         return found
 
-    def port_forward(self, port: int, fd: int, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Connect ``fd`` to a port in the sandbox.  While running.
+    def forward_program(self) -> str:
+        """The program in the sandbox's first container that connects to ports; empty if none.
 
-        It is an end of a Unix stream socket, the only kind that the sentry takes from the host.
-
-        Raises Unsupported where the sentry lacks it (before release-20230206).
+        Pods of the shim's have it.  Raises as ``load_exact`` does.
         """
+        root = (
+            self if self.is_root else self.load_exact(self.root, self.sandbox_id, self.sandbox_id)
+        )
+        return forward_mount.program_in(root.spec)
+
+    def dial(self, program: str, port: int) -> tuple[int, int]:
+        """Connect to a port in the sandbox, by ``forward_program``.  While running.
+
+        Returns two non-blocking pipes, to write to it and to read from it, which are the caller's.
+        Raises Failed if nobody listens there.
+        """
+        self._check_port(port)
+        root = (
+            self if self.is_root else self.load_exact(self.root, self.sandbox_id, self.sandbox_id)
+        )
+        return dial(_Inside(root), program, port)
+
+    def _check_port(self, port: int) -> None:
         self.require("port forward", RUNNING)
         if not 0 < port < 65536:
             raise InvalidRequest("port", f"{port} is not between 1 and 65535")
+
+    def port_forward(self, port: int, fd: int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Have the sentry connect ``fd`` to a port in the sandbox.  While running.
+
+        It is an end of a Unix stream socket, the only kind that the sentry takes from the host.
+        For sandboxes without ``forward_program``, as it loses what comes faster than it is read.
+
+        Raises Unsupported where the sentry lacks it (before release-20230206).
+        """
+        self._check_port(port)
         self.control().port_forward(self.id, port, fd, timeout)
 
     def tar_root(self, fd: int, timeout: float = 60.0) -> None:
@@ -414,3 +444,31 @@ class StoredContainer(StoredState):
         from runtime.state.destroy import destroy
 
         destroy(self, force, timeout)
+
+
+class _Inside:
+    """A sandbox's first container as :func:`dial` needs it."""
+
+    def __init__(self, root: StoredContainer) -> None:
+        self._root = root
+        self.id = root.id
+
+    def execute(
+        self,
+        cid: str,
+        process: ProcessSpec,
+        fds: tuple[int, int, int],
+        tty: bool,
+        deadline: float,
+    ) -> int:
+        return self._root.execute(process, fds, tty, max(deadline - time.monotonic(), 0.1))
+
+    def wait_pid(self, cid: str, pid: int, callback: object) -> None:
+        """Reaped by a thread of its own, which ends with the process."""
+        threading.Thread(target=self._reap, args=(pid,), name="reaper", daemon=True).start()
+
+    def _reap(self, pid: int) -> None:
+        try:
+            self._root.wait_pid(pid)
+        except RuntimeFault:
+            return  # the sandbox has ended

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.bundle.process_spec import ProcessSpec
+from runtime.host import forward_program
 from runtime.host.pids import start_time
+from runtime.sandbox import forward_mount
 from runtime.state import shim_record, writer
 from runtime.state.loaded import StoredContainer
 from runtime.state.lock import StateLock
@@ -529,6 +532,40 @@ def test_small_calls(scene: Scene) -> None:
     for port in (0, 65536):
         with pytest.raises(InvalidRequest):
             found.port_forward(port, 0)
+
+
+@pytest.mark.parametrize(
+    ("root", "mounts", "program"),
+    [
+        (forward_program.FOLDERS[0], [], "/forward"),
+        ("/b", [(forward_mount.FOLDER, forward_program.FOLDERS[1])], forward_mount.PROGRAM),
+        ("/b", [(forward_mount.FOLDER, "/elsewhere"), ("/x", forward_program.FOLDERS[0])], ""),
+    ],
+)
+def test_forwarding_by_the_program_of_the_pod(
+    scene: Scene, root: str, mounts: list[tuple[str, str]], program: str
+) -> None:
+    """Whichever of its containers is named, it is run in the first one and reaped."""
+    spec = runsc_state(scene.bundle)["spec"]
+    spec["root"] = {"path": root}
+    spec["mounts"] = [
+        {"destination": there, "source": source, "type": "bind", "options": ["bind"]}
+        for there, source in mounts
+    ]
+    scene.write(spec=spec)
+    found = scene.load("c2")
+    assert found.forward_program() == program
+    run = scene.answer("containerManager.ExecuteAsync", 7)
+    waits = scene.answer("containerManager.WaitPID", 1 << 8)
+    with pytest.raises(Failed, match="port 80: connection refused"):
+        found.dial(forward_mount.PROGRAM, 80)  # the sentry closes what it is given
+    assert run[0]["argv"] == [forward_mount.PROGRAM, "80"] and run[0]["ContainerID"] == "c1"
+    deadline = time.monotonic() + 10
+    while not waits and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert waits == [{"PID": 7, "CID": "c1"}]
+    with pytest.raises(InvalidRequest):
+        found.dial(forward_mount.PROGRAM, 65536)
 
 
 def test_events_split_the_hosts_cpu_time(scene: Scene) -> None:
