@@ -33,12 +33,30 @@ class DNSConfig(_t.Message):
         options: Iterable[str] | None = ...,
     ) -> None: ...
 
+class IDMapping(_t.Message):
+    host_id: int
+    container_id: int
+    length: int
+    def __init__(
+        self,
+        *,
+        host_id: int | None = ...,
+        container_id: int | None = ...,
+        length: int | None = ...,
+    ) -> None: ...
+
 class UserNamespace(_t.Message):
     mode: int
+    @property
+    def uids(self) -> _t.Messages[IDMapping]: ...
+    @property
+    def gids(self) -> _t.Messages[IDMapping]: ...
     def __init__(
         self,
         *,
         mode: int | None = ...,
+        uids: Iterable[IDMapping] | None = ...,
+        gids: Iterable[IDMapping] | None = ...,
     ) -> None: ...
 
 class NamespaceOption(_t.Message):

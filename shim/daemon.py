@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 #: Seconds that a shutdown gives the event queue, and open replies.
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
+#: Seconds that a client has for closing its connection after it shut a sandbox down.
+GRACE = 2.0
 #: Seconds from the start of a daemon that no fork server has forked until it imports the rest.
 PRELOAD_DELAY = 2.0
 #: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
@@ -57,6 +59,7 @@ class Daemon:
     def __init__(self, args: DaemonArgs) -> None:
         self.args = args
         self._log = log.get_logger("daemon", pod=args.id, namespace=args.namespace)
+        self._ending = False  # set once, by any thread: the sandbox is shut down
         self._signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self._signals[0], True)
         self.reactor = Reactor()
@@ -130,7 +133,9 @@ class Daemon:
     def _sandbox_service(self) -> SandboxService:
         from shim.sandbox.service import SandboxService
 
-        return SandboxService(self.pod, options=self._options, metrics=_metrics, shutdown=self.stop)
+        return SandboxService(
+            self.pod, options=self._options, metrics=_metrics, shutdown=self._stop_soon
+        )
 
     def _open_io(self, wanted: OpenStdio) -> IO:
         from shim.stdio.process_io import ProcessIO
@@ -146,6 +151,8 @@ class Daemon:
 
     def _idle(self) -> None:
         """The last client has gone."""
+        if self._ending:
+            self.stop()
         self.service.idle()
         self.forsaken.look_later()
 
@@ -217,6 +224,15 @@ class Daemon:
         """Likewise, without waiting for a containerd that isn't there to hear of events."""
         self._flush_timeout = 0.0
         self.stop()
+
+    def _stop_soon(self) -> None:
+        """The same once the last client has gone, or after a while; from any thread.
+
+        containerd's client may take a connection that ends right after a reply for one that ended
+        without, and then says that the sandbox couldn't be removed.
+        """
+        self._ending = True
+        self.reactor.call_later(GRACE if self.server.connections else 0.0, self.stop)
 
     def _handle_signals(self) -> None:
         def ignore(*_: object) -> None:

@@ -14,8 +14,9 @@ from runtime.host import linux
 
 #: The file's name in its folder.
 NAME = "forward"
-#: Where that may be: the second if programs can't be run from the first.
-FOLDERS = ("/run/containerd-shim-gvisor/inside", "/var/lib/containerd-shim-gvisor/inside")
+#: Where that may be: the second if programs can't be run from the first.  Not in the shim's own
+#: folder, which only root can enter: a gofer in a pod's user namespace has to.
+FOLDERS = ("/run/containerd-shim-gvisor-inside", "/var/lib/containerd-shim-gvisor-inside")
 #: What the folder has for a pod of which it is the root: places to mount on.
 _MOUNT_POINTS = ("dev", "etc", "proc", "sys", "tmp")
 _BASE = 0x400000

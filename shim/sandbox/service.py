@@ -112,6 +112,23 @@ class SandboxService:
         runsc = self._options("", b"", request.sandbox_id)
         call.on_cancel(lambda: self._pod.abandon(request.sandbox_id))
         try:
+            self._make(request, config, runsc, bundle)
+            if call.cancelled:
+                self._pod.delete(request.sandbox_id)
+        finally:
+            # Nobody would ever shut down what its creator has left alone.
+            if call.cancelled and self._pod.close_if_empty():
+                self._shutdown()
+        return sandbox_pb2.CreateSandboxResponse().SerializeToString()
+
+    def _make(
+        self,
+        request: sandbox_pb2.CreateSandboxRequest,
+        config: pod_pb2.PodSandboxConfig,
+        runsc: RunscConfig,
+        bundle: str,
+    ) -> None:
+        try:
             root = forward_program.install(forward_program.FOLDERS)
             netns = convert.text("netns_path", request.netns_path)
             allowed = runsc.pod_annotations
@@ -124,7 +141,6 @@ class SandboxService:
             CreateRequest(id=request.sandbox_id, bundle=bundle, io=nothing, config=runsc)
         )
         self._bundle, self._created = bundle, time.time()
-        return sandbox_pb2.CreateSandboxResponse().SerializeToString()
 
     def _start(self, call: Call) -> bytes:
         request = sandbox_pb2.StartSandboxRequest.FromString(call.payload)

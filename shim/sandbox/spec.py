@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 
 from runtime.base import fastjson, files
-from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.errors import InvalidRequest
 from runtime.base.json_fields import parse_object
 from runtime.bundle.process_spec import MAX_JSON
 from runtime.host.forward_program import NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Final
 
-    from protos.pod_pb2 import PodSandboxConfig
+    from protos.pod_pb2 import IDMapping, PodSandboxConfig
 
 _NODE: Final = 2  # of CRI's NamespaceMode
 _CRI: Final = "io.kubernetes.cri."
@@ -45,13 +45,15 @@ def spec_of(
     """The ``config.json`` of the sandbox's first container, whose program only waits.
 
     ``root`` is a directory with that program, ``allowed`` are patterns of the annotations that a
-    pod's author may set.  Raises Unsupported for a pod with a user namespace of its own.
+    pod's author may set.  Raises InvalidRequest for a user namespace without mappings.
     """
     linux = config.linux
     modes = linux.security_context.namespace_options
-    if modes.HasField("userns_options") and modes.userns_options.mode != _NODE:
-        raise Unsupported("a pod with a user namespace (hostUsers: false) and no pause container")
+    users = modes.userns_options if modes.HasField("userns_options") else None
+    if users is not None and users.mode == _NODE:
+        users = None
     namespaces = [{"type": "mount"}]
+    namespaces += [{"type": "user"}] if users is not None else []
     namespaces += [{"type": "pid"}] if modes.pid != _NODE else []
     namespaces += [{"type": "ipc"}] if modes.ipc != _NODE else []
     if modes.network != _NODE:
@@ -62,6 +64,8 @@ def spec_of(
         "resources": {"cpu": {"shares": 2}},
         "sysctl": dict(linux.sysctls),
     }
+    if users is not None:
+        section["uidMappings"], section["gidMappings"] = _maps(users.uids), _maps(users.gids)
     if linux.cgroup_parent:
         section["cgroupsPath"] = cgroups_path(linux.cgroup_parent, sandbox_id)
     return {
@@ -84,6 +88,16 @@ def spec_of(
         "annotations": _annotations(config, sandbox_id, allowed),
         "linux": section,
     }
+
+
+def _maps(ids: Iterable[IDMapping]) -> list[dict[str, int]]:
+    """A user namespace's, in the spec's words.  Raises InvalidRequest."""
+    if not ids:
+        raise InvalidRequest("userns_options", "a user namespace without mappings")
+    return [
+        {"containerID": each.container_id, "hostID": each.host_id, "size": each.length}
+        for each in ids
+    ]
 
 
 def cgroups_path(parent: str, sandbox_id: str) -> str:
@@ -163,8 +177,9 @@ def _host_file(path: str) -> bytes:
 def complete_member(bundle: str, pod_bundle: str) -> None:
     """Add to a member's spec the mounts of the pod's files that it lacks.
 
-    CRI adds them only where it made the files itself.  A mount that the pod's author, or CRI, put
-    in such a place stays.  Raises InvalidRequest, OSError.
+    CRI adds them only where it made the files itself, and so: read-only where the root file system
+    is, with the ids of the pod's user namespace.  A mount that the pod's author, or CRI, put in
+    such a place stays.  Raises InvalidRequest, OSError.
     """
     path = f"{bundle}/config.json"
     data = files.read_bounded(path, MAX_JSON)
@@ -180,10 +195,17 @@ def complete_member(bundle: str, pod_bundle: str) -> None:
         if isinstance(each, dict) and not _is_default_shm(each)
     }
     kept = [each for each in mounts if not (isinstance(each, dict) and _is_default_shm(each))]
+    root, linux = spec.get("root"), spec.get("linux")
+    read_only = isinstance(root, dict) and root.get("readonly") is True
+    maps = {
+        key: linux[key]
+        for key in ("uidMappings", "gidMappings")
+        if isinstance(linux, dict) and key in linux
+    }
     added = [
-        _bind(destination, f"{pod_bundle}/{name}")
-        for destination, name in _FILES.items()
-        if destination not in taken
+        {**_bind(there, f"{pod_bundle}/{name}", read_only and there != _SHM), **maps}
+        for there, name in _FILES.items()
+        if there not in taken
     ]
     spec["mounts"] = kept + added
     files.replace_file(path, fastjson.dumps(spec).encode())
@@ -193,6 +215,6 @@ def _is_default_shm(mount: Mapping[str, Any]) -> bool:
     return mount.get("destination") == _SHM and mount.get("type") == "tmpfs"
 
 
-def _bind(destination: str, source: str) -> dict[str, Any]:
-    options = ["rbind", "rprivate", "rw"]
+def _bind(destination: str, source: str, read_only: bool = False) -> dict[str, Any]:
+    options = ["rbind", "rprivate", "ro" if read_only else "rw"]
     return {"destination": destination, "type": "bind", "source": source, "options": options}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from protos import sandbox_pb2 as pb
+from runtime.base.errors import Failed
 from runtime.host import forward_program
 from runtime.host.workers import Workers
 from runtime.sandbox.exits import ExitInfo
@@ -20,7 +23,7 @@ from shim.bundles import Bundles
 from shim.sandbox.service import SandboxService
 from shim.service import SANDBOX, TaskService
 from shim.ttrpc.client import Client
-from shim.ttrpc.errors import StatusError
+from shim.ttrpc.errors import StatusError, TtrpcError
 from shim.ttrpc.server import Server
 from tests.fakes.sandbox import Bench
 
@@ -126,6 +129,41 @@ def test_create_writes_a_bundle(shim: _Shim) -> None:
     before = (shim.bundle / "config.json").stat().st_ino
     assert shim.refusal("CreateSandbox", request)[0] == _EXISTS
     assert (shim.bundle / "config.json").stat().st_ino == before
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_creation_whose_client_is_gone(
+    shim: _Shim, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Nobody will shut it down: what was made is deleted, and the shim ends by itself."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def create(*_: object) -> int:
+        begun.set()
+        assert go_on.wait(WAIT)
+        if fails:
+            raise Failed("abandoned")
+        return 4711
+
+    monkeypatch.setattr("runtime.task.pod.create", create)
+    monkeypatch.setattr(shim.pod, "delete", lambda ident: shim.pod._forget(ident))
+    request = pb.CreateSandboxRequest(sandbox_id="s1", bundle_path=str(shim.bundle))
+
+    def ask() -> None:
+        with suppress(TtrpcError):
+            shim.call("CreateSandbox", request)
+
+    waiter = threading.Thread(target=ask)
+    waiter.start()
+    assert begun.wait(WAIT)
+    shim.client.close()
+    waiter.join(WAIT)
+    deadline = time.monotonic() + WAIT
+    while shim.server.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not shim.stopped.is_set()
+    go_on.set()
+    assert shim.stopped.wait(WAIT) and not shim.pod.all()
 
 
 def test_what_create_refuses(shim: _Shim) -> None:

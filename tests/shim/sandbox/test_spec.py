@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from protos.pod_pb2 import PodSandboxConfig
-from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.base.errors import InvalidRequest
 from runtime.bundle.spec import read_spec
 from shim.sandbox import spec as sandbox_spec
 from shim.sandbox.spec import cgroups_path, complete_member, resolv_conf, spec_of, write
@@ -75,9 +75,18 @@ def test_the_hosts_namespaces() -> None:
     assert _spec(config, "")["linux"]["namespaces"] == [{"type": "mount"}]
 
 
-def test_a_user_namespace_is_refused_by_name() -> None:
-    modes = {"userns_options": {"mode": 0}}
-    with pytest.raises(Unsupported, match="user namespace"):
+def test_a_user_namespace() -> None:
+    ids = [{"host_id": 1000000, "container_id": 0, "length": 65536}]
+    modes: dict[str, Any] = {"userns_options": {"mode": 0, "uids": ids, "gids": ids}}
+    spec = read_spec(_spec(_config(security_context={"namespace_options": modes})), "/bundle")
+    assert "user" in spec.namespaces and not spec.namespaces["user"]
+    for maps in (spec.uid_mappings, spec.gid_mappings):
+        assert [(m.container_id, m.host_id, m.size) for m in maps] == [(0, 1000000, 65536)]
+    modes["userns_options"] = {"mode": 2, "uids": ids, "gids": ids}
+    spec = read_spec(_spec(_config(security_context={"namespace_options": modes})), "/bundle")
+    assert "user" not in spec.namespaces and not spec.uid_mappings
+    modes["userns_options"] = {"mode": 0, "uids": ids}
+    with pytest.raises(InvalidRequest, match="without mappings"):
         _spec(_config(security_context={"namespace_options": modes}))
 
 
@@ -119,11 +128,31 @@ def test_a_members_mounts(tmp_path: Path) -> None:
         "/etc/resolv.conf": "/pod/resolv.conf",
         "/dev/shm": "/pod/shm",
     }
+    for each in _member(tmp_path, []):
+        assert each["options"] == ["rbind", "rprivate", "rw"] and "uidMappings" not in each
     own = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm"}
     assert {**own} in _member(tmp_path, [own])
     assert _member(tmp_path, "no list") == "no list"
     (tmp_path / "config.json").unlink()
     complete_member(str(tmp_path), "/pod")
+
+
+def test_mounts_are_as_the_member_is(tmp_path: Path) -> None:
+    """Read-only where its root is, but for what all share, and with the ids of its namespace."""
+    maps = {
+        key: [{"containerID": 0, "hostID": 9, "size": 1}] for key in ("uidMappings", "gidMappings")
+    }
+    spec = {"root": {"path": "r", "readonly": True}, "linux": maps}
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    complete_member(str(tmp_path), "/pod")
+    for each in json.loads((tmp_path / "config.json").read_text())["mounts"]:
+        assert each["options"][-1] == ("rw" if each["destination"] == "/dev/shm" else "ro")
+        assert {key: each[key] for key in maps} == maps
+    for odd in ({"root": [], "linux": 5}, {"root": {"readonly": "x"}, "linux": None}):
+        (tmp_path / "config.json").write_text(json.dumps(odd))
+        complete_member(str(tmp_path), "/pod")
+        mounts = json.loads((tmp_path / "config.json").read_text())["mounts"]
+        assert {each["options"][-1] for each in mounts} == {"rw"}
 
 
 def test_the_files_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
