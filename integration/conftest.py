@@ -25,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("GVISOR_SHIM_RUNTIME", "gvisor"),
         help="gvisor (default), runc to prove the suite, a runtime's full name or a shim's path",
     )
+    group.addoption(
+        "--sandboxer",
+        choices=("podsandbox", "shim"),
+        default="podsandbox",
+        help="who makes gVisor's pods: containerd with a pause container (default), or the shim",
+    )
     group.addoption("--containerd", help="only this version of containerd, e.g. 1.7")
     group.addoption("--runsc", help="only this generation of runsc, e.g. 20240729")
     group.addoption("--all", action="store_true", help="every test on every combination")

@@ -8,8 +8,9 @@ import pytest
 
 from integration.harness import peers
 
-#: A containerd and a runsc; the latter is empty for runtimes that know none.
-Pair = tuple[str, str]
+#: A containerd and a runsc; the latter is empty for runtimes that know none.  For pods also who
+#: makes them, if that is not containerd.
+Pair = tuple[str, ...]
 
 
 def runtime(config: pytest.Config) -> str:
@@ -28,18 +29,29 @@ def parametrize(
     fixture: str,
     machine: str,
     every: Callable[[pytest.Config], list[Pair]],
+    marked: Callable[[pytest.Config], dict[str, list[Pair]]] = lambda _: {},
 ) -> None:
-    """Give a test with ``fixture`` its machines: the first of ``every``, or all for ``core``."""
+    """Give a test with ``fixture`` its machines: the first of ``every``, or all for ``core``.
+
+    ``marked`` are what those get besides that have a mark of that name.
+    """
     if fixture not in metafunc.fixturenames:
         return
     config = metafunc.config
     version, made = config.getoption("--containerd"), config.getoption("--runsc")
-    pairs = [
-        pair
-        for pair in every(config)
-        if version in (None, pair[0]) and (made in (None, pair[1]) or not pair[1])
-    ]
+
+    def wanted(pairs: list[Pair]) -> list[Pair]:
+        return [
+            pair
+            for pair in pairs
+            if version in (None, pair[0]) and (made in (None, pair[1]) or not pair[1])
+        ]
+
+    pairs = wanted(every(config))
     if not metafunc.definition.get_closest_marker("core") and not config.getoption("--all"):
         pairs = pairs[:1]
+    for mark, more in marked(config).items():
+        if metafunc.definition.get_closest_marker(mark):
+            pairs += wanted(more)
     names = ["-".join(filter(None, pair)) for pair in pairs]
     metafunc.parametrize(machine, pairs, ids=names, indirect=True, scope="session")

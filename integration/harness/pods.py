@@ -75,6 +75,10 @@ _COMMON_1 = """\
   stream_server_port = "0"
 """
 _COUNTED = "io.containerd.counted.v2"
+#: The handler whose pods have no pause container, whatever the others' have.
+_SHIM = "gvisor-shim"
+#: In a shim's environment: its options.
+_OPTIONS_FILE = "GVISOR_SHIM_OPTIONS"
 #: A runtime whose shim is on nobody's PATH under the name that this gives.
 _ELSEWHERE = "io.containerd.elsewhere.v2"
 _RUNTIME = """\
@@ -110,10 +114,17 @@ class PodNode:
         *,
         level: str = "debug",
         others: Mapping[str, str] | None = None,
+        without_pause: bool = False,
     ) -> None:
-        """`others` are further handlers by name, each with its runtime's name or shim's path."""
+        """`others` are further handlers by name, each with its runtime's name or shim's path.
+
+        With `without_pause` the shim makes all of gVisor's pods (`sandboxer = "shim"`).
+        """
+        self.without_pause = without_pause
         self.network = PodNetwork(folder / "cni", number)
         self._others = others or {}
+        #: Scripts that run the shim: whether calls are noted, and the name of its options' file.
+        self._shims: dict[str, tuple[bool, str]] = {}
         self.runtime = runtime
         #: What stands above the cgroups of all pods, and tells their processes from others.
         self.cgroup = f"gvt{os.getpid()}-{number}"
@@ -161,6 +172,8 @@ class PodNode:
         """Make the network, start the daemon and wait until pods can be run on it."""
         (self.daemon.folder / "logs").mkdir(parents=True)
         options = f'root = "{self.daemon.folder}/runsc"\n'
+        if self.without_pause:  # containerd chooses else
+            options += 'pod_annotations = ["dev.gvisor.*"]\n'
         texts = {
             "gvisor": options,
             "gvisor-apart": options + "grouping = false\n",
@@ -168,7 +181,7 @@ class PodNode:
         }
         for name, text in texts.items():
             (self.daemon.folder / f"{name}.toml").write_text(text)
-        self._write_counter()
+        self._write_shims()
         self._write_drop_in()
         self.network.create()
         self.daemon.start()
@@ -204,6 +217,7 @@ class PodNode:
         self.daemon.stop()
         text = self._configuration(self.daemon.folder, version)
         self.daemon.become(version, text)
+        self._write_shims()
         self._write_drop_in()
         self.daemon.start()
         self.wait_ready()
@@ -270,15 +284,25 @@ class PodNode:
         handlers = [("gvisor-apart", gvisor, single, apart), ("gvisor-plain", gvisor, single, "")]
         handlers.append(("gvisor-closed", gvisor, single, closed))
         if release >= (2, 1):
-            handlers.append(("gvisor-shim", gvisor, single, ""))
+            handlers.append((_SHIM, gvisor, single, plain))
         handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
             if name in ("gvisor", "runc"):
                 handlers.append((name + "-counted", _COUNTED, single, options))
         for name, kind, conf, options in handlers:
+            ours = self.without_pause and name.startswith("gvisor")
+            without_pause = ours or name == _SHIM
+            if without_pause:
+                # containerd passes no options on to such pods: each has a shim that knows its own.
+                file = options.rpartition("/")[2].partition(".toml")[0]
+                self._shims[name] = (name.endswith("-counted"), file)
+                options = ""
+            elif name.endswith("-counted"):
+                self._shims["counted"] = (True, "")
             text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf)
-            if name.endswith("-shim"):
+            if without_pause:
+                text += f'  runtime_path = "{folder}/bin/containerd-shim-{name}-v2"\n'
                 text += '  sandboxer = "shim"\n'
             if options:
                 text += _OPTIONS.format(plugin=plugin, name=name, options=options)
@@ -302,13 +326,23 @@ class PodNode:
         if self.daemon.release >= (2, 0):
             file.write_text(self._printed(self.daemon.folder, self.daemon.version))
 
-    def _write_counter(self) -> None:
-        """The runtime under test by another name, which notes how often containerd runs it."""
-        real = peers.shim_path(self.runtime, self.daemon.version)
-        script = self.daemon.folder / "bin" / "containerd-shim-counted-v2"
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(f'#!/bin/sh\necho "$@" >> {self._calls}\nexec {real} "$@"\n')
-        script.chmod(0o755)
+    def _write_shims(self) -> None:
+        """The runtime under test by other names, some with options of their own.
+
+        What is counted notes how often containerd runs it.
+        """
+        for name, (counted, options) in self._shims.items():
+            runtime = self.runtime if name == "counted" or self.gvisor else peers.GVISOR
+            lines = ["#!/bin/sh"]
+            if counted:
+                lines.append(f'echo "$@" >> {self._calls}')
+            if options:
+                lines.append(f"export {_OPTIONS_FILE}={self.daemon.folder}/{options}.toml")
+            lines.append(f'exec {peers.shim_path(runtime, self.daemon.version)} "$@"\n')
+            script = self.daemon.folder / "bin" / f"containerd-shim-{name}-v2"
+            script.parent.mkdir(exist_ok=True)
+            script.write_text("\n".join(lines))
+            script.chmod(0o755)
 
     @property
     def _calls(self) -> Path:
@@ -419,6 +453,12 @@ class PodNode:
     def _is_shim(word: str) -> bool:
         return word.rpartition("/")[2].startswith("containerd-shim-")
 
+    def pod_bundle(self, pod: Pod) -> Path:
+        """Where containerd keeps what a pod's sandbox is made of."""
+        if not pod.without_pause:
+            return self.daemon.bundle(pod.id)
+        return self.daemon.state / "io.containerd.sandbox.controller.v1.shim" / NAMESPACE / pod.id
+
     def mounts(self) -> list[str]:
         """Mount points of this node's pods."""
         return footprint.mounts(self._ours)
@@ -458,6 +498,7 @@ class PodNode:
             tops.append(base / "io.containerd.runtime.v2.task" / NAMESPACE)
             for kind in ("netns", "sandboxes", "containers"):
                 tops.append(base / "io.containerd.grpc.v1.cri" / kind)
+            tops.append(base / "io.containerd.sandbox.controller.v1.shim" / NAMESPACE)
         return [path for top in tops if top.is_dir() for path in top.iterdir()]
 
     def clean(self) -> None:
@@ -506,7 +547,8 @@ class PodNode:
         self.network.disconnect()
 
     def __repr__(self) -> str:
-        return f"PodNode({self.runtime}, {self.daemon.version}, {self.daemon.generation})"
+        kind = self.runtime + (" without pause containers" if self.without_pause else "")
+        return f"PodNode({kind}, {self.daemon.version}, {self.daemon.generation})"
 
 
 class Pod:
@@ -527,6 +569,11 @@ class Pod:
             **config,
         }
         self._numbers = itertools.count(1)
+
+    @property
+    def without_pause(self) -> bool:
+        """Whether the shim makes its sandbox itself."""
+        return self._handler == _SHIM or (self.node.without_pause and self.node.gvisor)
 
     # -- its life ---------------------------------------------------------------------------
 

@@ -13,32 +13,46 @@ from integration.harness.pods import PodNode
 
 #: What every test runs on, and what those marked `core` run on besides.
 _COMBINATIONS = (("2.1", "20240729"), ("1.7", "20240729"), ("2.1", "20221219"))
+#: Of the option `--sandboxer`: the shim makes gVisor's pods.
+SHIM = "shim"
 _numbers = itertools.count()
 
 
 def _combinations(config: pytest.Config) -> list[combinations.Pair]:
     generations = combinations.generations(config)
     versions = [version for version in peers.CONTAINERDS if version != "1.6"]
+    shim = config.getoption("--sandboxer") == SHIM
+    if shim:
+        versions = [version for version in versions if peers.daemon_generation(version) >= (2, 1)]
     every = [(version, made) for version in versions for made in generations]
     if "custom" not in (*versions, *generations):
         wanted = [(version, made if generations[0] else "") for version, made in _COMBINATIONS]
         every.sort(key=lambda pair: wanted.index(pair) if pair in wanted else len(wanted))
         if not config.getoption("--all"):
             every = [pair for pair in every if pair in wanted]
-    return every
+    return [(*pair, SHIM) for pair in every] if shim else list(every)
+
+
+def _marked(config: pytest.Config) -> dict[str, list[combinations.Pair]]:
+    """Tests marked so run without a pause container as well."""
+    version, made = _COMBINATIONS[0]
+    known = version in peers.CONTAINERDS and made in combinations.generations(config)
+    chosen = config.getoption("--sandboxer") == SHIM or not known
+    return {"without_pause": [] if chosen else [(version, made, SHIM)]}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    combinations.parametrize(metafunc, "pods", "pod_machine", _combinations)
+    combinations.parametrize(metafunc, "pods", "pod_machine", _combinations, _marked)
 
 
 @pytest.fixture(scope="session")
 def pod_machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[PodNode]:
     """A running daemon with CRI for one combination of containerd and runsc."""
-    version, generation = request.param
+    version, generation, *sandboxer = request.param
     number = next(_numbers)
     folder = short_folder / f"p{number}"
-    node = PodNode(folder, version, generation, combinations.runtime(request.config), number)
+    runtime = combinations.runtime(request.config)
+    node = PodNode(folder, version, generation, runtime, number, without_pause=bool(sandboxer))
     # Both ways of starting a shim, without a test more.
     node.daemon.fork_server = (version, generation) == ("2.1", "20221219")
     try:

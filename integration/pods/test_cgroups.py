@@ -31,6 +31,7 @@ def empty(path: str) -> bool:
     return cgroup_files("memory", path, "cgroup.procs") == [""]
 
 
+@pytest.mark.without_pause
 @pytest.mark.skipif(unified_cgroups(), reason="about v1; v2 has scopes, see integration/vm")
 def test_a_slice(pods: PodNode) -> None:
     """systemd's form of paths: all of the pod is in its slice, each container has its scope."""
@@ -50,6 +51,7 @@ def test_a_slice(pods: PodNode) -> None:
     assert cgroup_files("memory", place, "cgroup.procs") == []
 
 
+@pytest.mark.without_pause
 @pytest.mark.parametrize("form", ["path", "slice"])
 def test_a_parent_that_is_named(pods: PodNode, form: str) -> None:
     """The annotation puts all of the pod there, if it is inside of the pod's own cgroup;
@@ -97,6 +99,7 @@ def test_a_containers_limits_are_seen_inside(pods: PodNode) -> None:
     assert seen(other)[2] >= 400 << 20
 
 
+@pytest.mark.without_pause
 def test_a_pods_author_stays_in_the_pods_cgroup(pods: PodNode) -> None:
     """Whatever the annotation names: its limits hold, and others' cgroups are not joined."""
     foreign = f"/{pods.cgroup}/foreign"

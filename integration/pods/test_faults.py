@@ -42,6 +42,7 @@ def _done(pods: PodNode, method: str, pod: Pod) -> bool:
     return True
 
 
+@pytest.mark.without_pause
 @pytest.mark.gvisor
 @pytest.mark.parametrize("row", [each for each in ROWS if each.everywhere], ids=lambda r: r.name)
 @pytest.mark.core

@@ -26,6 +26,7 @@ def _members(pods: PodNode, pod: Pod, count: int = 2) -> list[str]:
     return containers
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_siblings_cost_no_start_and_no_delete(pods: PodNode) -> None:
     """On containerd 2 the binary is run twice for a pod, whatever is in it; on 1.7 for each
@@ -38,7 +39,7 @@ def test_siblings_cost_no_start_and_no_delete(pods: PodNode) -> None:
     containers = _members(pods, pod)
     everyone = [pod.id] if new else [pod.id, *containers]
     assert pods.shim_calls(pod.id, *containers) == [("start", each) for each in everyone]
-    bundles = [pods.daemon.bundle(each) for each in (pod.id, *containers)]
+    bundles = [pods.pod_bundle(pod), *map(pods.daemon.bundle, containers)]
     if new:
         replies = {(bundle / "bootstrap.json").read_text() for bundle in bundles}
         assert [json.loads(reply)["version"] for reply in replies] == [3]

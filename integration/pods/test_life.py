@@ -15,6 +15,7 @@ from integration.harness.pods import PodNode, in_parallel
 from integration.harness.waiting import until
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_containers_talk_over_localhost(pods: PodNode) -> None:
     """Two containers of a pod share its network; one shim serves them all."""
@@ -66,6 +67,7 @@ def test_exec_has_a_timeout(pods: PodNode) -> None:
     assert pods.status(container).state == cri.RUNNING
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_exit_codes_and_logs(pods: PodNode) -> None:
     """Exit codes are the processes' own, and logs are whole, however short the life."""
@@ -107,6 +109,7 @@ def test_stop_gives_a_grace_period(pods: PodNode) -> None:
     pods.stop(stubborn)  # once more is no error
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_container_restarts_in_a_live_pod(pods: PodNode) -> None:
     """A container is made anew beside one that goes on, as the kubelet does after a crash."""
@@ -149,6 +152,7 @@ def test_container_in_a_stopped_pod_is_refused(pods: PodNode) -> None:
     pods.assert_clean()
 
 
+@pytest.mark.without_pause
 def test_hostname_dns_and_environment(pods: PodNode) -> None:
     """What CRI writes for a pod is what its containers see."""
     dns = {"servers": ["10.0.0.53"], "searches": ["svc.test"], "options": ["ndots:5"]}
@@ -168,6 +172,7 @@ def test_hostname_dns_and_environment(pods: PodNode) -> None:
     )
 
 
+@pytest.mark.without_pause
 def test_users_and_read_only_root(pods: PodNode) -> None:
     pod = pods.pod()
     user = {"security_context": {"run_as_user": {"value": 1000}}}

@@ -272,6 +272,7 @@ def test_twenty_pods_at_once(pods: PodNode) -> None:
     pods.assert_clean()
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_containerd_comes_back(pods: PodNode) -> None:
     """Every pod is found again, with exits of meanwhile, whole logs, and terminals that work."""

@@ -61,6 +61,7 @@ def api(pods: PodNode) -> Iterator[Api]:
     api.close()
 
 
+@pytest.mark.without_pause
 def test_a_container_over_its_own_limit(pods: PodNode, api: Api) -> None:
     """It ends as the kernel would end it; the others, and the pod, live on."""
     with api.events() as events:
@@ -174,6 +175,7 @@ def test_an_update_of_its_own_limit(pods: PodNode) -> None:
     assert pods.wait_reason(container, "OOMKilled", 60) == 137
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_a_pod_that_runs_out_of_memory(pods: PodNode, api: Api) -> None:
     """The kernel ends all of it, and the container that used the most is told to be the cause."""

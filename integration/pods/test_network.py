@@ -91,6 +91,7 @@ def test_much_data(pods: PodNode) -> None:
         assert len(reply.read()) == 20000000
 
 
+@pytest.mark.without_pause
 def test_interfaces(pods: PodNode) -> None:
     """A pod has a loopback and the link of its own, with the address that CRI tells."""
     pod = pods.pod(dual=True)
@@ -195,6 +196,8 @@ def test_what_was_taken_is_recorded(pods: PodNode) -> None:
 @pytest.mark.gvisor
 def test_host_network(pods: PodNode) -> None:
     """The pod is on the host's stack; a port that it listens on is the host's."""
+    if pods.without_pause and pods.daemon.release < (2, 3):
+        pytest.skip("containerd before 2.3 panics")
     options = {"security_context": {"namespace_options": {"network": cri.NODE}}}
     pod = pods.pod(linux=dict(options))
     container = pod.start("sleep", "1000", linux=options)

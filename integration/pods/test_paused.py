@@ -30,7 +30,7 @@ def test_a_paused_pod_is_removed(pods: PodNode, who: str, resumed: bool) -> None
     pod = pods.pod()
     member = pod.start("sleep", "1000")
     pod.start("sleep", "1000")
-    target = pod.id if who == "pod" else member
+    target = pod.id if who == "pod" and not pods.without_pause else member
     pods.ctr("task", "pause", target)
     if resumed:
         pods.ctr("task", "resume", target)
@@ -53,9 +53,8 @@ def test_sigkill_of_a_paused_member_lets_the_others_go_on(pods: PodNode) -> None
 
 def test_figures_are_told_while_pods_stand_still(pods: PodNode) -> None:
     paused, hanging, busy = pods.pod(), pods.pod(), pods.pod()
-    for pod in (paused, hanging):
-        pod.start("sleep", "1000")
-    pods.ctr("task", "pause", paused.id)
+    members = [pod.start("sleep", "1000") for pod in (paused, hanging)]
+    pods.ctr("task", "pause", members[0])
     sentry = hanging.sentry()
     gates.freeze(sentry)
     try:

@@ -83,14 +83,6 @@ def test_containerd_comes_back(pods: PodNode, pod: Pod) -> None:
 
 def test_a_start_that_fails(pods: PodNode) -> None:
     """Nothing is left of it, and the words arrive."""
-    userns = {
-        "mode": cri.POD,
-        "uids": [{"host_id": 100000, "container_id": 0, "length": 65536}],
-        "gids": [{"host_id": 100000, "container_id": 0, "length": 65536}],
-    }
-    with pytest.raises(Refused, match="user namespace"):
-        pods.pod(
-            variant="shim",
-            linux={"security_context": {"namespace_options": {"userns_options": userns}}},
-        )
+    with pytest.raises(Refused, match=r"kernel\.shm_rmid_forced"):
+        pods.pod(variant="shim", linux={"sysctls": {"kernel.shm_rmid_forced": "1"}})
     pods.assert_clean()

@@ -33,6 +33,7 @@ def _told(output: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in output.splitlines())
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_no_way_around_the_default_profile(pods: PodNode, tmp_path: Path) -> None:
     """Neither by a tracer nor, where the sentry filters them, by an exec; though the pause

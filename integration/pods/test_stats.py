@@ -47,6 +47,7 @@ def test_container_stats(pods: PodNode) -> None:
     assert _cpu(one) >= _cpu(later[busy])
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 def test_pod_stats(pods: PodNode) -> None:
     pod = pods.pod()

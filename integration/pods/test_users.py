@@ -95,6 +95,7 @@ def test_flags_of_a_volume_of_the_host_are_locked(pods: PodNode) -> None:
     _removed(pods, pod)
 
 
+@pytest.mark.without_pause
 @pytest.mark.core
 @pytest.mark.gvisor
 def test_user_namespace(pods: PodNode) -> None:

@@ -99,6 +99,7 @@ def _uid_pod(pods: PodNode, uid: str, **annotations: str) -> Pod:
     )
 
 
+@pytest.mark.without_pause
 def test_an_empty_dir_in_memory(pods: PodNode, uid: str) -> None:
     """One file system for all containers, at /dev/shm as anywhere, of its own size and owner."""
     source = kubelet.PODS / uid / "volumes" / "kubernetes.io~empty-dir" / "memory"
