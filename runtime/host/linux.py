@@ -274,3 +274,12 @@ def limit_malloc_arenas(count: int) -> None:
 def trim_memory() -> None:
     """Give free memory of the C library's allocator back to the system."""
     lib.malloc_trim(0)
+
+
+def fill_heap() -> None:
+    """Take all room of the C library's allocator between what it has given out, for good.
+
+    So what is asked of it later is new memory.  A no-op with a C library that doesn't tell of its
+    memory.
+    """
+    lib.gv_fill_heap()

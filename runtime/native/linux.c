@@ -394,3 +394,25 @@ int gv_forward_machine(void)
 {
     return GV_MACHINE;
 }
+
+/* Take every free chunk of the allocator but the last, which is the end of the heap and of which
+   later ones are made.  A chunk that was cut from the end says that none of its size is left. */
+static void gv_fill_heap(void)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+    for (size_t size = 1 << 16; size >= 24; size = size > 4096 ? size / 2 : size - 16) {
+        for (;;) {
+            char *end = sbrk(0);
+            char *chunk = malloc(size);
+            if (!chunk)
+                return;
+            /* Where the end begins, now that this has been taken. */
+            char *rest = (char *)sbrk(0) - mallinfo2().keepcost;
+            if (chunk >= end || chunk + size + 4 * sizeof(size_t) >= rest) {
+                free(chunk);
+                break;
+            }
+        }
+    }
+#endif
+}

@@ -23,6 +23,7 @@ int gv_ioprio_set(int priority);
 int gv_show_arguments(const char *data, unsigned long arguments, unsigned long environment,
                       const unsigned long long *now);
 int malloc_trim(size_t);
+void gv_fill_heap(void);
 int gv_lead_loopback(int netns, int listener);
 const unsigned char *gv_forward_code(size_t *size, size_t *entry);
 int gv_forward_machine(void);

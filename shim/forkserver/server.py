@@ -19,7 +19,7 @@ import sys
 from runtime.base.errors import RuntimeFault
 from runtime.host import forkservers, linux
 from runtime.host.pids import start_time
-from shim.forkserver import child, likeness, preload
+from shim.forkserver import child, layout, likeness, preload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ IDLE = 600.0
 #: The name of the process, and of shims.
 COMM, SHIM_COMM = b"gvisor-forksrv", "containerd-shim"
 _BACKLOG = 64
-#: Of the interpreter's allocator for small objects (Objects/obmalloc.c).
-_ALIGNMENT, _LARGEST_SMALL, _POOL = 16, 512, 16384
-_BYTES_HEAD = 33
-_MOST_FILLED = 100_000
 
 
 class ForkServer:
@@ -200,23 +196,6 @@ def _sweep(path: str) -> None:
             os.close(fd)
 
 
-def _fill_pools() -> list[bytes]:
-    """Objects for all room between those that are there, to be kept.
-
-    So what forks make comes to lie side by side, and not in the gaps of pages that they share.
-    """
-    kept: list[bytes] = []
-    for size in range(_ALIGNMENT * 3, _LARGEST_SMALL + 1, _ALIGNMENT):
-        in_a_row, last = 0, 0
-        # A pool's worth of neighbours is a new pool.
-        while in_a_row < _POOL // size - 2 and len(kept) < _MOST_FILLED:
-            made = bytes(size - _BYTES_HEAD)
-            in_a_row = in_a_row + 1 if id(made) == last + size else 0
-            last = id(made)
-            kept.append(made)
-    return kept
-
-
 def _dress(containerd: int) -> None:
     """What ps shows of it."""
     try:
@@ -250,10 +229,8 @@ def main(path: str, containerd: int, started: int, lock: int) -> None:
     _sweep(path)
     server.listen()
     try:
-        gc.collect()
-        _kept = _fill_pools()
+        _kept = layout.settle()
         gc.freeze()
-        linux.trim_memory()
         server.serve()
     finally:
         _unlink(path + ".lock")
