@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import re
 import statistics
 import threading
 import time
@@ -111,6 +112,10 @@ class Soak:
             lines.append(
                 f"{phase}: median {statistics.median(took):.2f} s, longest {max(took):.2f} s"
             )
+        for said in re.findall(
+            r'detail="(sentry panicked: [^"]*)"', self.node.daemon.log_tail(10**7)
+        ):
+            lines.append(f"a {said}")  # it is gVisor's own end, and may be behind a finding
         return [*lines, f"{len(self.findings)} findings", *self.findings]
 
     def find(self, text: str) -> None:
