@@ -174,6 +174,83 @@ def test_a_detached_run(shop: Shop) -> None:
     until(lambda: shop.output.read_text() == "out\n", 10, "its output came")
 
 
+@every_generation
+def test_files_are_copied_out_and_in(shop: Shop, tmp_path: Path) -> None:
+    """With nothing in the image for it; what leads out of one side leads nowhere on the other."""
+    ctl = shop.gvctl
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    script = (
+        f"mkdir -p /d/e; ln -s {victim} /d/l; ln -s /tmp /d/up; mkfifo /d/p; echo $$ >/d/pid;"
+        "head -c 3000000 /dev/zero | tr '\\0' x >/d/e/big; chmod 4750 /d/pid; touch -d @77 /d/pid;"
+        "ln -s e /d/to-e; echo up; sleep 1000"
+    )
+    shop.run("one", "sh", "-c", script)
+    until(lambda: shop.output.read_text() == "up\n", 20, "it has made its files")
+    out = tmp_path / "out"
+    ctl.ok("cp", "one:/d", str(out))
+    assert sorted(p.name for p in out.iterdir()) == ["e", "l", "p", "pid", "to-e", "up"]
+    assert (out / "e/big").read_bytes() == b"x" * 3_000_000
+    assert os.readlink(out / "l") == str(victim) and os.readlink(out / "up") == "/tmp"
+    status = (out / "pid").stat()
+    assert status.st_mode & 0o7777 == 0o750 and status.st_mtime == 77
+    ctl.ok("cp", "-a", "one:d/pid", str(out / "kept"))
+    assert (out / "kept").stat().st_mode & 0o7777 == 0o4750
+    ctl.ok("cp", "-L", "one:/d/to-e", str(out / "e"))  # into the folder that is there
+    assert (out / "e/to-e/big").stat().st_size == 3_000_000 and (out / "to-e").is_symlink()
+    assert ctl("cp", "-L", "one:/d/to-e", str(out)).code == 1  # a link is in the folder's place
+    # Again, over what is there: not through its links.
+    ctl.ok("cp", "one:/d/.", str(out))
+    assert victim.read_text() == "mine"
+
+    (out / "l").unlink()
+    (out / "l").symlink_to("/etc/passwd")
+    ctl.ok("cp", str(out), "one:/tmp")
+    listing = ctl.ok("exec", "one", "sh", "-c", "cd /tmp/out; md5sum e/big; readlink l; ls -A")
+    same = ctl.ok("exec", "one", "md5sum", "/d/e/big").split()[0]
+    assert listing.split()[0] == same and "/etc/passwd" in listing
+    # A link of the container's is the container's own matter, and leads to its files.
+    (tmp_path / "f").write_text("new")
+    ctl.ok("cp", str(tmp_path / "f"), "one:/d/up/g")
+    assert ctl.ok("exec", "one", "cat", "/tmp/g") == "new"
+    assert not Path("/tmp/g").exists()
+
+    piped = subprocess.run(
+        [*ctl.command, "cp", "one:/d", "-"], stdout=subprocess.PIPE, check=True, timeout=30
+    )
+    listed = subprocess.run(["tar", "-t"], input=piped.stdout, capture_output=True, check=True)
+    assert b"d/e/big" in listed.stdout.split()
+    ctl.ok("exec", "one", "mkdir", "/copy")
+    subprocess.run(
+        [*ctl.command, "cp", "-", "one:/copy"], input=piped.stdout, check=True, timeout=30
+    )
+    assert ctl.ok("exec", "one", "md5sum", "/copy/d/e/big").split()[0] == same
+    assert {p["cmd"] for p in ctl.json("ps", "-f", "details", "one")} <= {"sleep", "sh"}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("one:/none", "/run/new"), "one:/none to /run/new: no such file or directory: none"),
+        (("/none", "one:/new"), "/none to one:/new: no such file or directory: none"),
+        (("one:/etc", "one:/new"), "one of the two must be in a container"),
+        (("/etc", "/run/new"), "one of the two must be in a container"),
+        (("one:/etc", "/etc/passwd"), "/etc/passwd: is there and not a folder"),
+        (("one:/etc/passwd", "/run/none/"), "/run/none/: no such folder"),
+        (("one:/etc/passwd", "/etc/passwd/x"), "is not a folder"),
+        (("/etc/passwd", "one:/proc/none"), "one:/proc/none: "),
+        (("one:/etc/passwd/", "/run/new"), "one:/etc/passwd/: is not a folder"),
+        (("-", "one:/none"), "no such file or directory"),
+        (("a/b:c", "one:/"), "is neither ID:PATH nor a path"),
+        (("none:/etc", "/run/new"), 'container "none" does not exist'),
+    ],
+)
+def test_copies_that_cannot_be(shop: Shop, words: tuple[str, str], text: str) -> None:
+    shop.run("one", "sleep", "1000")
+    done = shop.gvctl("cp", *words)
+    assert done.code == 1 and text in done.err and not Path("/run/new").exists()
+
+
 # -- terminals ---------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ LAZY = {
 }  # fmt: skip
 #: Builders and short-lived helpers, which no daemon loads.
 TOOLS = {"runtime/_native_build.py", "runtime/network/helper.py", "shim/info.py"} | {
-    f"runtime/cli/{path.name}" for path in (ROOT / "runtime/cli").glob("*.py")
+    str(path.relative_to(ROOT)) for path in (ROOT / "runtime/cli").rglob("*.py")
 }
 
 

@@ -62,6 +62,8 @@ SETPCAP = 1 << 8
 SYS_CHROOT = 1 << 18
 SYS_PTRACE = 1 << 19
 SYS_ADMIN = 1 << 21
+#: What makes a user root over files: owners, modes, FIFOs.
+FILES = 0b11111 | 1 << 27
 
 
 class Capabilities(Record):
@@ -82,6 +84,11 @@ class Capabilities(Record):
             permitted=self.permitted & ~mask,
             ambient=self.ambient & ~mask,
         )
+
+
+def all_sets(mask: int) -> Capabilities:
+    """A process that has these now, and can have no others."""
+    return Capabilities(bounding=mask, effective=mask, permitted=mask)
 
 
 def known(names: Iterable[str]) -> tuple[str, ...]:

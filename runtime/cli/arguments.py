@@ -297,6 +297,13 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="program and arguments"
     )
+    p = _Verbs(verbs, "files.cp").add(
+        "cp", "copy files between a container and the host, or a tar archive", ident=False
+    )
+    p.add_argument("source", metavar="SOURCE", help="ID:PATH, a path here, or - for an archive")
+    p.add_argument("target", metavar="TARGET", help="the other one of the two, or -")
+    p.add_argument("-a", "--archive", action="store_true", help="keep owners and all modes")
+    p.add_argument("-L", "--follow-link", action="store_true", help="what SOURCE is a link to")
     p = _Verbs(verbs, "port_forward").add(
         "port-forward", "listen here for connections to a port in the sandbox"
     )

@@ -1,16 +1,15 @@
 """The program that connects a sandbox's loopback to pipes, as a file that a sandbox can run.
 
-Its code is C of the native module (``runtime/native/linux.c``); this module gives it an ELF header.
+Its code is C of the native module (``runtime/native/linux.c``); ``host/elf.py`` makes a file of it.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 
 from runtime.base import files
 from runtime.base.errors import Unsupported
-from runtime.host import linux
+from runtime.host import elf, linux
 
 #: The file's name in its folder.
 NAME = "forward"
@@ -19,24 +18,11 @@ NAME = "forward"
 FOLDERS = ("/run/containerd-shim-gvisor-inside", "/var/lib/containerd-shim-gvisor-inside")
 #: What the folder has for a pod of which it is the root: places to mount on.
 _MOUNT_POINTS = ("dev", "etc", "proc", "sys", "tmp")
-_BASE = 0x400000
-_HEADERS = 64 + 56
-_READ_EXECUTE = 5
 
 
 def program() -> bytes:
     """The whole file.  Raises Unsupported on a machine for which there is none."""
-    code, entry, machine = linux.forward_code()
-    if not machine:
-        raise Unsupported("forwarding a port on this machine")
-    whole = _HEADERS + len(code)
-    ident = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)  # 64 bits, little-endian
-    head = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        ident, 2, machine, 1, _BASE + _HEADERS + entry, 64, 0, 0, 64, 56, 1, 0, 0, 0,
-    )  # fmt: skip
-    segment = struct.pack("<IIQQQQQQ", 1, _READ_EXECUTE, 0, _BASE, _BASE, whole, whole, 0x1000)
-    return head + segment + code
+    return elf.executable(*linux.forward_code(), what="forwarding a port")
 
 
 def install(folders: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from runtime._native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # namespaces (sched.h)
 CLONE_NEWTIME = 0x00000080
@@ -251,13 +251,29 @@ def lead_loopback(netns: int, listener: int) -> int:
     return _checked(lib.gv_lead_loopback(netns, listener))
 
 
-def forward_code() -> tuple[bytes, int, int]:
-    """Machine code of a program that forwards a port, the place of its first instruction in it,
-    and the machine's number as ELF has it: 0 if there is none for it."""
+def forward_code() -> tuple[bytes, int]:
+    """Machine code of a program that forwards a port, and the place of its first instruction in it.
+
+    Both are empty if there is none for this machine.
+    """
+    return _code(lib.gv_forward_code)
+
+
+def calls_code() -> tuple[bytes, int]:
+    """The same for a program that makes system calls for who holds its pipes."""
+    return _code(lib.gv_calls_code)
+
+
+def _code(function: Callable[[object, object], object]) -> tuple[bytes, int]:
     size, entry = ffi.new("size_t *"), ffi.new("size_t *")
-    start = lib.gv_forward_code(size, entry)
+    start = function(size, entry)
     code = bytes(ffi.buffer(start, size[0])) if size[0] else b""
-    return code, int(entry[0]), int(lib.gv_forward_machine())
+    return code, int(entry[0])
+
+
+def machine_number() -> int:
+    """The machine's number as ELF has it: 0 if there are no programs for it."""
+    return int(lib.gv_inside_machine())
 
 
 # --- memory ---------------------------------------------------------------------------------

@@ -26,4 +26,5 @@ int malloc_trim(size_t);
 void gv_fill_heap(void);
 int gv_lead_loopback(int netns, int listener);
 const unsigned char *gv_forward_code(size_t *size, size_t *entry);
-int gv_forward_machine(void);
+const unsigned char *gv_calls_code(size_t *size, size_t *entry);
+int gv_inside_machine(void);

@@ -13,6 +13,7 @@ import os
 import select
 import threading
 import time
+from functools import partial
 
 from runtime.base.errors import (
     DeadlineExceeded,
@@ -27,6 +28,8 @@ from runtime.base.errors import (
     Unsupported,
 )
 from runtime.base.signals import SIGKILL
+from runtime.bundle.capabilities import FILES, all_sets
+from runtime.bundle.process_spec import ProcessSpec
 from runtime.cgroups.metrics import combine
 from runtime.host.fds import own_stdio
 from runtime.runsc.control import SignalMode, shell_status, wait_status
@@ -45,11 +48,11 @@ if TYPE_CHECKING:
     from builtins import list as Listed
     from collections.abc import Callable
 
-    from runtime.bundle.process_spec import ProcessSpec
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.control import SandboxProcess
     from runtime.runsc.urpc import Connection
     from runtime.runsc.usage import Usage
+    from runtime.sandbox.inside_files import InsideFiles
 
 #: Seconds in which a sentry must be gone once the wait for its init has ended.
 _EXIT_TIMEOUT = 20.0
@@ -57,8 +60,23 @@ _EXIT_TIMEOUT = 20.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 #: The first release whose sentry signals process groups.
 _GROUP_RELEASE = 20260413
+#: Seconds for our own program to end.
+_REAP_TIMEOUT = 5.0
+#: What it is called inside, where nothing has that name.
+_FILES_PROGRAM = "/.gvisor-shim-files"
+_SHELL = ("/bin/sh", "-c", "exec /proc/self/fd/3")
 #: Seconds that a paused sentry has to acknowledge a signal, before it is resumed to take it.
 _KILL_TIMEOUT = 0.8
+
+
+def _as_file(data: bytes) -> int:
+    """A file in memory, opened for reading only: the sentry executes no other."""
+    writer = os.memfd_create("gvisor-files", os.MFD_CLOEXEC)
+    try:
+        os.write(writer, data)
+        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writer)
 
 
 class PendingExit:
@@ -136,6 +154,59 @@ class StoredContainer(StoredState):
         capabilities = exec_capabilities(process.capabilities, self.spec, flags)
         process = process.replace(capabilities=capabilities)
         return self.control().execute(self.id, process, fds, tty, timeout)
+
+    def open_files(self, timeout: float = DEFAULT_TIMEOUT) -> InsideFiles:
+        """Its files, as it sees them itself; a context manager.  While running.
+
+        A program of ours makes the calls, as the container's root; the image needs nothing for it.
+        Raises Unsupported where the sentry can't run a program that isn't in the container.
+        """
+        from runtime.sandbox import inside_files
+
+        self.require("reach the files of", RUNNING)
+        theirs: Listed[int] = []
+        ours: Listed[int] = []
+        try:
+            for mine in (1, 0):
+                pipe = os.pipe2(os.O_CLOEXEC)
+                ours.append(pipe[mine])
+                theirs.append(pipe[1 - mine])
+            theirs.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+            own_stdio(tuple(theirs), *self.sandbox_owner())
+            theirs.append(_as_file(inside_files.program()))
+            process = ProcessSpec(
+                args=(_FILES_PROGRAM,), capabilities=all_sets(FILES), no_new_privileges=True
+            )
+            pid = self._run_ours(process, tuple(theirs), timeout)
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        return inside_files.InsideFiles(ours[0], ours[1], partial(self._reap, pid))
+
+    def _run_ours(self, process: ProcessSpec, fds: tuple[int, ...], timeout: float) -> int:
+        """Run the program that is the last of the files."""
+        for shell in ((), _SHELL):
+            try:
+                args = shell or process.args
+                each = process.replace(args=args)
+                return self.control().execute(self.id, each, fds, False, timeout)
+            except InvalidRequest as fault:
+                if fault.field != "process.args":
+                    raise
+                # It looked for the name, as it knows no programs that come as a file: to such a
+                # release they are all files of the process's, which a shell can execute.
+        text = f"{self.subject}: its runsc needs a /bin/sh there to run a program of ours"
+        raise Unsupported(text)
+
+    def _reap(self, pid: int) -> None:
+        try:
+            self.wait_pid(pid, _REAP_TIMEOUT)
+        except (RuntimeFault, OSError):
+            return  # the sentry keeps its status for a while longer
 
     def sandbox_owner(self) -> tuple[int, int]:
         """The user and group to whom stdio must belong.  Raises SandboxGone."""

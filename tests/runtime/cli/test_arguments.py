@@ -49,14 +49,14 @@ def test_what_runcs_callers_pass(call: str) -> None:
     args = arguments.build().parse_args(call.split())
     assert args.verb in call.split()
     module, name = args.call.split(":")
-    source = (ROOT / "runtime/cli" / f"{module}.py").read_text()
+    source = (ROOT / "runtime/cli" / f"{module.replace('.', '/')}.py").read_text()
     assert f"def {name}_verb(" in source or f"{name}_verb = " in source
 
 
 def test_every_verb_has_its_function() -> None:
     for name, parser in completion.verbs().items():
         module, function = parser.get_default("call").split(":")
-        source = (ROOT / "runtime/cli" / f"{module}.py").read_text()
+        source = (ROOT / "runtime/cli" / f"{module.replace('.', '/')}.py").read_text()
         found = (f"def {function}_verb(", f"{function}_verb = ")
         assert any(text in source for text in found), name
 
