@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -251,7 +252,60 @@ def test_copies_that_cannot_be(shop: Shop, words: tuple[str, str], text: str) ->
     assert done.code == 1 and text in done.err and not Path("/run/new").exists()
 
 
+@every_generation
+def test_a_trace_session(shop: Shop, tmp_path: Path) -> None:
+    ctl = shop.gvctl
+    shop.run("one", "sh", "-c", "while :; do /bin/true; sleep 0.2; done")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(shop.folder / "sink"))
+        listener.listen()
+        sink = {"name": "remote", "config": {"endpoint": str(shop.folder / "sink")}}
+        points = [{"name": "sentry/execve", "optional_fields": [], "context_fields": ["time"]}]
+        session = tmp_path / "session.json"
+        session.write_text(json.dumps({"points": points, "sinks": [{"name": "null"}, sink]}))
+        creating = ctl.begin("trace", "create", "--session", str(session), "one")
+        peer, _ = listener.accept()
+        with peer:
+            assert peer.recv(100) == b"\x08\x01"
+            peer.send(b"\x08\x01")
+            assert creating.communicate(timeout=30)[0] == "session Default created\n"
+            size, kind = struct.unpack_from("<HH", peer.recv(65536))
+            assert (size, kind) == (8, 3)  # MESSAGE_SENTRY_EXEC
+            (found,) = ctl.json("trace", "list", "-f", "json", "one")
+            assert found["name"] == "Default"
+            assert sorted(each["name"] for each in found["sinks"]) == ["null", "remote"]
+            session.write_text(json.dumps({"points": points, "sinks": []}))
+            again = ctl("trace", "create", "--session", str(session), "one")
+            assert again.code == 1 and "already exists" in again.err
+            ctl.ok("trace", "create", "--force", "--session", str(session), "one")
+            while peer.recv(65536):  # to its end, as the sentry has let go of it
+                continue
+        ctl.ok("trace", "delete", "one")
+        assert ctl.ok("trace", "list", "one").splitlines()[1:] == []
+        assert "not found" in ctl("trace", "delete", "one").err
+    session.write_text(json.dumps({"points": [{"name": "none/such"}]}))
+    wrong = ctl("trace", "create", "--session", str(session), "one")
+    assert wrong.code == 1 and 'point "none/such" not found' in wrong.err
+    lines = [json.loads(line) for line in ctl.ok("trace", "procfs", "one").splitlines()]
+    assert "sh" in {each["status"]["comm"] for each in lines}
+    assert not any("env" in each for each in lines)
+    assert "PATH=/bin" in ctl.ok("trace", "procfs", "--environment", "one")
+
+
 # -- terminals ---------------------------------------------------------------------------------
+
+
+def test_top_on_a_terminal(shop: Shop) -> None:
+    shop.run("one", "sleep", "1000")
+    shop.run("two", "sleep", "1000")
+    with shop.gvctl.terminal("top", "--interval", "0.2") as terminal:
+        terminal.expect("CPU%▾")
+        terminal.expect("2 pods")
+        terminal.press_until("n", "POD▾")
+        terminal.resize_until(24, 200, "CGROUP")
+        terminal.write("q")
+        assert terminal.wait() == 0
+        assert terminal.output.endswith("\x1b[?25h\x1b[?1049l")  # as it was before
 
 
 @every_generation

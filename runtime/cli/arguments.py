@@ -207,7 +207,12 @@ def _looking(verbs: Any) -> None:
         "--interval", type=duration, default=2.0, metavar="TIME", help="time between, default 2s"
     )
     p.add_argument("--once", action="store_true", help="print one table and end")
-    p.add_argument("--sort", choices=("cpu", "memory", "pids", "pod"), default="cpu", help="order")
+    p.add_argument(
+        "--sort",
+        choices=("cpu", "memory", "pids", "restarts", "pod"),
+        default="cpu",
+        help="order; on a terminal the keys c, m, p, r and n change it",
+    )
     p = _Verbs(verbs, "logs").add(
         "logs", "print a sandbox's log files, where the options ask for them"
     )
@@ -297,6 +302,26 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="program and arguments"
     )
+    p = _Verbs(verbs, "insight.trace").add(
+        "trace", "have a sandbox tell a program of what runs in it", ident=False
+    )
+    p.add_argument(
+        "action",
+        choices=("create", "delete", "list", "procfs"),
+        help="what of its trace sessions; procfs prints what is known of its processes",
+    )
+    p.add_argument("id", metavar="ID", help="id of the container, or how only it begins")
+    p.add_argument(
+        "-s",
+        "--session",
+        default="",
+        metavar="FILE",
+        help="create: its points and sinks, as for runsc trace create --config",
+    )
+    p.add_argument("--force", action="store_true", help="create: in the place of one that is there")
+    p.add_argument("--name", default="Default", help="delete: which, default Default")
+    p.add_argument("--environment", action="store_true", help="procfs: also the environment")
+    _format(p)
     p = _Verbs(verbs, "files.cp").add(
         "cp", "copy files between a container and the host, or a tar archive", ident=False
     )

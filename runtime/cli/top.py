@@ -5,31 +5,31 @@ Each pod is one line, since the host counts for the sandbox as a whole, not for 
 
 from __future__ import annotations
 
-import os
-import sys
+import signal
 import time
 
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
 from runtime.cli import find, output
+from runtime.cli.insight import screen
 from runtime.host import forkservers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from runtime.state.loaded import StoredContainer
 
+#: Keys that end it, besides the one for SIGINT.
+_QUIT = ("q", "\x1b", "\x04")
 #: Seconds between the two looks of which a single table is made: CPU is what happens between.
 ONCE_INTERVAL = 0.5
 _HEADS = (
     *("POD", "NAMESPACE", "STATUS", "CPU%", "MEMORY", "LIMIT", "PIDS"),
     *("CONTAINERS", "GOFERS", "RESTARTS", "OOM ADJ", "CGROUP"),
 )  # fmt: skip
-_USUAL_SIZE = (80, 24)
-_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 class PodUse(Record):
@@ -167,15 +167,7 @@ def _number(pid: int, name: str) -> int | None:
         return None
 
 
-_SORT = {
-    "cpu": lambda line: -(line["cpuPercent"] or 0.0),
-    "memory": lambda line: -(line["memory"] or 0),
-    "pids": lambda line: -(line["pids"] or 0),
-    "pod": lambda line: line["name"],
-}
-
-
-def rows(lines: Sequence[dict[str, Any]]) -> list[Sequence[object]]:
+def rows(lines: Sequence[Mapping[str, Any]]) -> list[Sequence[object]]:
     """The cells of the table."""
 
     def known(value: object) -> object:
@@ -200,14 +192,16 @@ def rows(lines: Sequence[dict[str, Any]]) -> list[Sequence[object]]:
     ]
 
 
-def top_verb(args: argparse.Namespace) -> None:
-    """``top``: until a signal comes; once where asked, or where it isn't a terminal to redraw."""
+def top_verb(args: argparse.Namespace) -> int:
+    """``top``: until a key or a signal comes; once where asked, or for no terminal line by line."""
     watcher = Watcher()
 
     def see() -> list[dict[str, Any]]:
         containers, _ = find.every(args)
-        return sorted(watcher.see(look(containers)), key=_SORT[args.sort])
+        return sorted(watcher.see(look(containers)), key=screen.ORDERS[args.sort])
 
+    if args.format == "table" and not args.once and screen.is_terminal():
+        return _live(args, see)
     see()
     time.sleep(ONCE_INTERVAL)
     while True:
@@ -215,23 +209,36 @@ def top_verb(args: argparse.Namespace) -> None:
         if args.format == "json":
             output.write(output.dumps(lines))
         else:
-            text = output.table(_HEADS, rows(lines)) + _servers()
-            redraw = not args.once and sys.stdout.isatty()
-            output.write(_redrawn(text) if redraw else text)
+            text = output.table(_HEADS, rows([*lines, screen.totals(lines)]))
+            output.write(text + "".join(f"{note}\n" for note in _servers()))
         if args.once:
-            return
+            return 0
         time.sleep(max(args.interval, 0.1))
 
 
-def _servers() -> str:
+def _live(args: argparse.Namespace, see: Callable[[], list[dict[str, Any]]]) -> int:
+    """On a terminal: redrawn at each interval, key and change of size."""
+    interval, order, colour = max(args.interval, 0.1), args.sort, screen.has_colours()
+    lines, notes = see(), _servers()
+    due = time.monotonic() + ONCE_INTERVAL
+    with screen.Screen() as terminal:
+        while True:
+            width, height = terminal.size()
+            title = f"gvctl top {time.strftime('%H:%M:%S')}, every {interval:g} s"
+            terminal.draw(
+                screen.render(lines, order, width, height, colour=colour, title=title, notes=notes)
+            )
+            key = terminal.wait(max(due - time.monotonic(), 0.0))
+            if key in _QUIT:
+                return 0
+            if key == "end":
+                return 0 if terminal.ended == signal.SIGINT else 128 + terminal.ended
+            order = screen.KEYS.get(key, order)
+            if time.monotonic() >= due:
+                lines, notes = see(), _servers()
+                due = time.monotonic() + interval
+
+
+def _servers() -> list[str]:
     """A line for each fork server, which is of no pod."""
-    return "".join(f"fork server: {forkservers.describe(s)}\n" for s in forkservers.every())
-
-
-def _redrawn(text: str) -> str:
-    """The table over the last one, cut to the terminal."""
-    width, height = os.get_terminal_size(1)
-    if not width or not height:  # a terminal that nobody gave a size
-        width, height = _USUAL_SIZE
-    lines = [line[:width] for line in text.splitlines()[: max(height - 1, 1)]]
-    return _HOME + "".join(f"{line}{_CLEAR_LINE}\r\n" for line in lines) + _CLEAR_BELOW
+    return [f"fork server: {forkservers.describe(each)}" for each in forkservers.every()]

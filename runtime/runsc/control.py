@@ -46,6 +46,7 @@ _LIMITS = {
     _PREFIX + "Checkpoint": 2 << 20,
     _PREFIX + "Restore": 2 << 20,
     _PREFIX + "RestoreSubcontainer": 2 << 20,
+    _PREFIX + "ProcfsDump": 16 << 20,
     "debug.Stacks": 16 << 20,
     "Metrics.GetRegisteredMetrics": 1 << 20,
 }
@@ -422,6 +423,36 @@ class Control:
             raise SandboxGone(gone.pid, gone.status, f"{what}: {gone}") from None
         except urpc.ProtocolError as error:
             raise Failed(f"{what}: {error}") from None
+
+    # -- looking into it ---------------------------------------------------------------------
+
+    def create_trace(
+        self, config: Mapping[str, Any], force: bool, fds: Sequence[int], timeout: float
+    ) -> None:
+        """Begin a trace session; a file for each of its sinks."""
+        argument = {"Config": config, "Force": force}
+        self._plain_call("CreateTraceSession", argument, fds, timeout, "create a trace session")
+
+    def delete_trace(self, name: str, timeout: float) -> None:
+        """End a trace session."""
+        self._plain_call("DeleteTraceSession", name, (), timeout, "delete a trace session")
+
+    def traces(self, timeout: float) -> list[tuple[str, list[tuple[str, int]]]]:
+        """The trace sessions by name, each with its sinks' names and how many events they lost."""
+        from runtime.runsc.trace_session import sessions
+
+        return sessions(self.call(_PREFIX + "ListTraceSessions", None, (), timeout))
+
+    def procfs(self, timeout: float) -> list[dict[str, Any]]:
+        """What /proc would tell of each process, environments included, in the sentry's form."""
+        found = self.call(_PREFIX + "ProcfsDump", None, (), timeout)
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise Failed("ProcfsDump: malformed result")
+        return found
+
+    def set_log_level(self, level: int, timeout: float) -> None:
+        """What the sentry logs: 0 warnings, 1 information, 2 everything."""
+        self.call("Logging.Change", {"SetLevel": True, "Level": level}, (), timeout)
 
     # -- waiting ---------------------------------------------------------------------------
 

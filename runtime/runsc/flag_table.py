@@ -73,7 +73,7 @@ REFUSED: Mapping[str, str] = {
     "gofer-network-namespace": "each gofer has an empty network namespace of its own",
     "host-settings": "the host's settings are not looked at",
     "nvproxy-docker": "nvidia-container-cli is not run; use CDI or NVIDIA's device plugin",
-    "pod-init-config": "no trace session is set up; runsc trace works on running sandboxes",
+    "pod-init-config": "no trace session is set up; gvctl trace works on running sandboxes",
     "rdmaproxy": "gVisor's own support isn't finished",
     "reproduce-nat": "the host's packet filter is not read",
     "reproduce-nftables": "the host's packet filter is not read",

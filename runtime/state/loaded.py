@@ -47,9 +47,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from builtins import list as Listed
     from collections.abc import Callable
+    from typing import Any
 
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.control import SandboxProcess
+    from runtime.runsc.trace_session import Session
     from runtime.runsc.urpc import Connection
     from runtime.runsc.usage import Usage
     from runtime.sandbox.inside_files import InsideFiles
@@ -505,6 +507,38 @@ class StoredContainer(StoredState):
             operation="archive the root file system of",
             container_id=self.id,
         )
+
+    def create_trace(
+        self, session: Session, force: bool = False, timeout: float = DEFAULT_TIMEOUT
+    ) -> Listed[str]:
+        """Begin a trace session of its sandbox; ``force`` ends one that is there.
+
+        Returns what is wrong with the sinks that were left out.  While created, running or paused.
+        Raises Failed in the sentry's words, or if a sink's other end isn't there.
+        """
+        from runtime.runsc.trace_session import Connected
+
+        self.require("trace", CREATED, RUNNING, PAUSED)
+        with Connected(session) as connected:
+            self.control().create_trace(connected.config, force, connected.fds, timeout)
+            return connected.left_out
+
+    def delete_trace(self, name: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """End a trace session.  Raises Failed if there is none."""
+        self.require("trace", CREATED, RUNNING, PAUSED)
+        self.control().delete_trace(name, timeout)
+
+    def traces(
+        self, timeout: float = DEFAULT_TIMEOUT
+    ) -> Listed[tuple[str, Listed[tuple[str, int]]]]:
+        """The sandbox's trace sessions, each with its sinks and how many events each has lost."""
+        self.require("trace", CREATED, RUNNING, PAUSED)
+        return self.control().traces(timeout)
+
+    def procfs(self, timeout: float = DEFAULT_TIMEOUT) -> Listed[dict[str, Any]]:
+        """What /proc would tell of each process of the sandbox, environments included."""
+        self.require("get processes of", RUNNING, PAUSED)
+        return self.control().procfs(timeout)
 
     def destroy(self, force: bool = False, timeout: float = 15.0) -> None:
         """End it and free all that it holds; idempotent.

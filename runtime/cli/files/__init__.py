@@ -1,0 +1,1 @@
+"""Files of a container, copied out of it and into it."""
