@@ -68,6 +68,6 @@ def _fault(code: int, text: str) -> RuntimeFault:
 def run() -> NoReturn:
     """Run the command."""
     from runtime.cli import main
-    from shim.observe.debug_client import ask
+    from shim.observe import debug_client
 
-    main.run(ask_for_update, ask)
+    main.run(ask_for_update, debug_client.ask, debug_client.Posted)

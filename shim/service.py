@@ -170,7 +170,11 @@ class TaskService:
             spec = self._pod.container(container_id).spec
         except NotFound:
             return  # deleted already
-        self._counters.created(container_id, spec.container_name if spec is not None else "")
+        name = spec.container_name if spec is not None else ""
+        # As gvctl calls it: a sandbox's own has no name, one that no pod names has its id.
+        if not name and spec is not None and spec.container_type != "sandbox":
+            name = container_id
+        self._counters.created(container_id, name)
 
     def idle(self) -> None:
         """Nobody is connected any more, or somebody was buried: end an empty shim told to end.

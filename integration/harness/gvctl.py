@@ -39,11 +39,11 @@ class Gvctl:
     def status(self, container: str) -> str:
         return str(self.json("state", container)["status"])
 
-    def begin(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def begin(self, *words: str, **options: Any) -> subprocess.Popen[Any]:
         """A command that goes on; its output is in pipes unless ``options`` say otherwise."""
         pipe = subprocess.PIPE
-        options = {"stdin": pipe, "stdout": pipe, "stderr": pipe, **options}
-        return subprocess.Popen([*self.command, *words], text=True, **options)
+        options = {"stdin": pipe, "stdout": pipe, "stderr": pipe, "text": True, **options}
+        return subprocess.Popen([*self.command, *words], **options)
 
     def terminal(self, *words: str) -> Terminal:
         return Terminal([*self.command, *words])

@@ -160,6 +160,11 @@ class CpuClock:
             self._last[container_id] = value
             return value
 
+    def known(self) -> list[str]:
+        """The containers of which something was reported."""
+        with self._lock:
+            return list(self._last)
+
     def forget(self, container_id: str) -> None:
         """The container is gone; the id may be used anew."""
         with self._lock:

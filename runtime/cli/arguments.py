@@ -213,6 +213,21 @@ def _looking(verbs: Any) -> None:
         default="cpu",
         help="order; on a terminal the keys c, m, p, r and n change it",
     )
+    p = _Verbs(verbs, "exporter.serve").add(
+        "metrics", "print figures of all sandboxes in Prometheus' text format", ident=False
+    )
+    p.add_argument(
+        "--listen",
+        default="",
+        metavar="WHERE",
+        help="serve them at /metrics: unix:PATH, or a loopback address as 127.0.0.1:9410",
+    )
+    p.add_argument(
+        "--sentry-metrics",
+        default="",
+        metavar="REGEX",
+        help="names of the sentries' own metrics (RE2), default all; - for none",
+    )
     p = _Verbs(verbs, "logs").add(
         "logs", "print a sandbox's log files, where the options ask for them"
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
+    from runtime.cli.exporter.collect import PostDebug
     from runtime.state.loaded_limits import AskShim
 
     #: Asks a shim by its address: a method of its debug socket, the request, and seconds.
@@ -46,11 +47,14 @@ def message_of(error: BaseException) -> str:
 
 
 def main(
-    argv: Sequence[str], ask_shim: AskShim | None = None, ask_debug: AskDebug | None = None
+    argv: Sequence[str],
+    ask_shim: AskShim | None = None,
+    ask_debug: AskDebug | None = None,
+    post_debug: PostDebug | None = None,
 ) -> int:
     """Do what the command line says; the exit status.
 
-    ``ask_shim`` is the way to a shim, ``ask_debug`` that to its debug socket.
+    ``ask_shim`` is the way to a shim, ``ask_debug`` and ``post_debug`` those to its debug socket.
     """
     parser = arguments.build()
     log = _find_log(argv)
@@ -69,7 +73,7 @@ def main(
         _say("a command is wanted; see --help")
         return arguments.USAGE_ERROR
     _configure_log(args)
-    args.ask_shim, args.ask_debug = ask_shim, ask_debug
+    args.ask_shim, args.ask_debug, args.post_debug = ask_shim, ask_debug, post_debug
     try:
         return _handler(args)(args) or 0
     except Quit as leaving:
@@ -178,10 +182,14 @@ def _version() -> str:
     return f"{arguments.PROGRAM} version {VERSION}\nspec: {OCI_VERSION}\npython: {python}\n"
 
 
-def run(ask_shim: AskShim | None = None, ask_debug: AskDebug | None = None) -> NoReturn:
+def run(
+    ask_shim: AskShim | None = None,
+    ask_debug: AskDebug | None = None,
+    post_debug: PostDebug | None = None,
+) -> NoReturn:
     """Do what the process's command line says, and end it; arguments as for :func:`main`."""
     _fill_stdio()
-    status = main(sys.argv[1:], ask_shim, ask_debug)
+    status = main(sys.argv[1:], ask_shim, ask_debug, post_debug)
     try:
         sys.stdout.flush()
     except OSError:

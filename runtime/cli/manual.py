@@ -90,6 +90,7 @@ A container of a pod that containerd runs is better deleted by containerd, which
 .SH EXAMPLES
 .nf
 gvctl top
+gvctl metrics \\-\\-listen 127.0.0.1:9410
 gvctl exec \\-it ID sh
 gvctl \\-n k8s.io port\\-forward ID 8080:80
 gvctl logs \\-\\-tail 50 \\-F ID

@@ -474,6 +474,17 @@ class Control:
         argument = {"PID": pid, "CID": container_id}
         self._send(connection, _PREFIX + "WaitPID", argument, timeout)
 
+    def post_request(self, method: str, argument: object, limit: int) -> Connection:
+        """Ask anything without waiting; ``limit`` is of the replies on this connection, in bytes.
+
+        Raises what :func:`runtime.runsc.urpc.post` does.
+        """
+        return urpc.post(self.address, method, argument, self.pid, limit)
+
+    def event_request(self, container_id: str) -> tuple[str, object]:
+        """What to ask for a container's usage: method and argument."""
+        return _PREFIX + "Event", self._driver.event_argument(container_id)
+
     def post_wait(self, container_id: str, pid: int) -> Connection:
         """Ask for the exit of an exec, or with ``pid`` 0 of init, without waiting for anything.
 

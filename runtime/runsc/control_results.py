@@ -11,7 +11,7 @@ from runtime.cgroups.metrics import NetworkStats, SentryStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 _MAX_INT = (1 << 63) - 1
@@ -153,6 +153,17 @@ def _interface(value: object) -> NetworkStats:
         tx_errors=counter(value, "TxErrors"),
         tx_dropped=counter(value, "TxDropped"),
     )
+
+
+def exported_metrics(found: object) -> Sequence[Any]:
+    """What ``Metrics.Export`` answers: the samples, each yet to be looked at.  Raises Failed."""
+    snapshot = found.get("snapshot") if isinstance(found, dict) else None
+    samples = snapshot.get("data") if isinstance(snapshot, dict) else None
+    if samples is None:
+        return ()
+    if not isinstance(samples, list):
+        raise Failed("Metrics.Export: malformed result")
+    return samples
 
 
 def registered_metrics(found: object) -> Mapping[str, Any]:

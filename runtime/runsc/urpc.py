@@ -136,7 +136,7 @@ class ReplyDecoder:
 
 
 class Connection:
-    """A connection to a control server, for one call.  One thread at a time.
+    """A connection to a control server, for one call at a time.  One thread at a time.
 
     ``connect`` and ``send`` and ``receive`` block, up to a deadline (``time.monotonic()``);
     ``feed`` doesn't, and ``fileno`` is for who watches for it.
@@ -145,6 +145,7 @@ class Connection:
     def __init__(self, sock: _socket.socket, limit: int = MAX_REPLY) -> None:
         """``limit`` is of the reply, in bytes."""
         self._socket = sock
+        self._limit = limit
         self._decoder = ReplyDecoder(limit)
         self._method = ""
         self._since = time.monotonic()
@@ -195,8 +196,12 @@ class Connection:
             raise _broken(method, error) from None
 
     def post(self, method: str, argument: object = None) -> None:
-        """Send a small request without waiting, or raise as ``send`` does."""
+        """Send a small request without waiting, or raise as ``send`` does.
+
+        The first one, or the next once the reply to the last has come.
+        """
         self._method = method
+        self._decoder = ReplyDecoder(self._limit)
         self._since = time.monotonic()
         data = encode_request(method, argument)
         try:
@@ -320,13 +325,19 @@ def connect(
     return _connect(address, left, pid, limit)
 
 
-def post(address: str, method: str, argument: object = None, pid: int = 0) -> Connection:
+def post(
+    address: str,
+    method: str,
+    argument: object = None,
+    pid: int = 0,
+    limit: int = MAX_REPLY,
+) -> Connection:
     """A connection on which a small request has been sent, all without waiting.
 
     For the reactor.  Raises as :func:`connect` does, DeadlineExceeded where it would have had to
     wait.
     """
-    connection = _connect(address, 0.0, pid, MAX_REPLY)
+    connection = _connect(address, 0.0, pid, limit)
     try:
         connection.post(method, argument)
     except BaseException:

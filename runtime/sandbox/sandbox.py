@@ -19,6 +19,7 @@ from runtime.base.errors import (
     SandboxGone,
     Unreachable,
 )
+from runtime.base.stages import stage
 from runtime.cgroups.metrics import MemoryUse
 from runtime.host.fds import own_stdio
 from runtime.network.setup import NetworkSetup, loopback_argument
@@ -137,9 +138,11 @@ class Sandbox:
         the network's set-up raises.  After a failure the sandbox is good for ``destroy`` only, and
         the host's links have the addresses that they had.
         """
-        setup = self._set_network(deadline)
+        with stage("network"):
+            setup = self._set_network(deadline)
         try:
-            self._start_init(deadline, before)
+            with stage("start"):
+                self._start_init(deadline, before)
         except BaseException:
             setup.put_back()
             raise
@@ -420,7 +423,8 @@ class Sandbox:
         own_stdio(params.stdio, self.uid, self.gid)
         gofer = Gofer.prepare(params, settings, self.id, self._params.spec.annotations)
         try:
-            gofer.launch()
+            with stage("gofer"):
+                gofer.launch()
             sub = Subcontainer(params, settings, gofer)
         except BaseException:
             # It is in no register yet, so nobody else would end it.
@@ -459,7 +463,8 @@ class Sandbox:
                 call = partial(self._control.start_subcontainer, argument, fds, left)
             stopped_start.start(self._control, cid, call, before is not None, deadline)
 
-        self._sub(cid).start(self._driver, self.pid, start, deadline)
+        with stage("start"):
+            self._sub(cid).start(self._driver, self.pid, start, deadline)
         if before is not None:
             before()
             stopped_start.let_go(self._control, cid, deadline)

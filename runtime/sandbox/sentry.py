@@ -17,6 +17,7 @@ from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import AlreadyExists, DeadlineExceeded, Failed, Unsupported, reason
 from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
+from runtime.base.stages import stage
 from runtime.host.child_log import ChildLog, is_echo
 from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace, own_stdio
@@ -138,7 +139,8 @@ class Sentry:
                     child = _spawn(wanted)
                     ours.close_one(ready_write)
                     gofer.release()
-                    gofer.launch()
+                    with stage("gofer"):
+                        gofer.launch()
                     sentry = cls(child, address, credentials, log)
                     sentry.writes_at_end = files.at_end
                     if started is not None:

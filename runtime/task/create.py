@@ -12,6 +12,7 @@ from functools import partial
 
 from runtime.base.errors import Failed, InvalidRequest, InvalidState, RuntimeFault, Unsupported
 from runtime.base.log import get_logger
+from runtime.base.stages import stage
 from runtime.bundle import executable, spec_defaults, volumes
 from runtime.bundle.rootfs import mount_rootfs
 from runtime.bundle.spec import load_spec
@@ -177,7 +178,8 @@ def _acquire(
     step("rootfs")
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
-        mount_rootfs(request.rootfs, holdings.rootfs)
+        with stage("rootfs"):
+            mount_rootfs(request.rootfs, holdings.rootfs)
     if not os.path.isdir(spec.root_path):
         raise InvalidRequest("config.json: root.path", f"no directory {spec.root_path}")
     step("program")
@@ -358,9 +360,10 @@ def _boot(
     step("cgroup")
     cgroup = None
     if wanted.path:
-        cgroup = holdings.cgroup = factory.create_if_allowed(
-            wanted.path, wanted.resources, systemd=named, root=base
-        )
+        with stage("cgroup"):
+            cgroup = holdings.cgroup = factory.create_if_allowed(
+                wanted.path, wanted.resources, systemd=named, root=base
+            )
     step("own cgroup")
     if wanted.own:
         holdings.own_cgroup = _create_own(wanted.own, spec, systemd=systemd, root=base)
@@ -402,13 +405,14 @@ def _boot(
     original = oom_score.own_score()
     v2 = cgroup.open_dir_fd() if cgroup is not None else None
     try:
-        sandbox = holdings.sandbox = context.boot(
-            params.replace(cgroup_fd=v2),
-            reactor=context.reactor,
-            network=lambda pid: attach_network(holdings, pid, settings.effective, sorts=sorts),
-            started=started,
-            deadline=deadline,
-        )
+        with stage("boot"):
+            sandbox = holdings.sandbox = context.boot(
+                params.replace(cgroup_fd=v2),
+                reactor=context.reactor,
+                network=lambda pid: attach_network(holdings, pid, settings.effective, sorts=sorts),
+                started=started,
+                deadline=deadline,
+            )
     except Failed as fault:
         if cgroup is None or not cgroup.oom_kills():
             raise
@@ -432,7 +436,8 @@ def _boot(
 
 def _create_own(path: str, spec: Spec, *, systemd: bool, root: CgroupRoot | None) -> Cgroup | None:
     make = partial(factory.create_if_allowed, path, systemd=systemd, root=root)
-    return create_own(make, spec.resources)
+    with stage("cgroup"):
+        return create_own(make, spec.resources)
 
 
 def _watch_memory(

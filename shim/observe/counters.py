@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runtime.task.events import Event
 
 #: Upper bounds in seconds of the latency histogram, from an answer out of memory to a slow boot.
-BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+BOUNDS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0)
 #: Container names that are counted by themselves; a pod's further ones are counted together.
 MAX_NAMES: Final = 64
 #: Characters of a name; Kubernetes has fewer.

@@ -101,32 +101,28 @@ class FakeSentry:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
-            request = self._receive(connection)
-            if request is None:
-                return
-            self.requests.append(request)
-            method = request.method
-            if method in self.gates:
-                self.gates[method].wait(10)
-            if method in self.dropped or self._stopping.is_set():
-                return
-            if self.broken.get(method, 0) > 0:
-                self.broken[method] -= 1
-                return
-            if method not in self.silent:
-                data = self.raw.get(method) or self._reply(request)
-                cut = self.cut.get(method)
-                self._send(connection, data[:cut])
-                if cut is not None:
+            while (request := self._receive(connection)) is not None:
+                if not self._answer(connection, request):
                     return
-            try:
-                closed = not connection.recv(1)
-            except (ConnectionResetError, BrokenPipeError):
-                closed = True  # with bytes of ours unread
-            except OSError:
-                return
-            if closed:
-                self.closed_by_peer.release()
+            self.closed_by_peer.release()
+
+    def _answer(self, connection: socket.socket, request: Request) -> bool:
+        """Whether the connection stays open for another request."""
+        self.requests.append(request)
+        method = request.method
+        if method in self.gates:
+            self.gates[method].wait(10)
+        if method in self.dropped or self._stopping.is_set():
+            return False
+        if self.broken.get(method, 0) > 0:
+            self.broken[method] -= 1
+            return False
+        if method in self.silent:
+            return True
+        data = self.raw.get(method) or self._reply(request)
+        cut = self.cut.get(method)
+        self._send(connection, data[:cut])
+        return cut is None
 
     def _receive(self, connection: socket.socket) -> Request | None:
         data, files, fds = b"", [], array.array("i")

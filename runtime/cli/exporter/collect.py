@@ -1,0 +1,439 @@
+"""One look at all sandboxes of the node: files, the host's cgroups and processes, sentries, shims.
+
+Nothing is slowed by a look: a sentry is asked on one connection, all at the same time and none for
+longer than :data:`TIMEOUT`; one that didn't answer is left alone for a while, as its queue of
+connections has room for sixteen, which its shim needs.  What can't be read is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime.base.errors import RuntimeFault
+from runtime.base.record import Record
+from runtime.cgroups import factory
+from runtime.cgroups.metrics import CpuClock, HostStats, Metrics, SentryStats, combine
+from runtime.cli import find
+from runtime.cli.exporter.asking import converse
+from runtime.host import forkservers
+from runtime.runsc import control_results, urpc
+from runtime.state.loaded import StoredContainer
+from runtime.state.lock import RECORD, STATE, file_name, list_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from runtime.cgroups.cgroup import Cgroup
+    from runtime.cli.exporter.asking import Conversation, Exchange
+
+    #: Asks a shim, by its address, a method of its debug socket; the connection is to be closed.
+    PostDebug = Callable[[str, str], Exchange]
+
+#: Seconds in which sentries and shims have to answer.
+TIMEOUT = 1.0
+#: Seconds for which a sentry is not asked that didn't answer: at first, and at most.
+FIRST_REST, LONGEST_REST = 10.0, 300.0
+#: Bytes of a sentry's reply.
+MAX_REPLY = 2 << 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+#: States of proc(5) in which a process answers nobody.
+_STILL = "TtZX"
+
+
+class ContainerLook(Record):
+    """One container that lives.  ``metrics`` None: nobody could tell."""
+
+    id: str
+    name: str
+    metrics: Metrics | None = None
+
+
+class SandboxLook(Record):
+    """One sandbox.  ``sentry`` and ``shim`` are empty, or say why there is no answer."""
+
+    id: str
+    namespace: str
+    pod: str
+    containerd_namespace: str
+    containers: tuple[ContainerLook, ...] = ()
+    #: How many of its containers are in which state.
+    states: Mapping[str, int] = {}
+    release: int = 0
+    sentry: str = ""
+    shim: str = ""
+    #: Whether a shim serves it at all.
+    has_shim: bool = True
+    host: HostStats | None = None
+    networks: Sequence[Any] = ()
+    #: The sentry's own metrics, as it has them.
+    exported: Sequence[Any] = ()
+    counters: Mapping[str, Any] = {}
+    #: Resident bytes by role: sentry, gofer, shim.
+    resident: Mapping[str, int] = {}
+
+
+class NodeLook(Record):
+    """All of them, and what can't be read."""
+
+    sandboxes: tuple[SandboxLook, ...]
+    problems: tuple[str, ...]
+    fork_servers: tuple[int, ...]
+    seconds: float
+
+
+class _Found:
+    """A sandbox that is being looked at."""
+
+    def __init__(self, root: str, family: list[StoredContainer]) -> None:
+        self.root, self.family = root, family
+        self.first = next((each for each in family if each.is_root), family[0])
+        self.key = (root, self.first.sandbox_id)
+        self.pid = -1
+        self.sentry_answer = self.shim_answer = ""
+        self.stats: dict[str, SentryStats] = {}
+        self.exported: Sequence[Any] = ()
+        self.counters: Mapping[str, Any] = {}
+        self.host: HostStats | None = None
+
+    @property
+    def shim_address(self) -> str:
+        record = self.first.record
+        return record.shim_address if record is not None else ""
+
+
+class _Rest:
+    """How long a sentry is left alone, and since when."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.seconds = FIRST_REST
+
+
+class Collector:
+    """Looks again and again, and remembers what doesn't change.  For one thread at a time."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        post_debug: PostDebug | None,
+        *,
+        sentry_metrics: str = "",
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """``sentry_metrics`` is a regular expression of Go's for names, ``-`` for none at all."""
+        self._args = args
+        self._post_debug = post_debug
+        self._only = sentry_metrics
+        self._timeout = timeout
+        self._cgroup_root = factory.CgroupRoot()
+        self._known: dict[tuple[str, str, str], tuple[object, StoredContainer]] = {}
+        self._cgroups: dict[tuple[int, int], Cgroup] = {}
+        self._clock = CpuClock()
+        self._servers: dict[str, int] = {}
+        self._rests: dict[tuple[str, str], _Rest] = {}
+
+    def look(self) -> NodeLook:
+        """One look.  Raises InvalidRequest for what the command line says."""
+        began = time.monotonic()
+        found, problems = self._find()
+        alive = [each for each in found if self._is_alive(each)]
+        self._ask(alive, began + self._timeout)
+        for each in alive:
+            each.host = self._host(each)
+        looks = tuple(self._described(each) for each in alive)
+        self._forget(alive)
+        return NodeLook(
+            sandboxes=looks,
+            problems=tuple(problems),
+            fork_servers=self._fork_servers(),
+            seconds=time.monotonic() - began,
+        )
+
+    # -- files -----------------------------------------------------------------------------
+
+    def _find(self) -> tuple[list[_Found], list[str]]:
+        problems: list[str] = []
+        families: dict[tuple[str, str], list[StoredContainer]] = {}
+        seen: dict[tuple[str, str, str], tuple[object, StoredContainer]] = {}
+        for root in find.roots(self._args):
+            try:
+                ids = list_ids(root)
+            except RuntimeFault as fault:
+                problems.append(str(fault))
+                continue
+            for container_id, sandbox_id in ids:
+                key = (root, container_id, sandbox_id)
+                try:
+                    entry = self._load(key)
+                except RuntimeFault as fault:
+                    problems.append(str(fault))
+                    continue
+                if entry is not None:
+                    seen[key] = entry
+                    families.setdefault((root, sandbox_id), []).append(entry[1])
+        self._known = seen
+        return [_Found(root, family) for (root, _), family in sorted(families.items())], problems
+
+    def _load(self, key: tuple[str, str, str]) -> tuple[object, StoredContainer] | None:
+        """The container, read again only if its files are others than before."""
+        root, container_id, sandbox_id = key
+        marks = tuple(
+            _mark(os.path.join(root, file_name(container_id, sandbox_id, ending)))
+            for ending in (STATE, RECORD)
+        )
+        known = self._known.get(key)
+        if known is not None and known[0] == marks:
+            return known
+        some = StoredContainer._read(root, container_id, sandbox_id)
+        return None if some is None else (marks, some)
+
+    def _is_alive(self, found: _Found) -> bool:
+        process = found.first.sandbox_process()
+        if process is None:
+            return False
+        with process:
+            found.pid = process.pid
+            return not process.wait_gone(0)
+
+    # -- asking ----------------------------------------------------------------------------
+
+    def _ask(self, sandboxes: Sequence[_Found], deadline: float) -> None:
+        def everybody() -> Iterator[Conversation]:
+            for each in sandboxes:
+                yield self._ask_sentry(each)
+                if self._post_debug is not None and each.shim_address:
+                    yield self._ask_shim(each, self._post_debug)
+
+        converse(everybody(), deadline)
+
+    def _ask_sentry(self, found: _Found) -> Conversation:
+        rest = self._rests.get(found.key)
+        state = _state(found.pid)
+        if state in _STILL:
+            found.sentry_answer = "stopped" if state in "Tt" else "ended"
+            return
+        if rest is not None and time.monotonic() < rest.until:
+            found.sentry_answer = "no answer before"
+            return
+        connection = None
+        try:
+            control = found.first.control()
+            questions = [
+                (each.id, *control.event_request(each.id))
+                for each in found.family
+                if _written_status(each) in ("running", "paused")
+            ]
+            if self._only != "-":
+                questions.append(("", "Metrics.Export", {"only_metrics": self._only}))
+            for container_id, method, argument in questions:
+                if connection is None:
+                    connection = control.post_request(method, argument, MAX_REPLY)
+                else:
+                    connection.post(method, argument)
+                reply = yield connection
+                if not reply.success:
+                    continue  # it has just ended, was not started yet, or is of an old release
+                if container_id:
+                    found.stats[container_id] = control_results.stats(reply.result)
+                else:
+                    found.exported = control_results.exported_metrics(reply.result)
+            self._rests.pop(found.key, None)
+        except (RuntimeFault, urpc.Disconnected, urpc.ProtocolError) as fault:
+            found.sentry_answer = _why(fault)
+            if isinstance(fault, RuntimeFault):
+                rest = self._rests.setdefault(found.key, _Rest())
+                rest.until = time.monotonic() + rest.seconds
+                rest.seconds = min(2 * rest.seconds, LONGEST_REST)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _ask_shim(self, found: _Found, post: PostDebug) -> Conversation:
+        exchange: Any = None
+        try:
+            exchange = post(found.shim_address, "Counters")
+            found.counters = yield exchange
+        except (RuntimeFault, OSError) as fault:
+            found.shim_answer = _why(fault)
+        finally:
+            if exchange is not None:
+                exchange.close()
+
+    # -- the host --------------------------------------------------------------------------
+
+    def _host(self, found: _Found) -> HostStats | None:
+        record = found.first.record
+        started = record.boot.start_time if record is not None and record.boot is not None else 0
+        key = (found.pid, started)
+        try:
+            cgroup = self._cgroups.get(key)
+            if cgroup is None:
+                cgroup = self._cgroups[key] = factory.of_process(found.pid, self._cgroup_root)
+            return cgroup.stats()
+        except (RuntimeFault, OSError):
+            self._cgroups.pop(key, None)
+            return None
+
+    def _fork_servers(self) -> tuple[int, ...]:
+        """The resident memory of each.  One is asked for its pid once, as it forks to answer."""
+        pids: dict[str, int] = {}
+        sizes: list[int] = []
+        for path in forkservers.sockets():
+            pid = self._servers.get(path)
+            size = _resident(pid) if pid is not None else None
+            if size is None:
+                try:
+                    pid = forkservers.ask(path).pid
+                except (RuntimeFault, OSError):
+                    continue  # it ends just now, or hangs
+                size = _resident(pid)
+            if pid is not None and size is not None:
+                pids[path] = pid
+                sizes.append(size)
+        self._servers = pids
+        return tuple(sizes)
+
+    def _described(self, found: _Found) -> SandboxLook:
+        annotations = _annotations(found.first)
+        space = find.namespace_of(found.root)
+        pod = annotations.get("io.kubernetes.cri.sandbox-name", "")
+        states: dict[str, int] = {}
+        for each in found.family:
+            status = _written_status(each)
+            states[status] = states.get(status, 0) + 1
+        return SandboxLook(
+            id=found.first.sandbox_id,
+            namespace=annotations.get("io.kubernetes.cri.sandbox-namespace", "") or space,
+            pod=pod or found.first.sandbox_id,
+            containerd_namespace=space,
+            containers=tuple(self._containers(found)),
+            states=states,
+            release=found.first.stored.release if found.first.stored is not None else 0,
+            sentry=found.sentry_answer,
+            shim=found.shim_answer,
+            has_shim=bool(found.shim_address),
+            host=found.host,
+            networks=next((s.networks for s in found.stats.values() if s.networks), ()),
+            exported=found.exported,
+            counters=found.counters,
+            resident=_residents(found),
+        )
+
+    def _containers(self, found: _Found) -> Iterator[ContainerLook]:
+        """Those that live; one that has ended would be counted beside its successor."""
+        cpu: dict[str, int] = {}
+        for container_id, told in found.stats.items():
+            if told.own_cpu_ns is not None:
+                cpu[container_id] = told.own_cpu_ns
+        for each in found.family:
+            if _written_status(each) not in ("created", "running", "paused"):
+                continue
+            annotations = _annotations(each)
+            name = annotations.get("io.kubernetes.cri.container-name", "")
+            if not name and annotations.get("io.kubernetes.cri.container-type") != "sandbox":
+                name = each.id
+            stats = found.stats.get(each.id)
+            metrics = None
+            if stats is not None:
+                if stats.own_cpu_ns is not None:
+                    stats = stats.replace(cpu_ns=cpu)
+                metrics = combine(
+                    found.host,
+                    stats,
+                    each.id,
+                    is_root_only=len(found.family) == 1,
+                    memory_limit=_memory_limit(each),
+                    clock=self._clock,
+                )
+            yield ContainerLook(id=each.id, name=name, metrics=metrics)
+
+    def _forget(self, alive: Sequence[_Found]) -> None:
+        """What was remembered of those that are gone."""
+        keys = {each.key for each in alive}
+        self._rests = {key: rest for key, rest in self._rests.items() if key in keys}
+        pids = {each.pid for each in alive}
+        self._cgroups = {key: group for key, group in self._cgroups.items() if key[0] in pids}
+        for known in self._clock.known():
+            if not any(key[1] == known for key in self._known):
+                self._clock.forget(known)
+
+
+def _why(fault: Exception) -> str:
+    """In a word or two: it becomes a label, of which there should be few."""
+    return type(fault).__name__
+
+
+def _mark(path: str) -> tuple[int, int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def _written_status(container: StoredContainer) -> str:
+    return container.stored.status if container.stored is not None else "creating"
+
+
+def _spec(container: StoredContainer) -> Mapping[str, Any]:
+    return container.stored.spec if container.stored is not None else {}
+
+
+def _annotations(container: StoredContainer) -> Mapping[str, str]:
+    """Those of its spec that are texts."""
+    found = _spec(container).get("annotations")
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _memory_limit(container: StoredContainer) -> int | None:
+    """Its own limit; None where there is none, or an update without a file has changed it."""
+    if container.is_root:
+        return None
+    record = container.record
+    resources: Any = record.resources if record is not None else None
+    if resources is None:
+        linux = _spec(container).get("linux")
+        resources = linux.get("resources") if isinstance(linux, dict) else None
+    memory = resources.get("memory") if isinstance(resources, dict) else None
+    limit = memory.get("limit") if isinstance(memory, dict) else None
+    return limit if type(limit) is int and limit > 0 else None
+
+
+def _state(pid: int) -> str:
+    """The letter of proc(5); ``X`` for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            line = file.read(4096)
+    except OSError:
+        return "X"
+    return chr(line[line.rindex(b")") + 2])
+
+
+def _resident(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            return int(file.read(256).split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _residents(found: _Found) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+
+    def add(role: str, pid: int) -> None:
+        size = _resident(pid) if pid > 0 else None
+        if size is not None:
+            sizes[role] = sizes.get(role, 0) + size
+
+    add("sentry", found.pid)
+    for each in found.family:
+        add("gofer", each.gofer_pid)
+    pid = found.counters.get("pid")
+    add("shim", pid if type(pid) is int else 0)
+    return sizes

@@ -1,0 +1,200 @@
+"""What becomes of what shims and sentries tell, the untrue included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.cgroups.metrics import Amount, HostStats, Metrics, NetworkStats
+from runtime.cli.exporter import figures
+from runtime.cli.exporter.collect import ContainerLook, NodeLook, SandboxLook
+from runtime.cli.exporter.figures import render
+
+TOLD = 'namespace="web",pod="shop",sandbox="s1"'
+
+
+def node(*sandboxes: SandboxLook) -> NodeLook:
+    return NodeLook(sandboxes=sandboxes, problems=(), fork_servers=(), seconds=0.25)
+
+
+def look(**fields: Any) -> SandboxLook:
+    told = {"id": "s1", "namespace": "web", "pod": "shop", "containerd_namespace": "k8s.io"}
+    return SandboxLook(**{**told, **fields})
+
+
+def lines(*sandboxes: SandboxLook, about: str) -> list[str]:
+    return [line for line in render(node(*sandboxes)).splitlines() if line.startswith(about)]
+
+
+def sample(name: str = "fs_opens", kind: int = 2, **fields: Any) -> dict[str, Any]:
+    return {"metric": {"name": name, "type": kind, "help": "Help."}, "val": {"int": 3}, **fields}
+
+
+def test_a_pod_with_its_containers() -> None:
+    container = Metrics(cpu_usage_ns=1_500_000_000, memory=Amount(usage=7, limit=9), pids=2)
+    page = render(
+        node(
+            look(
+                host=HostStats(cpu_usage_ns=2_000_000_000, memory=Amount(usage=100)),
+                networks=(NetworkStats(name="eth0", rx_bytes=5),),
+                resident={"sentry": 11},
+                containers=(ContainerLook(id="c1", name="main", metrics=container),),
+            )
+        )
+    ).splitlines()
+    inner = f'{TOLD},container="main",id="c1"'
+    for line in (
+        f"gvisor_sandbox_up{{{TOLD}}} 1",
+        f"gvisor_sandbox_cpu_seconds_total{{{TOLD}}} 2.0",
+        f"gvisor_sandbox_memory_usage_bytes{{{TOLD}}} 100",
+        f'gvisor_sandbox_network_receive_bytes_total{{{TOLD},interface="eth0"}} 5',
+        f'gvisor_process_resident_memory_bytes{{{TOLD},role="sentry"}} 11',
+        f"gvisor_container_cpu_seconds_total{{{inner}}} 1.5",
+        f"gvisor_container_memory_usage_bytes{{{inner}}} 7",
+        f"gvisor_container_memory_limit_bytes{{{inner}}} 9",
+        f"gvisor_container_pids{{{inner}}} 2",
+        "gvisor_scrape_seconds 0.25",
+    ):
+        assert line in page
+    assert not any("memory_limit" in line and "sandbox_memory" in line for line in page)
+
+
+def test_who_does_not_answer_is_named() -> None:
+    page = lines(look(sentry="stopped", shim="NotFound"), about="gvisor_s")
+    assert f"gvisor_sandbox_up{{{TOLD}}} 0" in page and f"gvisor_shim_up{{{TOLD}}} 0" in page
+    assert f'gvisor_sandbox_unanswered_info{{{TOLD},who="sentry",reason="stopped"}} 1' in page
+    # One that runsc made has no shim that could be down.
+    assert not lines(look(has_shim=False), about="gvisor_shim_up")
+
+
+def test_two_lives_of_a_pod_are_told_apart() -> None:
+    page = lines(look(), look(id="s2"), about="gvisor_sandbox_up")
+    assert len(page) == len(set(page)) == 2
+
+
+def test_what_a_shim_counts() -> None:
+    counters = {
+        "bounds": [0.1],
+        "rpcs": {"State": {"codes": {"0": 2, "5": 1, "99": 1}, "buckets": [3, 1], "seconds": 0.5}},
+        "events": {"queued": 1, "lost": 2, "sent": 3},
+        "starts": {"": 1, "web": 3},
+        "oomKills": {"web": 2},
+        "stages": {"boot": [1, 0.5, 0.5], "network": [2, 0.1, 0.04]},
+        "threads": 5,
+    }
+    page = render(node(look(counters=counters))).splitlines()
+    for line in (
+        f'gvisor_shim_rpcs_total{{{TOLD},method="State",code="NotFound"}} 1',
+        f'gvisor_shim_rpcs_total{{{TOLD},method="State",code="Unknown"}} 1',
+        f'gvisor_shim_rpc_duration_seconds_bucket{{{TOLD},method="State",le="+Inf"}} 4',
+        f"gvisor_shim_events_lost_total{{{TOLD}}} 2",
+        f'gvisor_container_restarts_total{{{TOLD},container="web"}} 2',
+        f'gvisor_container_oom_kills_total{{{TOLD},container="web"}} 2',
+        f"gvisor_container_oom_kills_total{{{TOLD}}} 0",
+        f"gvisor_sandbox_boot_seconds{{{TOLD}}} 0.5",
+        f'gvisor_shim_stage_duration_seconds_count{{{TOLD},stage="network"}} 2',
+    ):
+        assert line in page
+
+
+def test_a_sentrys_own_metrics_by_name() -> None:
+    page = lines(
+        look(
+            exported=[
+                sample(),
+                sample("tcp", 1, val={}),
+                sample("left", 1, labels={"sysno": "334"}),
+                sample("ratio", 1, val={"float": 0.5}),
+                sample(
+                    "wait",
+                    3,
+                    val=None,
+                    histogram={
+                        "total": {"int": 9},
+                        "buckets": [{"le": {"int": 1}, "n": 2}, {"le": {"int": 4}}, {"n": 1}],
+                    },
+                ),
+            ]
+        ),
+        about="gvisor_sentry_",
+    )
+    assert page == [
+        f"gvisor_sentry_fs_opens_total{{{TOLD}}} 3",
+        f"gvisor_sentry_tcp{{{TOLD}}} 0",
+        f'gvisor_sentry_left{{{TOLD},sysno="334"}} 3',
+        f"gvisor_sentry_ratio{{{TOLD}}} 0.5",
+        f'gvisor_sentry_wait_distribution_bucket{{{TOLD},le="1.0"}} 2',
+        f'gvisor_sentry_wait_distribution_bucket{{{TOLD},le="4.0"}} 2',
+        f'gvisor_sentry_wait_distribution_bucket{{{TOLD},le="+Inf"}} 3',
+        f"gvisor_sentry_wait_distribution_sum{{{TOLD}}} 9",
+        f"gvisor_sentry_wait_distribution_count{{{TOLD}}} 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        *(
+            None,
+            3,
+            {},
+            {"metric": "x"},
+            {"metric": {}},
+            sample(""),
+            sample("a\nb 1"),
+            sample("a b"),
+        ),
+        *(
+            sample(kind=9),
+            sample(kind=-1),
+            sample(val={"int": "3"}),
+            sample(val=3),
+            sample(val=None),
+        ),
+        *(sample(labels=[]), sample(labels={"a b": "c"}), sample(labels={"a": 1})),
+        sample(labels={f"l{n}": "x" for n in range(99)}),
+        sample("n" * 300),
+        sample(val={"int": True}),
+        sample(kind=3),
+        sample(kind=3, histogram={"total": {}, "buckets": []}),
+        sample(kind=3, histogram={"total": {}, "buckets": [{"n": -1}]}),
+        sample(kind=3, histogram={"total": {}, "buckets": [{"le": {"int": 2}}, {"le": {}}, {}]}),
+        sample(kind=3, histogram={"total": {}, "buckets": [{}] * 999}),
+        sample("wait_distribution_bucket", 1),
+    ],
+)
+def test_lies_of_a_sentry_cost_nobody_else(lie: Any) -> None:
+    honest = look(exported=[sample()])
+    page = render(node(honest, look(id="s2", exported=[lie, sample()])))
+    assert page.count("gvisor_sentry_fs_opens_total{") == 2
+    assert "gvisor_sandbox_metrics_left_out" in page
+    for line in page.splitlines():
+        assert line.startswith(("# HELP gvisor_", "# TYPE gvisor_", "gvisor_"))
+    names = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+
+
+def test_a_type_that_differs_costs_the_type() -> None:
+    liar = {"metric": {"name": "fs_opens_total", "type": 1, "help": ""}, "val": {"int": 1}}
+    for sandboxes in ([liar], [sample()]), ([sample()], [liar]):
+        page = render(node(*(look(id=f"s{n}", exported=e) for n, e in enumerate(sandboxes))))
+        assert page.count("\ngvisor_sentry_fs_opens_total{") == 2
+        assert "# TYPE gvisor_sentry_fs_opens_total untyped\n" in page
+
+
+def test_a_sentry_can_not_take_another_pods_labels() -> None:
+    stolen = {"pod": "bank", "le": "1", "__name__": "x", "id": "y"}
+    [line] = lines(look(exported=[sample(labels=stolen)]), about="gvisor_sentry")
+    assert line.startswith(f'gvisor_sentry_fs_opens_total{{{TOLD},sentry_pod="bank"')
+    assert ',le="1"' not in line and ",__name__" not in line
+
+
+def test_what_a_sentry_tells_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MAX_EXPORTED", 10)
+    many = [sample(labels={"n": str(n)}) for n in range(100)]
+    assert len(lines(look(exported=many), about="gvisor_sentry")) == 10
+    left = lines(look(exported=many), about="gvisor_sandbox_metrics_left_out")
+    assert left == [f"gvisor_sandbox_metrics_left_out{{{TOLD}}} 90"]
+    twice = lines(look(exported=[sample(), sample()]), about="gvisor_sentry")
+    assert len(twice) == 1
