@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ every_generation = pytest.mark.parametrize("shop", peers.RUNSCS, indirect=True)
 
 
 @pytest.mark.core
-def test_a_container_of_the_shims(node: Node) -> None:
+def test_a_container_of_the_shims(node: Node, tmp_path: Path) -> None:
     ctl = Gvctl("-n", node.daemon.namespace)
     name = node.run_detached("sh", "-c", "sleep 1000; true")
     state = ctl.json("state", name)
@@ -68,6 +69,18 @@ def test_a_container_of_the_shims(node: Node) -> None:
     assert ctl.json("usage", "--fd", "-f", "json", name)["mapped"] > 0
     assert "goroutine" in ctl.ok("stacks", name)
     ctl.ok("reduce", "--wait", name)
+    before = ctl.ok("log-level", "--only", "shim", name)
+    told = ctl.ok("log-level", "--only", "shim", name, "debug")
+    assert told == f"shim: {before.split()[1]}, now debug\n"
+    assert ctl.ok("log-level", "--only", "shim", name) == "shim: debug\n"
+    ctl.ok("debug", "-o", str(tmp_path / "report.tar.gz"), name)
+    with tarfile.open(tmp_path / "report.tar.gz") as archive:
+        parts = {each.name.partition("/")[2]: each for each in archive.getmembers()}
+        info = archive.extractfile(parts["shim/info.json"])
+        assert info is not None and json.load(info)["containers"][0]["id"] == name
+        assert {"shim/stacks.txt", "shim/counters.json", "shim/process.txt"} <= parts.keys()
+        lacks = archive.extractfile(parts["lacks.txt"])
+        assert lacks is not None and lacks.read() == b""
     (line,) = [p for p in ctl.json("top", "--once", "-f", "json") if p["id"] == name]
     assert line["status"] == "running" and line["cpuPercent"] is not None
     assert line["memory"] > 0 and line["pids"] == 2 and line["gofers"] == line["containers"] == 1
@@ -290,6 +303,56 @@ def test_a_trace_session(shop: Shop, tmp_path: Path) -> None:
     assert "sh" in {each["status"]["comm"] for each in lines}
     assert not any("env" in each for each in lines)
     assert "PATH=/bin" in ctl.ok("trace", "procfs", "--environment", "one")
+
+
+@every_generation
+def test_an_archive_for_a_report(shop: Shop, tmp_path: Path) -> None:
+    """With a sentry that logs every system call; and nothing of it that is secret."""
+    log = shop.folder / "log"
+    ctl = Gvctl(*shop.options, "--flag=debug", "--flag=strace", f"--flag=debug-log={log}/")
+    log.mkdir()
+    script = "SAID=later-secret env >/dev/null; /bin/true argument-secret; echo up; sleep 1000"
+    process = {
+        "args": ["sh", "-c", script, "init-secret"],
+        "env": ["PATH=/bin", "PASSWORD=hunter2222"],
+        "cwd": "/",
+        "user": {"uid": 0, "gid": 0},
+    }
+    bundle = shop.bundle("one", "sh", process=process)
+    shop.gvctl.command[:] = ctl.command
+    shop.leave(shop.output, "run", "-d", "-b", bundle, "one")
+    until(lambda: shop.output.read_text() == "up\n", 20, "its output came")
+    path = tmp_path / "report.tar.gz"
+    assert ctl.ok("debug", "-o", str(path), "one") == f"{path}\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = ctl("debug", "-o", str(path), "one")
+    assert again.code == 1 and "file exists" in again.err
+    subprocess.run(["tar", "-xzf", path, "-C", tmp_path], check=True)
+    (top,) = tmp_path.glob("gvctl-debug-one-*")
+    names = {each.relative_to(top).as_posix() for each in top.rglob("*") if each.is_file()}
+    assert {"doctor.txt", "versions.txt", "sentry/stacks.txt", "containers/one/ps.txt"} <= names
+    assert "goroutine" in (top / "sentry/stacks.txt").read_text()
+    logged = "".join(each.read_text() for each in (top / "logs").iterdir())
+    assert "execve" in logged  # so there was something to leave out
+    raw = b"".join(each.read_bytes() for each in log.iterdir())
+    assert b"hunter2222" in raw and b"argument-secret" in raw and b"later-secret" in raw
+    for each in (each for each in top.rglob("*") if each.is_file()):
+        for secret in ("hunter2222", "argument-secret", "later-secret", "init-secret"):
+            assert secret not in each.read_text(), (each, secret)
+    assert "shim: there is none" in (top / "lacks.txt").read_text()
+    # How much it logs, while it runs.
+    assert ctl.ok("log-level", "one", "warn") == "shim: none\nsentry: now warn\n"
+
+    def calls() -> int:
+        return sum(each.read_text().count(" exit_group(") for each in log.glob("*boot*"))
+
+    before = calls()
+    ctl.ok("exec", "one", "true")
+    assert calls() == before
+    assert ctl.ok("log-level", "--only", "sentry", "one", "debug") == "sentry: now debug\n"
+    ctl.ok("exec", "one", "true")
+    assert calls() > before
+    assert ctl("log-level", "--only", "shim", "one", "debug").code == 1
 
 
 # -- terminals ---------------------------------------------------------------------------------

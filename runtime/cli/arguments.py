@@ -317,6 +317,24 @@ def _acting(verbs: Any) -> None:
     p.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="program and arguments"
     )
+    p = _Verbs(verbs, "insight.debug").add(
+        "debug", "write an archive for the report of a fault, without arguments and environments"
+    )
+    p.add_argument(
+        "-o", "--output", default="", metavar="FILE", help="where to, default a name here; - stdout"
+    )
+    p = _Verbs(verbs, "insight.log_level").add(
+        "log-level", "print or change how much the shim and the sentry log, while they run"
+    )
+    p.add_argument(
+        "level",
+        nargs="?",
+        default="",
+        metavar="LEVEL",
+        choices=("", "trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"),
+        help="trace, debug, info, warn, error, fatal or panic",
+    )
+    p.add_argument("--only", choices=("shim", "sentry"), default="", help="of this one only")
     p = _Verbs(verbs, "insight.trace").add(
         "trace", "have a sandbox tell a program of what runs in it", ident=False
     )

@@ -508,6 +508,11 @@ class StoredContainer(StoredState):
             container_id=self.id,
         )
 
+    def set_log_level(self, level: int, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """How much the sandbox's sentry logs: 0 warnings, 1 information, 2 everything."""
+        self.require("set the log level of", CREATED, RUNNING, PAUSED)
+        self.control().set_log_level(level, timeout)
+
     def create_trace(
         self, session: Session, force: bool = False, timeout: float = DEFAULT_TIMEOUT
     ) -> Listed[str]:
