@@ -48,7 +48,7 @@ def test_a_pod_in_scopes(guest_pods: PodNode) -> None:
     slice_name = place.rpartition("/")[2]
     assert show(sandbox, *what) == ["active", f"{place}/{sandbox}", slice_name, str(120 * MIB)]
     assert show(own, *what) == ["active", f"{place}/{own}", slice_name, str(40 * MIB)]
-    for pid in (pod.sentry(), pod.gofer(pod.id), pod.gofer(container)):
+    for pid in (pod.sentry(), *pod.own_gofers(), pod.gofer(container)):
         assert scene.cgroup_of(pid) == f"{place}/{sandbox}"
 
     pods.call(UPDATE, container_id=container, linux={"memory_limit_in_bytes": 60 * MIB})

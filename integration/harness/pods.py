@@ -646,6 +646,21 @@ class Pod:
         # Executing itself anew it has none for a moment, and what it forks has the same.
         return until(lambda: found if len(found := look()) == 1 else None, 5, "one gofer")[0]
 
+    @property
+    def goferless(self) -> bool:
+        """Whether its sentry mounts the sandbox's root file system by itself."""
+        options = self.config["linux"].get("security_context", {}).get("namespace_options", {})
+        new = self.node.daemon.generation > "2023"
+        return self.without_pause and new and "userns_options" not in options
+
+    def own_gofers(self) -> list[int]:
+        """The sandbox's gofer, which it may do without."""
+        return [] if self.goferless else [self.gofer(self.id)]
+
+    def gofers(self) -> list[int]:
+        """All that are there."""
+        return [pid for pid in self._below() if "gofer" in footprint.command_line(pid)]
+
     def _below(self) -> list[int]:
         return footprint.descendants(self.shim)
 

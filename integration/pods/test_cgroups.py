@@ -40,7 +40,7 @@ def test_a_slice(pods: PodNode) -> None:
     place = f"/{first}.slice/{first}-{second}.slice/{name}"
     pod = pods.pod(linux={"cgroup_parent": name})
     container = pod.start("sleep", "1000")
-    for pid in (pod.sentry(), pod.gofer(pod.id), pod.gofer(container)):
+    for pid in (pod.sentry(), *pod.own_gofers(), pod.gofer(container)):
         assert memory_cgroup(pid) == place
     scopes = [f"{place}/cri-containerd-{each}.scope" for each in (pod.id, container)]
     assert [empty(scope) for scope in scopes] == [True, True]
@@ -68,7 +68,7 @@ def test_a_parent_that_is_named(pods: PodNode, form: str) -> None:
     limit = {"resources": {"memory_limit_in_bytes": 300 << 20}, "cgroup_parent": parent}
     pod = pods.pod(annotations={PARENT: named}, linux=limit)
     container = pod.start("sleep", "1000")
-    for pid in (pod.sentry(), pod.gofer(pod.id), pod.gofer(container)):
+    for pid in (pod.sentry(), *pod.own_gofers(), pod.gofer(container)):
         assert memory_cgroup(pid) == place
     file = "memory.max" if unified_cgroups() else "memory.limit_in_bytes"
     assert cgroup_files("memory", place, file) == [str(300 << 20)]

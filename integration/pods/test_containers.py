@@ -165,8 +165,7 @@ def test_gofer_works_from_create_on(pods: PodNode, tasks: Api) -> None:
     for name in ("ready", "doomed"):
         tasks.task("Delete", container_id=name)
         tasks.unmake(name)
-    left = [p for p in footprint.descendants(pod.shim) if "gofer" in footprint.command_line(p)]
-    assert set(left) == {pod.gofer(pod.id), pod.gofer(steady)}
+    assert set(pod.gofers()) == {*pod.own_gofers(), pod.gofer(steady)}
 
 
 @pytest.mark.gvisor

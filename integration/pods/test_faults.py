@@ -59,6 +59,8 @@ def test_death(pods: PodNode, row: Row) -> None:
 
 
 def _prove(pods: PodNode, row: Row) -> None:
+    if row.victim == "root gofer" and pods.prepare().goferless:
+        pytest.skip("there is no such gofer")
     with scene(pods, row.moment) as found:
         if (row.victim, row.moment) == ("gofer", "delete"):
             pid = found.gofers[found.container]

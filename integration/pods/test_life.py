@@ -224,9 +224,10 @@ def test_runsc_is_replaced_below_a_running_pod(pods: PodNode) -> None:
         if not sidecars.is_dir():
             assert os.readlink(f"/proc/{pod.gofer(container)}/exe").endswith(" (deleted)")
         late = pods.pod()
-        assert pods.exec(late.start("sleep", "1000"), "echo", "new").out == "new\n"
+        container = late.start("sleep", "1000")
+        assert pods.exec(container, "echo", "new").out == "new\n"
         if not sidecars.is_dir():
-            assert os.readlink(f"/proc/{late.gofer(late.id)}/exe") == str(runsc)
+            assert os.readlink(f"/proc/{late.gofer(container)}/exe") == str(runsc)
         runsc.unlink()
         assert pods.exec(pod.start("sleep", "1000"), "echo", "here").out == "here\n"
         pod.remove()

@@ -44,6 +44,7 @@ def test_life(pods: PodNode, pod: Pod) -> None:
         assert stream.answer.endswith(b"made for the tests\n")
     assert pod.status.state == cri.READY
     assert pod.info["pid"] == pod.sentry()
+    assert len(pod.gofers()) == 2 + len(pod.own_gofers())
     stats = pods.call("PodSandboxStats", pod_sandbox_id=pod.id).stats
     assert stats.attributes.id == pod.id
     pods.stop(first)

@@ -107,7 +107,7 @@ def test_user_namespace(pods: PodNode) -> None:
     one, two = (pod.start("sleep", "1000", mounts=volumes, linux=SECURITY) for _ in range(2))
     if pods.daemon.generation > "2023":
         assert _owner(pod.sentry()) == FIRST
-    for gofer in (pod.gofer(pod.id), pod.gofer(one), pod.gofer(two)):
+    for gofer in (*pod.own_gofers(), pod.gofer(one), pod.gofer(two)):
         assert _owner(gofer) == FIRST
     for mount in volumes:
         path, folder = mount["container_path"], Path(mount["host_path"])

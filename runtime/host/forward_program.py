@@ -9,13 +9,15 @@ import os
 
 from runtime.base import files
 from runtime.base.errors import Unsupported
-from runtime.host import elf, linux
+from runtime.host import elf, erofs, linux
 
 #: The file's name in its folder.
 NAME = "forward"
 #: Where that may be: the second if programs can't be run from the first.  Not in the shim's own
 #: folder, which only root can enter: a gofer in a pod's user namespace has to.
 FOLDERS = ("/run/containerd-shim-gvisor-inside", "/var/lib/containerd-shim-gvisor-inside")
+#: What the name of the same as an image of a file system ends with.
+IMAGE = ".erofs"
 #: What the folder has for a pod of which it is the root: places to mount on.
 _MOUNT_POINTS = ("dev", "etc", "proc", "sys", "tmp")
 
@@ -29,7 +31,8 @@ def install(folders: tuple[str, ...]) -> str:
     """The first of ``folders`` from which programs can be run, with the program in it.
 
     It is made where it isn't there, with the file that anybody may read and nobody but its owner
-    write.  Raises OSError, Unsupported.
+    write, and beside it the image of a file system with the same content.
+    Raises OSError, Unsupported.
     """
     data = program()
     for folder in folders:
@@ -42,5 +45,8 @@ def install(folders: tuple[str, ...]) -> str:
         if files.read_bounded(path, 1 << 20) != data:
             files.replace_file(path, data, 0o755)
             os.chmod(path, 0o755)  # whatever the umask
+        image = erofs.image({NAME: data}, _MOUNT_POINTS)
+        if files.read_bounded(folder + IMAGE, 1 << 20) != image:
+            files.replace_file(folder + IMAGE, image)
         return folder
     raise Unsupported(f"running programs from {' or '.join(folders)}, as they are mounted noexec")

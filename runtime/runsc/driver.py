@@ -379,7 +379,8 @@ class DirectDriver:
                 else "overlay-filestore-fd"
             )
             line.give(name, fd)
-        line.give("mounts-fd", wanted.mounts_fd)
+        if wanted.mounts_fd >= 0:  # a gofer resolves their destinations
+            line.give("mounts-fd", wanted.mounts_fd)
         line.give("start-sync-fd", wanted.start_sync_fd)
         if self.generation.mount_confs:
             line.add("--gofer-mount-confs=" + ",".join(map(str, wanted.confs)))

@@ -12,18 +12,19 @@ import select
 import time
 
 from runtime.base import fastjson
-from runtime.base.errors import DeadlineExceeded, Failed
+from runtime.base.errors import DeadlineExceeded, Failed, reason
 from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
 from runtime.bundle.masked_paths import special_files
 from runtime.bundle.mount_points import missing
+from runtime.host import forward_program
 from runtime.host.child_log import ChildLog
 from runtime.host.children import describe_status
 from runtime.host.fds import FdSet, open_namespace
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
 from runtime.runsc.donated_files import open_files
-from runtime.runsc.driver import CLONE_NEWNS, CLONE_NEWUSER, GoferCommand, user_maps
+from runtime.runsc.driver import CLONE_NEWNS, CLONE_NEWUSER, GoferCommand, MountConf, user_maps
 from runtime.sandbox.accelerators import needs_device_gofer
 from runtime.sandbox.gofer_mounts import (
     MountPlan,
@@ -98,6 +99,10 @@ class Gofer:
             log = None
             try:
                 plan = plan_mounts(spec, settings, driver.generation, sandbox_id, hints, sentrys)
+                if plan.serves_itself:
+                    if not needs_device_gofer(spec, settings):
+                        return cls._none(spec, plan, sentrys)
+                    plan = plan.replace(confs=(MountConf(), *plan.confs[1:]))
                 log = ChildLog("gofer-log")
                 if driver.generation.gofer_rpc:
                     require_sources(spec, plan.confs)
@@ -188,10 +193,26 @@ class Gofer:
             gofer._own.take(ours)
         return gofer
 
+    @classmethod
+    def _none(cls, spec: Spec, plan: MountPlan, fds: FdSet) -> Gofer:
+        """In the place of one where the sentry mounts all by itself.  Raises Failed."""
+        path = spec.root_path + forward_program.IMAGE
+        try:
+            image = fds.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        except OSError as error:
+            raise Failed(f"{path}: {reason(error)}") from None
+        gofer = cls(plan, fds)
+        gofer.io_fds = (image,)
+        return gofer
+
     def launch(self) -> None:
-        """Start it; doesn't wait for it to be ready.  Raises Failed; then nothing is left."""
+        """Start it; doesn't wait for it to be ready.  Raises Failed; then nothing is left.
+
+        Does nothing where none is needed.
+        """
         wanted, self._wanted = self._wanted, None
-        assert wanted is not None
+        if wanted is None:
+            return
         try:
             self.child = spawn(wanted)
         except BaseException:

@@ -17,6 +17,7 @@ import stat
 from runtime.base.errors import Failed, reason
 from runtime.base.log import get_logger
 from runtime.base.record import Record
+from runtime.host import forward_program
 from runtime.runsc.driver import MountConf
 
 TYPE_CHECKING = False
@@ -46,6 +47,11 @@ class MountPlan(Record):
     filestores: tuple[str, ...] = ()
     #: Named ones that siblings use too, to be removed when the sandbox is gone.
     shared_filestores: tuple[str, ...] = ()
+
+    @property
+    def serves_itself(self) -> bool:
+        """Whether the root file system is an image, and nothing is left for a gofer."""
+        return bool(self.confs) and self.confs[0].lower == "erofs"
 
     @property
     def sockets(self) -> int:
@@ -107,6 +113,8 @@ def plan_mounts(
                 lower = "none" if hint.type == "tmpfs" else "lisafs"
             conf = filestores.conf(lower, medium, mount.source, shared=shared)
             confs.append(_bounded(conf, size))
+        if serves_itself(spec) and all(conf.lower == "none" for conf in confs[1:]):
+            confs[0] = MountConf(lower="erofs", upper="none")
     except BaseException:
         remove_filestores(filestores.created)
         raise
@@ -115,6 +123,19 @@ def plan_mounts(
         filestore_fds=tuple(filestores.fds),
         filestores=tuple(filestores.own),
         shared_filestores=tuple(filestores.shared),
+    )
+
+
+def serves_itself(spec: Spec) -> bool:
+    """Whether the sentry can mount an image of the root file system: a pod's, which is ours.
+
+    Not in a user namespace, which members find by the gofer that they join.
+    """
+    return (
+        spec.root_path in forward_program.FOLDERS
+        and spec.root_readonly
+        and "user" not in spec.namespaces
+        and os.path.exists(spec.root_path + forward_program.IMAGE)
     )
 
 

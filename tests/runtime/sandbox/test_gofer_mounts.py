@@ -11,6 +11,7 @@ import pytest
 
 from runtime.base.errors import Failed
 from runtime.bundle.spec import Mount, Spec, parse_spec
+from runtime.host import forward_program
 from runtime.host.fds import FdSet
 from runtime.runsc.config import RunscConfig
 from runtime.runsc.flags import read_settings
@@ -220,3 +221,33 @@ def test_a_read_only_file_system_is_overlaid_in_memory(
     made = plan(make_spec(folder), fds, "all:self")
     assert str(made.confs[0]) == "lisafs:memory"
     assert (made.filestore_fds, made.filestores) == ((), ())
+
+
+@pytest.mark.parametrize("year", [2022, 2024, 2026])
+def test_a_root_that_the_sentry_mounts(
+    folder: Path, fds: FdSet, monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    """The shim's own for pods, if nothing else takes a gofer and no user namespace needs it."""
+    monkeypatch.setattr(forward_program, "FOLDERS", (str(folder / "root"),))
+    value: dict[str, Any] = {
+        "process": {"args": ["x"]},
+        "root": {"path": str(folder / "root"), "readonly": True},
+        "annotations": IN_POD,
+    }
+
+    def made(**changes: Any) -> MountPlan:
+        return plan(parse_spec(json.dumps({**value, **changes}).encode(), "/b"), fds, year=year)
+
+    assert made().sockets == 1  # there is no image
+    (folder / "root.erofs").write_bytes(b"")
+    if year == 2022:
+        assert not made().serves_itself and made().sockets == 1
+        return
+    assert made().serves_itself and not made().sockets
+    assert [str(conf) for conf in made().confs] == ["erofs:none"]
+    data = {"destination": "/data", "type": "bind", "source": str(folder / "data")}
+    assert made(mounts=[data]).sockets == 2
+    assert made(linux={"namespaces": [{"type": "user"}]}).sockets == 1
+    assert made(root={"path": str(folder / "root")}).sockets == 1
+    monkeypatch.setattr(forward_program, "FOLDERS", ("/elsewhere",))
+    assert made().sockets == 1
