@@ -50,6 +50,11 @@ def runc_bin() -> Path:
     return PEERS / "runc" / "bin"
 
 
+def criu() -> Path:
+    """Which containerd wants to be there for a checkpoint, whatever the runtime."""
+    return PEERS / "criu" / "bin" / "criu"
+
+
 def busybox() -> Path:
     return PEERS / "busybox" / "bin" / "busybox"
 
@@ -87,7 +92,7 @@ def daemon_generation(version: str) -> tuple[int, int]:
 
 def missing() -> list[str]:
     """The peers that are not there: empty when the tests can run."""
-    wanted = [busybox(), runc_bin() / "runc"]
+    wanted = [busybox(), criu(), runc_bin() / "runc"]
     wanted += [containerd_bin(version) / "containerd" for version in CONTAINERDS]
     wanted += [runsc(generation) for generation in RUNSCS]
     if "custom" not in RUNSCS:
