@@ -75,6 +75,22 @@ def test_a_pod_in_cgroups_of_our_own(guest_pods: PodNode, api: Api) -> None:
         assert "oom" not in events.topics(first) + events.topics(pod.id)
 
 
+def test_a_sandbox_has_the_overhead_of_its_pod(guest_pods: PodNode) -> None:
+    """What the kubelet has written into the pod's cgroup, and tells CRI nothing of."""
+    sums = {"memory_limit_in_bytes": 120 * MIB, "cpu_quota": 150000, "cpu_period": 100000}
+    pod = guest_pods.prepare(linux={"resources": sums})
+    scene.make(pod.cgroup)
+    scene.write(pod.cgroup, "memory.max", str(184 * MIB))
+    scene.write(pod.cgroup, "cpu.max", "160000 100000")
+    pod.run()
+    leaf = f"{pod.cgroup}/{pod.id}"
+    assert scene.text(leaf, "memory.max") == str(184 * MIB)
+    assert scene.text(leaf, "cpu.max") == "160000 100000"
+    first = pod.start(*SLEEP, **limited(40))
+    guest_pods.call(UPDATE, container_id=first, linux={"memory_limit_in_bytes": 60 * MIB})
+    assert scene.text(leaf, "memory.max") == str(204 * MIB)
+
+
 def test_scores_can_be_lowered(guest_pods: PodNode) -> None:
     """With every capability: down to the lowest workload's, and back when it goes."""
     pods = guest_pods

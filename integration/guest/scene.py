@@ -43,6 +43,20 @@ def text(cgroup: str, name: str) -> str:
     return file.read_text().strip() if file.exists() else ""
 
 
+def make(cgroup: str) -> None:
+    """A cgroup with every controller, as the kubelet makes it, and those above it."""
+    folder = CGROUPS
+    for part in cgroup.strip("/").split("/"):
+        words = (folder / "cgroup.controllers").read_text().split()
+        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{word}" for word in words))
+        folder /= part
+        folder.mkdir(exist_ok=True)
+
+
+def write(cgroup: str, name: str, value: str) -> None:
+    (CGROUPS / cgroup.strip("/") / name).write_text(value)
+
+
 def exists(cgroup: str) -> bool:
     return (CGROUPS / cgroup.strip("/")).is_dir()
 

@@ -100,6 +100,7 @@ def test_gvctl_prints_the_same() -> None:
 def test_runtime_class_names_the_handler() -> None:
     """A pod asks for the class by name, the class for the daemon's runtime by handler."""
     manifest = next(block for block in _blocks() if "kind: RuntimeClass" in block)
+    assert manifest.strip() == config_snippets.runtime_class("gvisor").strip()
     pods = next(block for block in _blocks() if "kind: Pod" in block)
     handler = re.findall(r"^handler: (\S+)$", manifest, re.MULTILINE)
     name = re.findall(r"^  name: (\S+)$", manifest, re.MULTILINE)

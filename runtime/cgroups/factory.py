@@ -35,6 +35,7 @@ __all__ = [
     "from_json",
     "hands_down",
     "host_mode",
+    "limits_of",
     "of_process",
     "plan",
 ]
@@ -160,6 +161,22 @@ def hands_down(directory: str, root: CgroupRoot | None = None) -> bool:
         return bool(root.read(f"{root.path}{directory}/cgroup.subtree_control"))
     except OSError:
         return False
+
+
+def limits_of(directory: str, root: CgroupRoot | None = None) -> Mapping[str, Mapping[str, int]]:
+    """v2: the limits of memory and CPU time that stand in a cgroup, like ``linux.resources``."""
+    root = root or CgroupRoot()
+    found: dict[str, Mapping[str, int]] = {}
+    try:
+        limit = root.read(f"{root.path}{directory}/memory.max").strip()
+        quota, _, period = root.read(f"{root.path}{directory}/cpu.max").strip().partition(" ")
+    except OSError:
+        return found  # no such cgroup yet, or without controllers
+    if limit.isdecimal():
+        found["memory"] = {"limit": int(limit)}
+    if quota.isdecimal() and period.isdecimal():
+        found["cpu"] = {"quota": int(quota), "period": int(period)}
+    return found
 
 
 def _version(mode: str) -> type[Cgroup]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from runtime.base.errors import InvalidRequest
 from runtime.base.record import Record
 from runtime.cgroups.paths import derive_parent, expand_slice, locate
+from runtime.cgroups.settings import DEFAULT_PERIOD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def place(
     hands_down: Callable[[str], bool] = lambda _: False,
     *,
     anywhere: bool = False,
+    limits_of: Callable[[str], Mapping[str, Mapping[str, int]]] = lambda _: {},
 ) -> Placement:
     """The placement of a sandbox whose first container has this spec; ``mode`` is v1 or v2.
 
@@ -62,12 +64,15 @@ def place(
     is its author's, who must not get out of the pod's limits, or into others' cgroups: there it
     counts inside of the pod's own cgroup only, unless the operator lets it count ``anywhere``.
     ``hands_down`` tells of a path on v2 whether that cgroup has controllers enabled for its
-    children.
+    children, ``limits_of`` of the limits that stand in it.
 
     Raises InvalidRequest for paths and limits that are none.
     """
     own = spec.cgroups_path or f"/{container_id}"
     resources = _resources(spec)
+    if spec.container_type == "sandbox" and mode == "v2" and (pod := derive_parent(own)):
+        # On v1 that is the cgroup of the sandbox itself.
+        resources = _with_overhead(resources, limits_of(locate(pod).directory))
     named = spec.annotations.get(CGROUP_PARENT)
     if named and (anywhere or not spec.container_type or _is_inside(named, own)):
         found = _place_in(named, spec.cgroups_path, container_id, mode, resources, hands_down)
@@ -119,6 +124,27 @@ def _place_in(
     if hands_down(locate(parent).directory):
         return Placement(path=f"{parent}/{container_id}", resources=resources, own=own)
     return Placement(path=parent, resources=resources, own=own)
+
+
+def _with_overhead(
+    sums: Mapping[str, Any], limits: Mapping[str, Mapping[str, int]]
+) -> Mapping[str, Any]:
+    """A sandbox's limits, where those of its pod's cgroup leave more room.
+
+    The kubelet tells CRI the sums over the containers, and gives the pod's cgroup what the
+    RuntimeClass says of a sandbox besides: that is for the sandbox, which has it nowhere else.
+    """
+    result = dict(sums)
+    memory = result.get("memory", {})
+    extra = limits.get("memory", {}).get("limit", 0) - memory.get("limit", 0)
+    if memory.get("limit", 0) > 0 and extra > 0:
+        grown = {key: memory[key] + extra for key in ("limit", "swap") if memory.get(key, 0) > 0}
+        result["memory"] = {**memory, **grown}
+    cpu, theirs = result.get("cpu", {}), limits.get("cpu", {})
+    quota, period = cpu.get("quota", 0), cpu.get("period", DEFAULT_PERIOD)
+    if quota > 0 and theirs and theirs["quota"] * period > quota * theirs["period"]:
+        result["cpu"] = {**cpu, **theirs}
+    return result
 
 
 def _resources(spec: Spec) -> Mapping[str, Any]:

@@ -36,6 +36,8 @@ _WHERE = {
         '#   imports = ["{folder}/*.toml"]\n'
     ),
 }
+#: What a sandbox needs besides its containers: see the README's figures.
+_OVERHEAD = "128Mi"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 
@@ -81,6 +83,9 @@ def runtime_class(handler: str) -> str:
         "metadata:\n"
         f"  name: {handler}\n"
         f"handler: {handler}\n"
+        "overhead:\n"
+        "  podFixed:\n"
+        f"    memory: {_OVERHEAD}\n"
     )
 
 

@@ -105,7 +105,8 @@ def _sums(root: StoredContainer) -> Mapping[str, Any]:
     """The limits of a sandbox as they are."""
     if root.record is not None and root.record.resources is not None:
         return root.record.resources
-    return placement.place(root.spec, root.id, factory.host_mode()).resources
+    mode = factory.host_mode()
+    return placement.place(root.spec, root.id, mode, limits_of=factory.limits_of).resources
 
 
 def _cgroup(container: StoredContainer) -> Cgroup:

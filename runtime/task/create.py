@@ -339,7 +339,14 @@ def _boot(
     spec, config = params.spec, params.config
     base = context.cgroup_root
     mode, hands_down = factory.host_mode(base), partial(factory.hands_down, root=base)
-    wanted = placement.place(spec, params.id, mode, hands_down, anywhere=config.allow_cgroup_parent)
+    wanted = placement.place(
+        spec,
+        params.id,
+        mode,
+        hands_down,
+        anywhere=config.allow_cgroup_parent,
+        limits_of=partial(factory.limits_of, root=base),
+    )
     settings = params.driver.settings(config, spec)
     if settings.boolean("ignore-cgroups"):
         _log.warning("cgroups.ignored", container=params.id)

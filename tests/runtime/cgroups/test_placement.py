@@ -120,6 +120,54 @@ def test_a_pod_gets_its_own_sums_and_not_the_pause_containers_shares() -> None:
     }
 
 
+SUMS = {
+    **SANDBOX,
+    "io.kubernetes.cri.sandbox-cpu-period": "100000",
+    "io.kubernetes.cri.sandbox-cpu-quota": "150000",
+    "io.kubernetes.cri.sandbox-memory": "1000",
+}
+
+
+@pytest.mark.parametrize(
+    ("limits", "memory", "cpu"),
+    [
+        ({}, {"limit": 1000}, (150000, 100000)),
+        ({"memory": {"limit": 1064}}, {"limit": 1064}, (150000, 100000)),
+        ({"memory": {"limit": 900}}, {"limit": 1000}, (150000, 100000)),
+        ({"cpu": {"quota": 100000, "period": 50000}}, {"limit": 1000}, (100000, 50000)),
+        ({"cpu": {"quota": 150000, "period": 200000}}, {"limit": 1000}, (150000, 100000)),
+    ],
+)
+@pytest.mark.parametrize("own", ["/kubepods/burstable/pod7/s", "kubepods-pod7.slice:cri:s"])
+def test_a_sandbox_has_the_overhead_that_is_the_pods(
+    own: str, limits: dict[str, Any], memory: dict[str, int], cpu: tuple[int, int]
+) -> None:
+    """The kubelet writes it into the pod's cgroup, and tells CRI of the containers' sums alone."""
+    asked: list[str] = []
+
+    def limits_of(directory: str) -> dict[str, Any]:
+        asked.append(directory)
+        return limits
+
+    found = place(spec(own, SUMS), "s", "v2", limits_of=limits_of).resources
+    assert asked[0].rpartition("/")[2] in ("pod7", "kubepods-pod7.slice")
+    assert found["memory"] == memory
+    assert (found["cpu"]["quota"], found["cpu"]["period"]) == cpu
+
+
+def test_memory_and_swap_get_it_both() -> None:
+    given = {"memory": {"swap": 3000}}
+    limits = {"memory": {"limit": 1064}}
+    placed = place(spec("/pod7/s", SUMS, given), "s", "v2", limits_of=lambda _: limits)
+    assert placed.resources["memory"] == {"limit": 1064, "swap": 3064}
+
+
+def test_what_is_unlimited_stays_so() -> None:
+    limits = {"memory": {"limit": 1064}, "cpu": {"quota": 5000, "period": 5000}}
+    placed = place(spec("/pod7/s", SANDBOX), "s", "v2", limits_of=lambda _: limits)
+    assert placed.resources == {}
+
+
 def test_an_unlimited_pod_has_no_limits() -> None:
     annotations = {
         **SANDBOX,
