@@ -25,6 +25,7 @@ from integration.harness.node import Node
 from integration.harness.runsc import Runsc
 from integration.harness.waiting import until
 from integration.test_network import Namespace, connect
+from runtime.host import linux
 
 pytestmark = pytest.mark.gvisor
 NEW = next((g for g in peers.RUNSCS if g >= "2023"), peers.RUNSCS[-1])
@@ -240,6 +241,23 @@ def test_files_are_copied_out_and_in(shop: Shop, tmp_path: Path) -> None:
     )
     assert ctl.ok("exec", "one", "md5sum", "/copy/d/e/big").split()[0] == same
     assert {p["cmd"] for p in ctl.json("ps", "-f", "details", "one")} <= {"sleep", "sh"}
+
+
+def test_a_copy_that_finds_no_room_leaves_nothing_behind_inside(shop: Shop, tmp_path: Path) -> None:
+    shop.run("one", "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=4; sleep 1000; true")
+    until(lambda: len(shop.gvctl.json("ps", "-f", "json", "one")) == 2, 20, "the file is there")
+    linux.mount("tmpfs", str(tmp_path), "tmpfs", 0, "size=1m")
+    try:
+        done = shop.gvctl("cp", "one:/big", str(tmp_path))
+        assert done.code == 1 and "no space left on device" in done.err
+    finally:
+        linux.umount2(str(tmp_path), linux.MNT_DETACH)
+    assert {p["cmd"] for p in shop.gvctl.json("ps", "-f", "details", "one")} == {"sh", "sleep"}
+    # Nor does one that is killed in the middle.
+    copying = shop.gvctl.begin("cp", "one:/dev/zero", "-")
+    copying.kill()
+    copying.communicate(timeout=20)
+    until(lambda: len(shop.gvctl.json("ps", "-f", "json", "one")) == 2, 10, "its program ended")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from integration.harness import footprint
+from integration.harness.gvctl import Gvctl
 from integration.harness.pods import Pod, PodNode
 
 FIRST, COUNT = 200_000, 65_536
@@ -98,7 +99,7 @@ def test_flags_of_a_volume_of_the_host_are_locked(pods: PodNode) -> None:
 @pytest.mark.without_pause
 @pytest.mark.core
 @pytest.mark.gvisor
-def test_user_namespace(pods: PodNode) -> None:
+def test_user_namespace(pods: PodNode, tmp_path: Path) -> None:
     """Root inside is nobody on the host, and gets at its files and volumes none the less."""
     pod = pods.pod(variant="plain", linux=dict(SECURITY))
     volumes = [_volume(pods, "own", FIRST)]
@@ -125,6 +126,16 @@ def test_user_namespace(pods: PodNode) -> None:
     assert pods.exec(one, "sh", "-c", script).out == f"0\n0\n0\n0\n{pod.name}\n"
     ping = ("ping", "-c", "1", "-W", "5", pods.network.host4)
     assert " 0% packet loss" in pods.exec(two, *ping).out
+    # Files are copied as root inside sees them, and are root's there; nothing of the map shows.
+    roots = ((), ("--root", str(pods.daemon.folder / "runsc" / "k8s.io")))
+    ctl = next(each for each in (Gvctl(*root) for root in roots) if not each("state", one).code)
+    ctl.ok("cp", "-a", f"{one}:/own/new", str(tmp_path / "new"))
+    assert ((tmp_path / "new").stat().st_uid, (tmp_path / "new").stat().st_gid) == (7, 8)
+    ctl.ok("cp", "-a", str(tmp_path / "new"), f"{two}:/own/again")
+    ctl.ok("cp", str(tmp_path / "new"), f"{two}:/own/roots")
+    script = "cd /own; stat -c '%u %g' again roots"
+    assert pods.exec(one, "sh", "-c", script).out == "7 8\n0 0\n"
+    assert (Path(volumes[0]["host_path"]) / "again").stat().st_uid == FIRST + 7
     # What was made for the gofers is theirs alone.
     assert "sources /" not in Path("/proc/self/mounts").read_text()
     _removed(pods, pod)

@@ -31,6 +31,8 @@ _CALLS = re.compile(
 
 #: A system call of a program's, of which the log has what is read and written in quotes.
 _TRACED = re.compile(r"\[ *\d+: *\d+\] .* [EX] \w+\(")
+#: What runsc's own programs were started with: flags and numbers of files.
+_OWN = re.compile(r"\bArgs: \[runsc-\w+ ")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"(?:\.\.\.)?')
 
 
@@ -103,7 +105,7 @@ def text(lines: str, secrets: Iterable[str]) -> str:
             line += MARK
         else:
             match = _CALLS.search(line)
-            if match is not None:
+            if match is not None and not _OWN.search(line):
                 line = line[: match.end()] + MARK
             elif _TRACED.search(line):
                 line = _QUOTED.sub(MARK, line)

@@ -50,6 +50,11 @@ def test_a_log_keeps_neither(line: str) -> None:
     assert found.startswith("before\n") and found.endswith("after\n") and MARK in found
 
 
+def test_how_the_sentry_was_started_is_kept() -> None:
+    line = "I0320 x:0] Args: [runsc-sandbox --root=/run/gvctl --debug=true boot --bundle=/b one]"
+    assert text(f"{line}\n", secrets_of([SPEC])) == f"{line}\n"
+
+
 def test_a_specification_that_a_log_prints() -> None:
     lines = json.dumps(
         {"process": {"args": ["x", "other-secret"], "env": ["Q=other-secret"]}, "z": 1}, indent=2
