@@ -17,7 +17,7 @@ import sysconfig
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-_START = "import shim.__main__, shim.bootstrap, shim.sockets, runtime.base.files"
+_START = "import shim.__main__, shim.bootstrap, shim.base.sockets, runtime.base.files"
 _DAEMON = f"{_START}, shim.daemon"
 #: What is measured: its name, what is loaded before, what is loaded then.
 PROCESSES = (

@@ -11,7 +11,7 @@ import os
 import sys
 
 from runtime.base.errors import RuntimeFault
-from shim import arguments
+from shim.base import arguments
 from shim.forkserver import caller
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ def _one_line(error: BaseException) -> bytes:
 
 
 def _version() -> bytes:
-    from shim.version import VERSION
+    from runtime.base.version import VERSION
 
     python = ".".join(str(n) for n in sys.version_info[:3])
     return f"{NAME}:\n  Version:  {VERSION}\n  Python:   {python}\n".encode()
@@ -102,6 +102,16 @@ def main(argv: Sequence[str]) -> int:
         _write(stderr, _one_line(error))
         return 1
     return 0
+
+
+def serve_forks() -> NoReturn:
+    """Entry point of the fork server, which ``start`` leaves behind."""
+    from shim import paths
+
+    paths.complete(*paths.DEPENDENCIES)
+    from shim.forkserver import server
+
+    server.run(main)
 
 
 def run() -> NoReturn:

@@ -18,8 +18,8 @@ import time
 from runtime.base import fastjson, files
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault, reason
 from runtime.base.record import Record
-from shim import sockets
-from shim.arguments import check_id
+from shim.base import sockets
+from shim.base.arguments import check_id
 from shim.daemon_args import DaemonArgs
 from shim.forkserver import caller
 from shim.ttrpc import protobuf
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
-    from shim.arguments import Invocation
+    from shim.base.arguments import Invocation
 
 MAX_STDIN = 10 << 20
 MAX_SPEC = 10 << 20
@@ -393,7 +393,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
     bundle = os.getcwd()
     clean_environment()
     annotations = read_annotations(bundle)
-    from shim.options import start_options
+    from shim.base.options import start_options
 
     wanted = start_options(*params.options)
     forks = caller.wants_server(wanted.fork_server)
@@ -404,7 +404,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
         from shim.forkserver import behind
 
         # Before anything of this process changes for the daemon; it begins when this one ends.
-        behind.prepare(server, call.publish_binary or params.binary)
+        behind.prepare(server, call.publish_binary or params.binary, "shim.__main__")
     group = group_of(annotations, call.id, grouping=wanted.grouping)
     grpc_address = call.address or params.grpc_address
     binary = call.publish_binary or params.binary

@@ -13,8 +13,8 @@ import time
 from runtime.base import files
 from runtime.base.errors import Failed, InvalidRequest, RuntimeFault
 from runtime.state import shim_record
-from shim import sockets
-from shim.arguments import check_id
+from shim.base import sockets
+from shim.base.arguments import check_id
 from shim.ttrpc import protobuf
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runtime.state.shim_record import ContainerRecord, Pinned
-    from shim.arguments import Invocation
+    from shim.base.arguments import Invocation
 
 #: containerd kills us after 5 s (io.containerd.timeout.shim.cleanup).
 _TIMEOUT = 4.0

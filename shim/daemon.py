@@ -22,7 +22,8 @@ from runtime.host.workers import Workers
 from runtime.runsc.config import CACHE_DIR
 from runtime.task.context import Context
 from runtime.task.pod import Pod
-from shim import bundles, events, options, service, sockets
+from shim import bundles, events, service
+from shim.base import options, sockets
 from shim.forkserver import caller
 from shim.forsaken import Forsaken
 from shim.observe.counters import Counters
@@ -171,7 +172,7 @@ class Daemon:
         }
         return DebugService(
             self.pod,
-            self.publisher,
+            self.publisher.counts,
             self.counters,
             about,
             clients=lambda: self.server.connections,

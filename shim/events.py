@@ -17,8 +17,8 @@ from protos.wkt_pb2 import Any
 from runtime.base.errors import RuntimeFault, reason
 from runtime.base.log import get_logger
 from runtime.task import events
-from shim import status
-from shim.convert import timestamp
+from shim.base import status
+from shim.base.convert import timestamp
 from shim.ttrpc.client import Client
 from shim.ttrpc.errors import ConnectionLost, StatusError
 

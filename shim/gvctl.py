@@ -29,7 +29,7 @@ def ask_for_update(record: ContainerRecord, resources: Mapping[str, Any]) -> Non
     from protos import task_pb2 as pb
     from protos.wkt_pb2 import Any as AnyMessage
     from runtime.base import fastjson
-    from shim import sockets
+    from shim.base import sockets
     from shim.ttrpc.client import Client
     from shim.ttrpc.errors import ConnectionLost, StatusError
 
@@ -57,7 +57,7 @@ def ask_for_update(record: ContainerRecord, resources: Mapping[str, Any]) -> Non
 
 
 def _fault(code: int, text: str) -> RuntimeFault:
-    from shim import status
+    from shim.base import status
 
     text = text.removesuffix(f" (code {code})")
     if code == status.UNIMPLEMENTED:

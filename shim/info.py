@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 
 from runtime.base.errors import RuntimeFault
+from runtime.base.version import VERSION
 from runtime.bundle.features import features
 from shim.ttrpc import protobuf
-from shim.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _FEATURES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/features/Fea
 
 
 def _flags(given: tuple[str, bytes]) -> Mapping[str, str]:
-    from shim import options
+    from shim.base import options
 
     try:
         return options.decode(given[0], given[1], "default").flags

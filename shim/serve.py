@@ -10,15 +10,16 @@ import os
 
 from runtime.base import files
 from runtime.base.errors import Failed
-from shim import bootstrap, sockets
-from shim.arguments import check_id
+from shim import bootstrap
+from shim.base import sockets
+from shim.base.arguments import check_id
 from shim.daemon_args import DaemonArgs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from shim.arguments import Invocation
+    from shim.base.arguments import Invocation
 
 #: As containerd's own shims hand it to their daemon.
 _INHERITED_LISTENER = 3

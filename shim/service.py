@@ -17,7 +17,7 @@ from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import parse_process, unlike_container
 from runtime.bundle.spec import validate_id
 from runtime.task.context import CreateRequest
-from shim import convert, status
+from shim.base import convert, status
 from shim.ttrpc.errors import StatusError
 
 TYPE_CHECKING = False

@@ -37,6 +37,16 @@ ARROWS = {
     "task": ("state", "sandbox", "runsc", "cgroups", "network", "bundle", "host", "base"),
     "cli": ("task", "state", "sandbox", "runsc", "cgroups", "network", "bundle", "host", "base"),
 }
+#: The rooms of ``shim/``: those of its own that each may import, and the highest of ``runtime/``.
+SHIM_ARROWS = {
+    "ttrpc": ((), ""),
+    "base": (("ttrpc",), "task"),
+    "stdio": ((), "task"),
+    "observe": (("base", "ttrpc"), "task"),
+    "sandbox": (("base", "ttrpc"), "task"),
+    "forkserver": (("base",), "host"),
+    "": (("observe", "sandbox", "forkserver", "stdio", "base", "ttrpc"), "cli"),
+}
 #: Never at a module's top level: each costs every pod memory or time.
 LAZY = {
     "argparse", "array", "asyncio", "collections.abc", "contextlib", "dataclasses", "datetime",
@@ -151,7 +161,10 @@ def test_a_shim_has_loaded_all_that_it_may_import() -> None:
 
 
 def room_of(module: str) -> str:
-    return module.split(".")[1] if module.count(".") > 1 else ""
+    """The folder below ``runtime/`` or ``shim/`` that holds it; empty for these two themselves."""
+    first, _, rest = module.partition(".")
+    found = rest.partition(".")[0]
+    return found if (ROOT / first / found).is_dir() else ""
 
 
 def test_arrows_between_rooms_run_downward() -> None:
@@ -165,9 +178,30 @@ def test_arrows_between_rooms_run_downward() -> None:
     assert wrong == []
 
 
+def test_arrows_between_the_shims_rooms_run_downward() -> None:
+    wrong = []
+    for module, targets in graph().items():
+        if not within(module, "shim"):
+            continue
+        own, highest = SHIM_ARROWS[room_of(module)]
+        allowed = {"", highest, *ARROWS.get(highest, ())} if highest else set()
+        if module == "shim.forkserver.child" or module == "shim.forkserver.preload":
+            allowed.add("network")  # whose helper a fork becomes
+        for imported in sorted(targets - {"shim"}):
+            if within(imported, "shim"):
+                good = room_of(imported) in (*own, room_of(module))
+            else:
+                good = within(imported, "protos") or room_of(imported) in allowed
+            if not good:
+                wrong.append(f"{module} imports {imported}")
+    assert wrong == []
+
+
 def test_every_room_is_in_the_table_and_is_no_hall() -> None:
     rooms = {path.parent.name for path in (ROOT / "runtime").glob("*/__init__.py")}
     assert rooms == set(ARROWS)
+    rooms = {path.parent.name for path in (ROOT / "shim").glob("*/__init__.py")}
+    assert {*rooms, ""} == set(SHIM_ARROWS)
     flat = {path.name for path in (ROOT / "runtime").glob("*.py")}
     assert flat == {"__init__.py", "_native_build.py"}
     sizes = {folder: len(list(folder.glob("*.py"))) - 1 for folder in {p.parent for p in modules()}}

@@ -13,7 +13,7 @@ import pytest
 
 from integration.harness import peers
 from runtime.cli import config_snippets
-from shim import options
+from shim.base import options
 from shim.ttrpc import protobuf
 
 _TABLES = {1: "io.containerd.grpc.v1.cri", 2: "io.containerd.cri.v1.runtime"}

@@ -1,4 +1,4 @@
-"""The domain's exceptions.  They carry data; ``shim/status.py`` alone turns them into codes.
+"""The domain's exceptions.  They carry data; ``shim/base/status.py`` alone turns them into codes.
 
 Messages are lower case, without a full stop, and name the object they speak of.
 """

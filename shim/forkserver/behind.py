@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 _START = """\
 import sys
 sys.path[:0] = [{package!r}]
-from shim import paths
-paths.complete(*paths.DEPENDENCIES)
-from shim.forkserver.server import run
-run()
+import {entry} as entry
+entry.serve_forks()
 """
 
 
-def prepare(path: str, publish_binary: str) -> None:
+def prepare(path: str, publish_binary: str, entry: str) -> None:
     """Have a server that will listen at ``path`` begin once this process has ended.
+
+    It is ``serve_forks()`` of the module that ``entry`` names.
 
     None is left to a caller that isn't the containerd whose binary ``publish_binary`` is: a server
     ends with the process that it is for.  Never raises.
@@ -53,7 +53,7 @@ def prepare(path: str, publish_binary: str) -> None:
         reader, _ = os.pipe2(os.O_CLOEXEC)  # the other end is this process's until it ends
         try:
             if not os.fork():
-                _wait_and_become(reader, lock, (path, str(containerd), str(started)))
+                _wait_and_become(reader, lock, entry, (path, str(containerd), str(started)))
         finally:
             os.close(reader)
             os.close(lock)
@@ -83,7 +83,7 @@ def _lock(path: str) -> int:
         os.close(fd)
 
 
-def _wait_and_become(reader: int, lock: int, arguments: tuple[str, ...]) -> NoReturn:
+def _wait_and_become(reader: int, lock: int, entry: str, arguments: tuple[str, ...]) -> NoReturn:
     """In the fork: wait for the end of ``start``, then execute the server."""
     try:
         null = os.open(os.devnull, os.O_RDWR)
@@ -100,7 +100,7 @@ def _wait_and_become(reader: int, lock: int, arguments: tuple[str, ...]) -> NoRe
         os.read(reader, 1)
         os.set_inheritable(lock, True)
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        program = _START.format(package=package)
+        program = _START.format(package=package, entry=entry)
         os.execve(
             sys.executable,
             (sys.executable, "-I", "-S", "-c", program, *arguments, str(lock)),

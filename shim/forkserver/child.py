@@ -13,15 +13,17 @@ import sys
 import time
 
 from runtime.base.errors import InvalidRequest
+from runtime.base.version import VERSION
 from runtime.host import forkservers, linux
 from runtime.host.linux import CLONE_NEWNET
-from shim import arguments
+from shim.base import arguments
 from shim.forkserver import call, caller, likeness
-from shim.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    Program = Callable[[Sequence[str]], int]
 
 #: The exit status of a fork that says that the server is of no use any more.
 END_SERVER = 3
@@ -32,8 +34,15 @@ class ServerFacts:
     """What the server knows, and each fork of it."""
 
     def __init__(
-        self, socket: str, containerd: int, package: str, identity: tuple[int, ...]
+        self,
+        program: Program,
+        socket: str,
+        containerd: int,
+        package: str,
+        identity: tuple[int, ...],
     ) -> None:
+        #: What a launcher is called for, by its arguments; its exit status.
+        self.program = program
         self.socket = socket
         self.containerd = containerd
         self.package = package
@@ -113,10 +122,8 @@ def _launched(channel: _socket.socket, records: call.Records, facts: ServerFacts
     sys.argv = argv
     caller.launched_by, caller.fork_server = parent, facts.socket
     forkservers.ours = facts.socket
-    from shim import __main__ as program
-
     try:
-        status = program.main(argv[1:])
+        status = facts.program(argv[1:])
     except caller.Directly as directly:
         call.give_back(channel, directly.stdin)
         return 0

@@ -35,11 +35,19 @@ _BACKLOG = 64
 class ForkServer:
     """A server at work.  One thread."""
 
-    def __init__(self, path: str, containerd: int, package: str, pidfd: int, lock: int) -> None:
+    def __init__(
+        self,
+        program: child.Program,
+        path: str,
+        containerd: int,
+        package: str,
+        pidfd: int,
+        lock: int,
+    ) -> None:
         self._path = path
         self._pidfd = pidfd
         self._lock = lock
-        self.facts = child.ServerFacts(path, containerd, package, _identity(package))
+        self.facts = child.ServerFacts(program, path, containerd, package, _identity(package))
         self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._listener.setblocking(False)
@@ -207,7 +215,7 @@ def _dress(containerd: int) -> None:
         pass  # it is called otherwise, then
 
 
-def main(path: str, containerd: int, started: int, lock: int) -> None:
+def main(program: child.Program, path: str, containerd: int, started: int, lock: int) -> None:
     """Be the server of the process ``containerd`` that started at ``started``.
 
     ``lock`` is open on the locked file beside ``path``: of several that were left behind at once,
@@ -224,7 +232,7 @@ def main(path: str, containerd: int, started: int, lock: int) -> None:
     gc.disable()
     preload.everything(others=True)
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    server = ForkServer(path, containerd, package, pidfd, lock)
+    server = ForkServer(program, path, containerd, package, pidfd, lock)
     server.facts.born_with = likeness.own()
     _sweep(path)
     server.listen()
@@ -236,12 +244,15 @@ def main(path: str, containerd: int, started: int, lock: int) -> None:
         _unlink(path + ".lock")
 
 
-def run() -> NoReturn:
-    """The process; see ``shim/forkserver/behind.py``, which starts it."""
+def run(program: child.Program) -> NoReturn:
+    """The process; see ``shim/forkserver/behind.py``, which starts it.
+
+    Its forks do for a launcher what ``program`` does by the launcher's arguments.
+    """
     status = 1
     try:
         path, containerd, started, lock = sys.argv[1:]
-        main(path, int(containerd), int(started), int(lock))
+        main(program, path, int(containerd), int(started), int(lock))
         status = 0
     except RuntimeFault:
         pass

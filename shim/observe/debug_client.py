@@ -7,7 +7,7 @@ import os
 
 from runtime.base import fastjson
 from runtime.base.errors import DeadlineExceeded, Failed, NotFound, Unsupported
-from shim import sockets, status
+from shim.base import sockets, status
 from shim.observe.debug_service import SERVICE
 from shim.ttrpc.client import Client
 from shim.ttrpc.connection import ClientConnection, ResponseReceived

@@ -12,7 +12,7 @@ from struct import Struct
 
 from runtime.base.errors import RuntimeFault
 from runtime.base.log import get_logger
-from shim import status
+from shim.base import status
 from shim.ttrpc.call import Call
 from shim.ttrpc.connection import FrameRejected, RequestReceived
 from shim.ttrpc.errors import RemoteProtocolError, StatusError

@@ -14,7 +14,7 @@ import time
 
 from runtime.base import fastjson, log
 from runtime.base.version import VERSION
-from shim import status
+from shim.base import status
 from shim.ttrpc.errors import StatusError
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from runtime.task.pod import Pod
-    from shim.events import Publisher
     from shim.observe.counters import Counters
 
 SERVICE: Final = "gvisor.shim.v1.Debug"
@@ -41,18 +40,19 @@ class DebugService:
     def __init__(
         self,
         pod: Pod,
-        publisher: Publisher,
+        events: Callable[[], tuple[int, int, int]],
         counters: Counters,
         about: Mapping[str, object],
         *,
         clients: Callable[[], int],
         set_level: Callable[[str], str],
     ) -> None:
-        """``about`` goes into Info.  ``set_level`` sets the log's level by logrus' name for it.
+        """``events`` counts those that wait, were lost, and were sent.  ``about`` goes into Info.
 
-        It returns the one before; with an empty name it changes nothing; it raises KeyError.
+        ``set_level`` sets the log's level by logrus' name for it, and returns the one before;
+        with an empty name it changes nothing; it raises KeyError.
         """
-        self._pod, self._publisher, self._counters = pod, publisher, counters
+        self._pod, self._events, self._counters = pod, events, counters
         self._about = about
         self._clients, self._set_level = clients, set_level
         self._started = time.time()
@@ -77,7 +77,7 @@ class DebugService:
         return fastjson.dumps(call(request)).encode("ascii")
 
     def _info(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        queued, lost, sent = self._publisher.counts()
+        queued, lost, sent = self._events()
         return {
             **self._about,
             "version": VERSION,
@@ -101,7 +101,7 @@ class DebugService:
         }
 
     def _tell_counters(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        queued, lost, sent = self._publisher.counts()
+        queued, lost, sent = self._events()
         return {
             **self._counters.snapshot(),
             "pid": os.getpid(),

@@ -8,7 +8,7 @@ from select import EPOLLIN
 
 from runtime.base.errors import RuntimeFault
 from runtime.base.log import get_logger
-from shim import sockets
+from shim.base import sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from runtime.host import forward_program
 from runtime.task.context import CreateRequest
 from runtime.task.lifecycle import State
 from runtime.task.process import IORequest
-from shim import convert
+from shim.base import convert
 from shim.sandbox import spec as sandbox_spec
 
 TYPE_CHECKING = False

@@ -30,7 +30,7 @@ from runtime.runsc.urpc import call as sentry_call
 from runtime.task.lifecycle import Op, State, step
 from runtime.task.process import OpenStdio
 from shim import service as task_service
-from shim import status
+from shim.base import status
 from shim.bundles import Bundles
 from shim.events import ForwardTransport, Publisher
 from shim.stdio.process_io import ProcessIO

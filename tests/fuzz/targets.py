@@ -33,7 +33,8 @@ from runtime.runsc import control, control_errors, control_results, flags, urpc
 from runtime.runsc.config import RunscConfig
 from runtime.sandbox import cgroup_mounts, checkpoint_image, gofer_mounts, prepare_spec
 from runtime.state import runsc_state, shim_record
-from shim import bootstrap, convert, options
+from shim import bootstrap
+from shim.base import convert, options
 from shim.ttrpc import connection, envelope, frames, protobuf
 from shim.ttrpc.errors import RemoteProtocolError
 from shim.ttrpc.protobuf import bytes_field, number_field

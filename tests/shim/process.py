@@ -23,7 +23,7 @@ sys.path[:0] = [{repository!r}, {packages!r}]
 daemon = type(sys)("shim.daemon")
 exec({daemon!r}, daemon.__dict__)
 sys.modules["shim.daemon"] = daemon
-from shim import options, sockets
+from shim.base import options, sockets
 sockets.DEFAULT_DIR = {sockets!r}
 options.GLOBAL_FILES = {files!r}
 options.DEFAULT_ROOT = {root!r}

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from protos import bootstrap_pb2
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
-from shim import bootstrap, daemon, sockets
+from shim import bootstrap, daemon
+from shim.base import sockets
 from shim.daemon_args import DaemonArgs
 from shim.ttrpc import protobuf
 from shim.ttrpc.protobuf import any_message, bytes_field

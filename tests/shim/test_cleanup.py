@@ -17,7 +17,7 @@ from runtime.state import shim_record
 from runtime.state.lock import StateLock
 from runtime.state.shim_record import ContainerRecord, Pinned
 from runtime.task.acquired import Holdings
-from shim import sockets
+from shim.base import sockets
 from tests.shim.process import Shim, ask
 
 

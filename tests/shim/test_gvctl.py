@@ -13,7 +13,7 @@ import pytest
 from protos import task_pb2 as pb
 from runtime.base.errors import Failed, Unsupported
 from runtime.state.shim_record import ContainerRecord
-from shim import convert, status
+from shim.base import convert, status
 from shim.gvctl import ask_for_update
 from shim.ttrpc.call import Call
 from shim.ttrpc.errors import StatusError

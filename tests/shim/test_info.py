@@ -3,10 +3,10 @@ import json
 import pytest
 
 from protos import introspection_pb2
+from runtime.base.version import VERSION
 from runtime.bundle import features as claims
-from shim import options
+from shim.base import options
 from shim.ttrpc import protobuf
-from shim.version import VERSION
 from tests.shim.process import Shim
 
 

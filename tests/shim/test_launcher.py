@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shim.version import VERSION
+from runtime.base.version import VERSION
 from tests.shim.launchers import NAME, PACKAGES, compile_launcher, install
 
 VERSIONED = PACKAGES.partition("/")[0]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from runtime.base.errors import InvalidRequest
-from shim import arguments as cli
-from shim.version import VERSION
+from runtime.base.version import VERSION
+from shim.base import arguments as cli
 from tests.shim.process import REPOSITORY, Shim
 
 

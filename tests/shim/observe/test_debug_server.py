@@ -40,7 +40,7 @@ class Debugged:
         self.level = "info"
         self.service = DebugService(
             self,  # type: ignore[arg-type]  # for the pod
-            self.publisher,
+            self.publisher.counts,
             self.counters,
             {"id": "c"},
             clients=lambda: 3,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.base.errors import InvalidRequest
-from shim import sockets
+from shim.base import sockets
 
 
 def test_address_recipe() -> None:

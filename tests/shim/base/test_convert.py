@@ -9,7 +9,7 @@ from protos.wkt_pb2 import Any
 from runtime.base.errors import InvalidRequest
 from runtime.task.lifecycle import State
 from runtime.task.process import Exit, IORequest, Snapshot
-from shim import convert
+from shim.base import convert
 
 
 def test_no_exit_is_gos_zero_time() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.base import errors
-from shim import status
+from shim.base import status
 
 EXAMPLES = [
     (errors.NotFound("container", "c"), 5),

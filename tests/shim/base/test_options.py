@@ -9,7 +9,7 @@ from protos import runc_pb2, runtimeoptions_pb2
 from runtime.base import toml_subset
 from runtime.base.errors import InvalidRequest
 from runtime.runsc import options_file
-from shim import options
+from shim.base import options
 
 CRI = "runtimeoptions.v1.Options"
 RUNC = "containerd.runc.v1.Options"

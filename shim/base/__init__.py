@@ -1,0 +1,1 @@
+"""What the shim's other rooms share: command line, options, socket, messages, status codes."""
