@@ -107,7 +107,7 @@ def _definitions(path: str) -> set[str]:
 
 # -- modules ------------------------------------------------------------------------------------
 
-_NAMED = re.compile(r"`((?:\w+/)+|[\w./-]+\.(?:py|c|md))`")
+_NAMED = re.compile(r"`((?:(?:runtime|shim)/)?(?:\w+/)+(?:\w+\.py)?)`")
 
 
 def test_every_module_that_architecture_names_is_there() -> None:
