@@ -218,15 +218,28 @@ def crowd(node: PodNode, handler: str, count: int, cpu: CpuClock) -> dict[str, f
     try:
         timed("start", start)
         time.sleep(4)  # let the start's memory be given back
-        used = cpu.seconds()
-        time.sleep(4)
-        found["idle CPU ms/s"] = (cpu.seconds() - used) * 1000 / 4 / count
+        found |= _rest(node, count, cpu, 4)
         found |= {f"PSS {role}": size for role, size in memory(node, count).items()}
         shims = sum(map(measure.private, node.shims()))
         found["PSS shim, private part"] = shims / count
     finally:
         timed("end", lambda pod: pod.remove(60) if pod.id else None)
     return found
+
+
+def _rest(node: PodNode, count: int, cpu: CpuClock, seconds: float) -> dict[str, float]:
+    """What each of `count` idle pods costs: all of it, and what is the shims' and the server's."""
+    assert node.daemon.process is not None
+    ours = [*node.shims(), *footprint.fork_servers(node.daemon.process.pid)]
+    used, own = cpu.seconds(), sum(map(measure.cpu_seconds, ours))
+    switches = sum(map(measure.switch_count, ours))
+    time.sleep(seconds)
+    found = {
+        "idle CPU ms/s": (cpu.seconds() - used) * 1000,
+        "idle CPU ms/s, shim": (sum(map(measure.cpu_seconds, ours)) - own) * 1000,
+        "idle wake-ups/s, shim": sum(map(measure.switch_count, ours)) - switches,
+    }
+    return {name: value / seconds / count for name, value in found.items()}
 
 
 def memory(node: PodNode, count: int) -> dict[str, float]:
