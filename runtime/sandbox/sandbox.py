@@ -19,6 +19,7 @@ from runtime.base.errors import (
     SandboxGone,
     Unreachable,
 )
+from runtime.base.log import get_logger
 from runtime.base.stages import stage
 from runtime.cgroups.metrics import MemoryUse
 from runtime.host.fds import own_stdio
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess", "SignalMode"]
 
+_log = get_logger("sandbox")
 #: Seconds to learn why the sentry went away in the middle of a call.
 _AUTOPSY_TIMEOUT = 0.5
 #: Seconds to reap what was killed, even where the deadline is over.
@@ -140,9 +142,11 @@ class Sandbox:
         """
         with stage("network"):
             setup = self._set_network(deadline)
+        _log.debug("network.set", sandbox=self.id)
         try:
             with stage("start"):
                 self._start_init(deadline, before)
+            _log.debug("init.started", sandbox=self.id)
         except BaseException:
             setup.put_back()
             raise
@@ -189,6 +193,7 @@ class Sandbox:
             return setup
         if settings.network == "sandbox" and self._network is not None:
             setup = self._network(self.pid) or setup
+            _log.debug("network.read", sandbox=self.id)
         setup.hand_over(partial(self._control.set_network, timeout=_left(deadline)))
         self.network_argument = setup.argument
         return setup

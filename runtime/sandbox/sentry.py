@@ -137,15 +137,18 @@ class Sentry:
                     fds = {1: log.fd, 2: log.fd, **command.fds}
                     wanted = _spawn_spec(params, settings, credentials, command.argv, fds, ours)
                     child = _spawn(wanted)
+                    _log.debug("sentry.spawned", sandbox=params.id, pid=child.pid)
                     ours.close_one(ready_write)
                     gofer.release()
                     with stage("gofer"):
                         gofer.launch()
+                    _log.debug("gofer.spawned", sandbox=params.id)
                     sentry = cls(child, address, credentials, log)
                     sentry.writes_at_end = files.at_end
                     if started is not None:
                         started(child)
                     sentry._await_ready(ready, gofer, _platform(params, settings), deadline)
+                    _log.debug("sentry.ready", sandbox=params.id)
                 except BaseException:
                     _unlink(address)
                     raise
