@@ -109,8 +109,9 @@ def machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Node
         Containerd(version, generation, short_folder / name, namespace),
         combinations.runtime(request.config),
     )
-    # Both ways of starting a shim, without a test more: the newest release has the fork server.
-    node.daemon.fork_server = version == "2.1"
+    # Both ways of starting a shim, without a test more: with a fork server, as by default, and
+    # on one release without.
+    node.daemon.fork_server = version != "2.1"
     node.daemon.start()
     node.daemon.import_image()
     yield node

@@ -85,7 +85,7 @@ class Containerd:
         self.root, self.state, self.log = folder / "root", folder / "state", folder / "log"
         self.fifos = folder / "fifo"
         #: Whether shims are forked by a fork server, unless the tests' environment says so.
-        self.fork_server = False
+        self.fork_server = True
         self.image: Image | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._cri, self._imports = cri, imports
@@ -164,8 +164,8 @@ class Containerd:
         if self._path_first is not None:
             folders.insert(0, self._path_first)
         path = ":".join([*map(str, folders), "/usr/sbin:/usr/bin:/sbin:/bin"])
-        if self.fork_server:
-            keep.setdefault(FORK_SERVER, "on")
+        if not self.fork_server:
+            keep.setdefault(FORK_SERVER, "off")
         return {**keep, "PATH": path}
 
     def log_tail(self, lines: int = 60) -> str:

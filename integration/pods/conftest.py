@@ -54,7 +54,7 @@ def pod_machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[
     runtime = combinations.runtime(request.config)
     node = PodNode(folder, version, generation, runtime, number, without_pause=bool(sandboxer))
     # Both ways of starting a shim, without a test more.
-    node.daemon.fork_server = (version, generation) == ("2.1", "20221219")
+    node.daemon.fork_server = version != "1.7"
     try:
         node.start()
         yield node

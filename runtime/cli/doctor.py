@@ -391,7 +391,10 @@ def gather(args: argparse.Namespace) -> Facts:
         "uid": os.geteuid(),
         "capabilities": _effective(),
         "shim": found_shim(),
-        "fork_servers": tuple(forkservers.describe(each) for each in forkservers.every()),
+        "fork_servers": (
+            *map(forkservers.describe, forkservers.every()),
+            *forkservers.given_up(),
+        ),
         "systemd": os.path.isdir("/run/systemd/system"),
         "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) if os.path.exists("/dev/kvm") else None,
         "ptrace_scope": _number("/proc/sys/kernel/yama/ptrace_scope"),

@@ -17,11 +17,17 @@ from runtime.base.record import Record
 
 #: Where servers listen, by ``PID-START-BUILD-PLACE`` of containerd and of the installation.
 FOLDER = "/run/containerd-shim-gvisor/forkserver"
+#: Beside a socket: why servers there could not become what their callers are, a line for each.
+UNLIKE = ".unlike"
 #: The socket of the server that forked this process; empty if none did.
 ours = ""
 #: Seconds for an answer.  A server that is alive forks at once.
 _TIMEOUT = 1.0
 _MAX_ANSWER = 4096
+#: Servers that end for being unlike their callers, until no other one is left for a containerd.
+#: One may, since something was changed of containerd; what is there always would end each.
+_MOST_UNLIKE = 3
+_MOST_REASON = 200
 _LENGTH, _FD = struct.Struct("=I"), struct.Struct("=i")
 
 
@@ -170,3 +176,45 @@ def is_private(folder: str) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+
+
+def note_unlike(path: str, reason: str) -> None:
+    """Keep why a server at ``path`` can't become what its caller is.  Never raises."""
+    line = " ".join(reason.split())[:_MOST_REASON]
+    try:
+        fd = os.open(path + UNLIKE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, f"{line}\n".encode("utf-8", "replace"))
+        finally:
+            os.close(fd)
+    except OSError:
+        return  # the next one tries again, then
+
+
+def reasons(path: str) -> list[str]:
+    """What :func:`note_unlike` kept."""
+    try:
+        with open(path + UNLIKE, encoding="utf-8", errors="replace") as file:
+            return file.read(_MOST_UNLIKE * _MOST_REASON * 4).splitlines()
+    except OSError:
+        return []
+
+
+def is_given_up(path: str) -> bool:
+    """Whether no server is to be left at ``path`` any more."""
+    return len(reasons(path)) >= _MOST_UNLIKE
+
+
+def given_up(folder: str = FOLDER) -> list[str]:
+    """For operators: each containerd that gets no server any more, and why."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        path = os.path.join(folder, name.removesuffix(UNLIKE))
+        if name.endswith(UNLIKE) and is_given_up(path):
+            pid = name.partition("-")[0]
+            found.append(f"none for process {pid}, whose shims differ: {reasons(path)[-1]}")
+    return found

@@ -32,7 +32,8 @@ def prepare(path: str, publish_binary: str, entry: str) -> None:
     It is ``serve_forks()`` of the module that ``entry`` names.
 
     None is left to a caller that isn't the containerd whose binary ``publish_binary`` is: a server
-    ends with the process that it is for.  Never raises.
+    ends with the process that it is for; nor where servers could not become what their callers
+    are, however often one was left.  Never raises.
     """
     containerd = caller.parent()
     try:
@@ -45,7 +46,7 @@ def prepare(path: str, publish_binary: str, entry: str) -> None:
                 os.mkdir(each, 0o700)
             except FileExistsError:
                 continue
-        if not forkservers.is_private(folder):
+        if not forkservers.is_private(folder) or forkservers.is_given_up(path):
             return
         lock = _lock(path + ".lock")
         if lock < 0:

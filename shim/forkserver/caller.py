@@ -24,7 +24,7 @@ SWITCH = "GVISOR_SHIM_FORK_SERVER"
 OFF = ("off", "0", "false", "no")
 ON = ("on", "1", "true", "yes")
 #: What holds where nobody says anything.
-DEFAULT = False
+DEFAULT = True
 
 #: In a fork of the fork server: the pid of containerd, and the server's socket.
 launched_by = 0

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Program = Callable[[Sequence[str]], int]
 
-#: The exit status of a fork that says that the server is of no use any more.
-END_SERVER = 3
+#: The exit statuses of a fork that was told to end the server, and of one that found it of no use.
+END_SERVER, UNLIKE = 3, 4
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
@@ -100,9 +100,10 @@ def _launched(channel: _socket.socket, records: call.Records, facts: ServerFacts
         parent = int(call.only(records, "p"))
         likeness.become(records, facts.born_with)
         _dress(records)
-    except likeness.Unlike:
+    except likeness.Unlike as unlike:
+        forkservers.note_unlike(facts.socket, str(unlike))
         channel.sendall(call.DECLINED)
-        return END_SERVER
+        return UNLIKE
     except (InvalidRequest, OSError, ValueError, KeyError):
         channel.sendall(call.DECLINED)  # the interpreter will say what is wrong
         return 0

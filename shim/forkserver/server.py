@@ -53,6 +53,8 @@ class ForkServer:
         self._listener.setblocking(False)
         self._epoll = select.epoll()
         self._ending = False
+        #: Whether it ends since it can't be what its callers are.
+        self.unlike = False
 
     def listen(self) -> None:
         """Be there for callers, at once and not before."""
@@ -101,7 +103,8 @@ class ForkServer:
                 return
             if not pid:
                 return
-            self._ending |= status == child.END_SERVER << 8
+            self.unlike |= status == child.UNLIKE << 8
+            self._ending |= self.unlike or status == child.END_SERVER << 8
 
     def _accept(self) -> None:
         try:
@@ -196,7 +199,7 @@ def _sweep(path: str) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for ending in ("", ".new", ".lock"):
+            for ending in ("", ".new", ".lock", forkservers.UNLIKE):
                 _unlink(os.path.join(folder, stem + ending))
         except OSError:
             pass  # one that lives
@@ -235,12 +238,14 @@ def main(program: child.Program, path: str, containerd: int, started: int, lock:
     server = ForkServer(program, path, containerd, package, pidfd, lock)
     server.facts.born_with = likeness.own()
     _sweep(path)
-    server.listen()
     try:
         _kept = layout.settle()
         gc.freeze()
+        server.listen()
         server.serve()
     finally:
+        if not server.unlike:
+            _unlink(path + forkservers.UNLIKE)
         _unlink(path + ".lock")
 
 

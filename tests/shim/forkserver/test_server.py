@@ -268,6 +268,27 @@ def test_what_it_can_not_become_ends_it(scene: Scene) -> None:
     assert forks(other) == before + 2
 
 
+def test_servers_that_are_always_unlike_are_given_up(scene: Scene) -> None:
+    """As where a security module gives the interpreter another label than the launcher."""
+    scene.start("aa")
+    path = scene.server().socket
+    for number in range(3):
+        server = scene.server()
+
+        def differently(number: int = number) -> None:  # each in another way than the last
+            ctypes.CDLL(None).prctl(38, 1, 0, 0, 0) if number % 2 == 0 else None
+
+        scene.start(f"b{number}", prepare=differently)
+        until(lambda pid=server.pid: not alive(pid), "its end")  # type: ignore[misc]
+        assert len(forkservers.reasons(path)) == number + 1
+    pid = scene.start("cc")
+    assert alive(pid)
+    assert not os.path.exists(path + ".lock"), "another one was left behind"
+    (line,) = forkservers.given_up(str(scene.servers))
+    assert line == f"none for process {os.getpid()}, whose shims differ: NoNewPrivs"
+    os.unlink(path + forkservers.UNLIKE)
+
+
 def test_it_can_be_switched_off(scene: Scene) -> None:
     scene.start("aa", environment=OFF)
     assert scene.none()
