@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -253,10 +254,19 @@ def memory(node: PodNode, count: int) -> dict[str, float]:
                 name = role(pid)
                 sums[name] = sums.get(name, 0) + measure.pss(pid) / count
     assert node.daemon.process is not None
+    programs = {_program(pid) for pid in node.shims()}
     for server in footprint.fork_servers(node.daemon.process.pid):
-        sums["fork server"] = measure.pss(server) / count
+        if _program(server) in programs:  # not where another runtime's shims are measured
+            sums["fork server"] = measure.pss(server) / count
     sums["all"] = sum(sums.values())
     return sums
+
+
+def _program(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
 
 
 def role(pid: int) -> str:
