@@ -187,6 +187,38 @@ def test_an_empty_dir_on_disk(pods: PodNode, uid: str) -> None:
                 file.unlink()
 
 
+def test_sockets_in_the_hosts_volumes(pods: PodNode, uid: str) -> None:
+    """By an option, of containers that mount nothing but their pod's own; with a path of the host's
+    a container has neither that one's nor the volume's."""
+    source = kubelet.PODS / uid / "volumes" / "kubernetes.io~empty-dir" / "disk"
+    source.mkdir()
+    source.chmod(0o777)
+    host = source.parents[2] / "host"
+    host.mkdir()
+    program = host / "socket"
+    subprocess.run(["gcc", "-static", "-o", program, SOCKET], check=True, timeout=60)
+    options = pods.daemon.folder / "gvisor.toml"
+    text = options.read_text()
+    options.write_text(text + "volume_sockets = true\n")
+    try:
+        pod = _uid_pod(pods, uid)
+        tool, volume = _mount("/socket", program, readonly=True), _mount("/v", source)
+        one = pod.start("sleep", "1000", mounts=[tool, volume])
+        two = pod.start("sleep", "1000", mounts=[tool, volume])
+        mixed = pod.start("sleep", "1000", mounts=[tool, volume, _mount("/h", host)])
+    finally:
+        options.write_text(text)
+    listens = ["/socket", "listen", "/v/s"]
+    answer = pods.cri.call_later("ExecSync", 30, container_id=one, cmd=listens, timeout=15)
+    until((source / "s").is_socket, 10, "the socket is the host's")
+    refused = pods.exec(mixed, "/socket", "connect", "/v/s")
+    assert refused.code != 0 and "refused" in refused.err, refused
+    hello = pods.exec(two, "/socket", "connect", "/v/s")
+    assert hello.out == "hello\n", hello
+    assert answer().exit_code == 0
+    pod.remove()
+
+
 @pytest.mark.core
 def test_volume_that_is_not_there(pods: PodNode, uid: str) -> None:
     with pytest.raises(Refused, match="no volume, or several, of that name"):

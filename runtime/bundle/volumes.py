@@ -15,6 +15,7 @@ operator's option.
 from __future__ import annotations
 
 import os
+import stat
 
 from runtime.base.errors import InvalidRequest, Unsupported
 from runtime.base.golang import parse_bool
@@ -47,6 +48,14 @@ _HOST_UDS = "dev.gvisor.flag.host-uds"
 #: The volume by which GKE's side-car for buckets speaks with its driver.
 _GCS_FUSE = "gke-gcsfuse-tmp"
 _WHOLE, _PARTS = "whole", "parts"
+#: Types of volumes that one pod alone has.
+_OWN = (
+    _EMPTY_DIRS,
+    "kubernetes.io~configmap",
+    "kubernetes.io~downward-api",
+    "kubernetes.io~projected",
+    "kubernetes.io~secret",
+)
 
 
 def prepare(
@@ -81,6 +90,32 @@ def prepare(
     if mounts != list(spec.raw.get("mounts") or []):
         spec = with_mounts(spec, mounts)
     return spec
+
+
+def are_own(spec: Spec, pod: Mapping[str, str], pods: str = KUBELET_PODS) -> bool:
+    """Whether a container mounts nothing of the host's but its pod's own volumes, and files.
+
+    Such are what the kubelet makes for this pod alone, and parts of its emptyDirs.  ``pod`` are the
+    annotations of its sandbox.
+    """
+    uid = _pod_uid(pod)
+    if not uid:
+        return False
+    folder = os.path.join(pods, uid)
+    return all(_is_own(mount.source, folder) for mount in spec.mounts if mount.is_bind)
+
+
+def _is_own(source: str, folder: str) -> bool:
+    try:
+        if stat.S_ISREG(os.stat(source).st_mode):
+            return True
+    except OSError:
+        return False
+    parts = os.path.relpath(source, folder).split("/")
+    if parts[0] == "volume-subpaths" and len(parts) > 2:
+        parts = ["volumes", _EMPTY_DIRS, parts[1]]
+    known = len(parts) > 2 and parts[0] == "volumes" and parts[1] in _OWN
+    return known and os.path.isdir(os.path.join(folder, *parts[:3]))
 
 
 # -- the sandbox's annotations -----------------------------------------------------------------

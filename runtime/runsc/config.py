@@ -48,6 +48,9 @@ class RunscConfig(Record):
     checkpoint_compression: str = ""
     #: Which emptyDirs without annotations a sandbox keeps: ``memory``, ``all`` or ``none``.
     share_volumes: str = "memory"
+    #: Whether the sockets in volumes are the host's, for containers that mount nothing but their
+    #: pod's own ones.
+    volume_sockets: bool = False
 
     def flag(self, name: str, default: str = "") -> str:
         """The flag's value, as given."""

@@ -51,6 +51,7 @@ _BOOLEANS = (
     "grouping",
     "port_forward",
     "systemd_cgroup",
+    "volume_sockets",
 )
 #: Known and without effect here: gVisor's hibernate server, and what CRI puts into inline TOML.
 _IGNORED = ("enable_hibernate_server", "TypeUrl", "ConfigPath", "ConfigBody")
@@ -200,4 +201,5 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         port_forward=found.get("port_forward", True),
         checkpoint_compression=found.get("checkpoint_compression", ""),
         share_volumes=found.get("share_volumes", "memory"),
+        volume_sockets=found.get("volume_sockets", False),
     )

@@ -85,6 +85,9 @@ STEPS_OF_MEMBER = (
     "state",
     "oom scores",
 )
+#: What lets a container make and use sockets of the host's, in all that it mounts.  (FIFOs can't be
+#: made: gVisor runsc/fsgofer, Mknod.)
+_SOCKET_FLAG = "host-uds"
 #: Seconds for reading the network namespace and taking over its addresses.
 NETWORK_TIMEOUT = 20.0
 
@@ -316,6 +319,9 @@ def _prepare(
         share=config.share_volumes,
         used=root.holdings.volume_uses if root is not None and root.holdings is not None else None,
     )
+    known = _SOCKET_FLAG in driver.generation.global_flags
+    if config.volume_sockets and known and volumes.are_own(spec, hints or spec.annotations):
+        config = config.replace(flags={_SOCKET_FLAG: "all", **config.flags})
     spec = cgroup_mounts.prepare(spec, driver.generation)
     joined = host.settings if host is not None else None
     prepared = prepare_spec.prepare(spec, config, driver.generation, joined)

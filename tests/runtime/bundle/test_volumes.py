@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import InvalidRequest, Unsupported
+from runtime.bundle import volumes
 from runtime.bundle.spec import Spec, parse_spec
 from runtime.bundle.volumes import prepare
 from tests.fakes.generations import GENERATIONS
@@ -269,6 +270,31 @@ def test_the_socket_of_a_bucket(pod: Pod) -> None:
     member = pod.member(sandbox, [bind("/tmp", str(folder))])
     assert member.annotations["dev.gvisor.flag.host-uds"] == "open"
     assert "dev.gvisor.flag.host-uds" not in pod.member(sandbox, []).annotations
+
+
+def test_what_is_the_pods_own(pod: Pod) -> None:
+    """All that a container mounts, but for files; of nobody who isn't a pod of the kubelet's."""
+    home = pod.empty_dirs.parents[1]
+    part = home / "volume-subpaths/cache/c/0"
+    claim = home / "volumes/kubernetes.io~csi/claim"
+    claimed = home / "volume-subpaths/claim/c/0"
+    for folder in (part, claim, claimed):
+        folder.mkdir(parents=True)
+    (home / "etc-hosts").touch()
+    keys = home / "volumes/kubernetes.io~secret/keys"
+    own = [pod.source(), part, keys, home / "etc-hosts", __file__]
+    others = [claim, claimed, home, home / "volumes", "/", pod.pods, f"{pod.source()}/../../../.."]
+    others += [f"{pod.source('gone')}", home / "volumes/kubernetes.io~empty-dir"]
+
+    def are_own(*sources: Any, **annotations: str) -> bool:
+        mounts = [bind(f"/m{n}", str(source)) for n, source in enumerate(sources)]
+        return volumes.are_own(make_spec(mounts, {}), annotations or LOGS, str(pod.pods))
+
+    assert are_own(*own)
+    assert are_own()
+    for other in others:
+        assert not are_own(*own, other), other
+    assert not are_own(*own, nobody="")
 
 
 def test_a_users_volume_at_dev_shm_is_the_users(pod: Pod) -> None:
