@@ -373,6 +373,27 @@ def test_an_archive_for_a_report(shop: Shop, tmp_path: Path) -> None:
     assert ctl("log-level", "--only", "shim", "one", "debug").code == 1
 
 
+def test_an_archive_of_a_sandbox_that_hangs(shop: Shop) -> None:
+    """Nobody is kept waiting for each part of a sentry that answers none."""
+    sentry = shop.run("one", "sleep", "1000")
+    os.kill(sentry, signal.SIGSTOP)
+    try:
+        command = [*shop.gvctl.command, "debug", "-o", "-", "one"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            with tarfile.open(fileobj=process.stdout, mode="r|gz") as archive:
+                parts = {}
+                for each in archive:
+                    data = archive.extractfile(each)
+                    assert data is not None
+                    parts[each.name.partition("/")[2]] = data.read().decode()
+    finally:
+        os.kill(sentry, signal.SIGCONT)
+    assert "sentry/process.txt" in parts and "sentry/stacks.txt" not in parts
+    assert parts["lacks.txt"].count("no answer within") == 1
+    assert "the sentry didn't answer before" in parts["lacks.txt"]
+
+
 # -- terminals ---------------------------------------------------------------------------------
 
 

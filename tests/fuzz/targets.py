@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import sys
 import tempfile
 import tomllib
@@ -27,11 +28,25 @@ from runtime.bundle.process_spec import parse_process
 from runtime.cgroups import paths, placement
 from runtime.cgroups import resources as cgroup_resources
 from runtime.cgroups import settings as cgroup_limits
+from runtime.cli.insight import redacted
 from runtime.host import dbus, mountinfo
 from runtime.network import argument, restored
-from runtime.runsc import control, control_errors, control_results, flags, urpc
+from runtime.runsc import (
+    control,
+    control_errors,
+    control_results,
+    flags,
+    trace_session,
+    urpc,
+)
 from runtime.runsc.config import RunscConfig
-from runtime.sandbox import cgroup_mounts, checkpoint_image, gofer_mounts, prepare_spec
+from runtime.sandbox import (
+    cgroup_mounts,
+    checkpoint_image,
+    gofer_mounts,
+    inside_files,
+    prepare_spec,
+)
 from runtime.state import runsc_state, shim_record
 from shim import bootstrap
 from shim.base import convert, options
@@ -507,7 +522,87 @@ _CREATE = task_pb2.CreateTaskRequest(
     stdin="/i",
 ).SerializeToString()
 
+
+# -- what looks into a sandbox -----------------------------------------------------------------
+
+
+def inside_answers(data: bytes) -> None:
+    """What a program inside answers is names of a directory, a file's status, or an error."""
+    for call in (
+        lambda files: [inside_files.checked_name(each) for each in files.names(3)],
+        lambda files: files.stat(3, b"name"),
+        lambda files: files.readlink(3, b"name"),
+    ):
+        answers, writer = os.pipe()
+        reader, calls = os.pipe()
+        os.write(writer, struct.pack("<Q", 1 << 40) + data[:60_000])
+        os.close(writer)
+        with inside_files.InsideFiles(calls, answers) as files:
+            try:
+                call(files)
+            except (RuntimeFault, OSError):
+                pass
+        os.close(reader)
+
+
+def trace_config(data: bytes) -> None:
+    """A trace session, of which the sentry gets what can be written as JSON."""
+    try:
+        session = trace_session.parse(data, "x")
+    except InvalidRequest:
+        return
+    json.dumps(session.value)
+    assert all(bool(sink.endpoint) == (sink.name == "remote") for sink in session.sinks)
+
+
+def trace_list(data: bytes) -> None:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    try:
+        trace_session.sessions(found)
+    except RuntimeFault:
+        return
+
+
+def report_text(data: bytes) -> None:
+    """However a log is made up, a known secret isn't left in it, whole."""
+    text = data.decode("utf-8", "replace")
+    assert "s3cret-value" not in redacted.text(text, ["s3cret-value"])
+    try:
+        value = json_fields.parse_object(data, "x", 1 << 20)
+    except InvalidRequest:
+        return
+    found = json.dumps(redacted.spec(value))
+    for secret in redacted.secrets_of([value]):
+        assert len(secret) >= 5
+    assert found
+
+
+_NAMES = (
+    struct.pack("<q", 24) + struct.pack("<QqHB", 1, 1, 24, 8) + b"name\0" + struct.pack("<q", 0)
+)
+
 TARGETS: dict[str, Target] = {
+    "inside-files": Target(inside_answers, (_NAMES, struct.pack("<q", 0) + bytes(256))),
+    "trace-session": Target(
+        trace_config,
+        (
+            b'{"name":"Default","points":[{"name":"a","optional_fields":["b"]}],"sinks":'
+            b'[{"name":"remote","config":{"endpoint":"/s"},"ignore_setup_error":true}]}',
+        ),
+    ),
+    "trace-list": Target(
+        trace_list, (b'[{"name":"Default","sinks":[{"name":"null","status":{"DroppedCount":1}}]}]',)
+    ),
+    "report": Target(
+        report_text,
+        (
+            b'{"process":{"env":["A=s3cret-value"],"args":["a","s3cret-value"]}}',
+            b'I1 "args": [\n "s3cret-value"\n],\n[ 1: 1] x E write(0x1, "s3cret-value")\n',
+        ),
+    ),
     "ttrpc-frames": Target(ttrpc_frames, (_REQUEST + _RESPONSE, b"\xff" * 12)),
     "ttrpc-server": Target(ttrpc_server, (_REQUEST, _REQUEST + _REQUEST)),
     "ttrpc-client": Target(ttrpc_client, (_RESPONSE,)),

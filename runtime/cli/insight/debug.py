@@ -13,7 +13,7 @@ import time
 from functools import partial
 
 from runtime.base import files
-from runtime.base.errors import InvalidRequest, RuntimeFault, reason
+from runtime.base.errors import DeadlineExceeded, InvalidRequest, RuntimeFault, reason
 from runtime.cli import find, logs, output, settings, show
 from runtime.cli.insight import redacted
 from runtime.cli.main import _version
@@ -51,10 +51,18 @@ def debug_verb(args: argparse.Namespace) -> int:
     specs, secrets = _specs(family)
     lacks = list(problems)
     with _Archive(path, folder, secrets) as archive:
+        # Of a sentry that hangs one part is waited for, and not every part of each container.
+        mute: set[str] = set()
         for name, gather in _parts(args, container, family, specs):
+            who = _asks(name)
+            if who in mute:
+                lacks.append(f"{name}: the {who} didn't answer before")
+                continue
             try:
                 archive.add(name, gather())
             except (RuntimeFault, OSError) as error:
+                if isinstance(error, DeadlineExceeded) and who:
+                    mute.add(who)
                 text = reason(error) if isinstance(error, OSError) else str(error)
                 lacks.append(f"{name}: {text}")
         archive.add("lacks.txt", "".join(f"{each}\n" for each in lacks))
@@ -63,6 +71,15 @@ def debug_verb(args: argparse.Namespace) -> int:
             output.warn(f"without {each}")
         output.write(f"{path}\n")
     return 0
+
+
+def _asks(name: str) -> str:
+    """Who has to answer for a part."""
+    if name.startswith("shim/") and name != "shim/process.txt":
+        return "shim"
+    if name.endswith(("/ps.txt", "/figures.json")) or name == "sentry/stacks.txt":
+        return "sentry"
+    return ""
 
 
 class _Archive:
@@ -117,6 +134,8 @@ def _parts(
     family: list[StoredContainer],
     specs: dict[str, dict[str, Any]],
 ) -> Iterator[Part]:
+    # First, as it tells whether the sentry answers at all.
+    yield "sentry/stacks.txt", partial(container.stacks, _TIMEOUT)
     yield "versions.txt", partial(_versions, container)
     yield "doctor.txt", partial(_doctor, args)
     yield "options.toml", partial(_options, args)
@@ -137,7 +156,6 @@ def _parts(
     record = container.record
     if record is not None and record.shim_pid > 0:
         yield "shim/process.txt", partial(_process, record.shim_pid)
-    yield "sentry/stacks.txt", partial(container.stacks, _TIMEOUT)
     if container.sandbox_pid > 0:
         yield "sentry/process.txt", partial(_process, container.sandbox_pid)
     for number, file in enumerate(_logs(args, family)):
