@@ -158,6 +158,9 @@ def test_a_shim_has_loaded_all_that_it_may_import() -> None:
     assert "shim.stdio.console" in reached
     assert reached - spared <= set(preload.of_a_shim())
     assert reached <= set(preload.own_modules())
+    # And no more than that: it is every shim's own memory.
+    packages = {name for name in preload.of_a_shim() if any(within(m, name) for m in reached)}
+    assert {m for m in preload.of_a_shim() if not within(m, "protos")} <= reached | packages
 
 
 def room_of(module: str) -> str:

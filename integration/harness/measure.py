@@ -158,7 +158,7 @@ def idle(node: Node, seconds: float = 4) -> dict[str, float]:
     """What an idle container's shim does: wake-ups and CPU milliseconds for each second."""
     with running(node, "sleep", "1000") as name:
         shim = node.shim_pid(name)
-        time.sleep(1)
+        time.sleep(4)  # by then it has imported what it may need later
         wakeups, cpu = switch_count(shim), cpu_seconds(shim)
         time.sleep(seconds)
         return {

@@ -25,6 +25,8 @@ _OTHERS = (
         "shim.forkserver",
         "runtime.network.helper",
     ),
+    *("shim.bootstrap", "shim.containerd_version", "shim.paths", "shim.base.arguments"),
+    *("shim.observe.debug_client", "runtime.sandbox.inside_files"),
     *("runtime.bundle.features", "runtime.runsc.usage", "runtime.state.destroy"),
     *("runtime.state.forward_signals", "runtime.state.loaded", "runtime.state.loaded_checkpoint"),
     *("runtime.state.loaded_limits", "runtime.state.loaded_state", "runtime.state.teardown"),
