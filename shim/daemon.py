@@ -39,12 +39,18 @@ if TYPE_CHECKING:
     from runtime.task.process import IO, OpenStdio
     from shim.daemon_args import DaemonArgs
     from shim.observe.debug_service import DebugService
+    from shim.observe.tracing_setup import Tracing
     from shim.sandbox.service import SandboxService
     from shim.ttrpc.call import Call
+    from shim.ttrpc.server import Handler
 
 #: Seconds that a shutdown gives the event queue, and open replies.
 FLUSH_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
+#: Seconds for the last spans.
+TRACES_TIMEOUT = 1.0
+#: What asks for traces, as in containerd (``shim/observe/otlp.py``, whose import costs more).
+_TRACES_WANTED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 #: Seconds that a client has for closing its connection after it shut a sandbox down.
 GRACE = 2.0
 #: Seconds from the start of a daemon that no fork server has forked until it imports the rest.
@@ -72,6 +78,7 @@ class Daemon:
                 args.ttrpc_address, args.address, args.publish_binary, args.namespace
             )
         )
+        self.tracing = self._trace()
         self.pod = Pod(
             Context(
                 namespace=args.namespace,
@@ -94,9 +101,14 @@ class Daemon:
             sandbox=self._sandbox_service,
             counters=self.counters,
         )
+        handle: Handler = self.service.handle
+        if self.tracing is not None:
+            handle = self.tracing.traced(handle)
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
-            self.service.handle,
+            self.service.handle
+            if self.tracing is None
+            else self.tracing.traced(self.service.handle),
             submit=self.workers.submit_now,
             on_error=self._rpc_failed,
             on_idle=self._idle,
@@ -156,6 +168,18 @@ class Daemon:
             self.stop()
         self.service.idle()
         self.forsaken.look_later()
+
+    def _trace(self) -> Tracing | None:
+        """Traces, where containerd's environment asks for them; nothing of it is loaded else."""
+        if not any(os.environ.get(name) for name in _TRACES_WANTED):
+            return None
+        from shim.observe import tracing_setup
+
+        found = tracing_setup.start(os.environ, self.args.namespace, self.args.id, self.counters)
+        if found is not None:
+            stages.observe(found.tracer)
+            self.publisher.context = found.tracer.context
+        return found
 
     # -- the debug socket -------------------------------------------------------------------
 
@@ -274,6 +298,9 @@ class Daemon:
         self.workers.drain(STOP_TIMEOUT)
         self.reactor.stop()
         self.debug.close()
+        if self.tracing is not None:
+            # Last, when nobody waits for anything of this process but its end.
+            self.tracing.close(TRACES_TIMEOUT)
 
 
 def _metrics(figures: Metrics) -> tuple[str, bytes]:

@@ -24,7 +24,7 @@ from shim.ttrpc.errors import ConnectionLost, StatusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Final, Protocol
 
     from protos._types import Message
@@ -60,9 +60,11 @@ class Undelivered(Exception):
 class Item:
     """An event on its way: everything that is sent is fixed when it is queued."""
 
-    __slots__ = ("at", "body", "topic", "type_url")
+    __slots__ = ("at", "body", "context", "topic", "type_url")
 
     def __init__(self, topic: str, type_url: str, body: bytes, at: float) -> None:
+        #: Metadata that makes the sending a part of a trace.
+        self.context: Mapping[str, tuple[str, ...]] = {}
         self.topic = topic
         self.type_url = type_url
         self.body = body
@@ -166,7 +168,7 @@ class ForwardTransport:
                 "Forward",
                 request,
                 timeout=FORWARD_TIMEOUT,
-                metadata={"containerd-namespace-ttrpc": (self._namespace,)},
+                metadata={**item.context, "containerd-namespace-ttrpc": (self._namespace,)},
             )
         except StatusError as error:
             refused = error.code not in (status.UNAVAILABLE, status.DEADLINE_EXCEEDED)
@@ -250,6 +252,8 @@ class Publisher:
         # Tests replace the pause between two tries; it must give up the lock while it lasts.
         self._sleep = sleep or (lambda changed, seconds: changed.wait(seconds))
         self._log = get_logger("events")
+        #: Set before the first event: the trace that the calling thread is in, as metadata.
+        self.context: Callable[[], Mapping[str, tuple[str, ...]]] | None = None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._queue: deque[Item] = deque()  # guarded by _lock
@@ -274,6 +278,8 @@ class Publisher:
         if self._transport is None:
             return
         item = encode(event)
+        if self.context is not None:
+            item.context = self.context()
         with self._lock:
             if len(self._queue) >= self._limit:
                 self._make_room_locked()

@@ -86,6 +86,8 @@ class Containerd:
         self.fifos = folder / "fifo"
         #: Whether shims are forked by a fork server, unless the tests' environment says so.
         self.fork_server = True
+        #: Further variables of its environment.
+        self.variables: dict[str, str] = {}
         self.image: Image | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._cri, self._imports = cri, imports
@@ -166,7 +168,7 @@ class Containerd:
         path = ":".join([*map(str, folders), "/usr/sbin:/usr/bin:/sbin:/bin"])
         if not self.fork_server:
             keep.setdefault(FORK_SERVER, "off")
-        return {**keep, "PATH": path}
+        return {**keep, **self.variables, "PATH": path}
 
     def log_tail(self, lines: int = 60) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -27,6 +27,9 @@ _OTHERS = (
     ),
     *("shim.bootstrap", "shim.containerd_version", "shim.paths", "shim.base.arguments"),
     *("shim.observe.debug_client", "runtime.sandbox.inside_files"),
+    # Loaded at the start of a shim that is to trace.
+    *("shim.observe.tracing", "shim.observe.tracing_setup", "shim.observe.otlp"),
+    *("protos.otlp_pb2",),
     *("runtime.bundle.features", "runtime.runsc.usage", "runtime.state.destroy"),
     *("runtime.state.forward_signals", "runtime.state.loaded", "runtime.state.loaded_checkpoint"),
     *("runtime.state.loaded_limits", "runtime.state.loaded_state", "runtime.state.teardown"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from threading import Condition, Lock
 from time import monotonic
 
-from .errors import RESOURCE_EXHAUSTED, ConnectionLost, LocalProtocolError
+from .errors import OK, RESOURCE_EXHAUSTED, ConnectionLost, LocalProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,9 +150,11 @@ class Call:
 
     __slots__ = (
         "_answered",
+        "_code",
         "_gone",
         "_hooks",
         "_lock",
+        "_on_answer",
         "_port",
         "_stream_id",
         "deadline",
@@ -184,6 +186,8 @@ class Call:
         self._answered = False  # guarded by _lock
         self._gone = False  # guarded by _lock
         self._hooks: list[Callable[[], None]] = []  # guarded by _lock
+        self._on_answer: Callable[[int], None] | None = None  # guarded by _lock
+        self._code = 0  # guarded by _lock; of the answer
         self.stream: Stream | None = None
         if streaming:
             self.stream = Stream(self, port, stream_id, remote_closed)
@@ -196,6 +200,7 @@ class Call:
             )
         if self.answer_once():
             self._port.respond(self._stream_id, payload)
+        self._tell(OK)
 
     def fail(self, code: int, message: str, details: tuple[bytes, ...] = ()) -> None:
         """Answer with an error.  Raises LocalProtocolError if it is not the first answer."""
@@ -204,11 +209,13 @@ class Call:
         details = tuple(map(bytes, details))
         if self.answer_once():
             self._port.fail(self._stream_id, code, str(message), details)
+        self._tell(code)
 
     def fail_if_unanswered(self, code: int, message: str, details: tuple[bytes, ...] = ()) -> None:
         """Answer with an error, unless there was an answer."""
         if self.answer_once(strict=False):
             self._port.fail(self._stream_id, code, message, details)
+            self._tell(code)
 
     @property
     def cancelled(self) -> bool:
@@ -229,6 +236,25 @@ class Call:
             if self._answered:
                 return
         hook()
+
+    def on_answer(self, hook: Callable[[int], None]) -> None:
+        """Have ``hook`` called once with the code of the answer, by whoever gives it, or at once.
+
+        For who measures: it must not block.  There is one such hook.
+        """
+        with self._lock:
+            if not self._answered:
+                self._on_answer = hook
+                return
+            code = self._code
+        hook(code)
+
+    def _tell(self, code: int) -> None:
+        with self._lock:
+            self._code = code
+            hook, self._on_answer = self._on_answer, None
+        if hook is not None:
+            hook(code)
 
     def answer_once(self, strict: bool = True) -> bool:
         """For this package: claim the one answer; False if there is nobody to send it to.
