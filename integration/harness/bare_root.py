@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from integration.harness import linux, peers
@@ -24,6 +24,7 @@ _ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "group": "root:x:0:\n",
     "hosts": "127.0.0.1 localhost\n",
+    "resolv.conf": "",
 }
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
@@ -31,11 +32,20 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 class BareRoot:
-    """The tree in ``folder``.  ``folders`` of the machine are the same inside."""
+    """The tree in ``folder``.  ``folders`` of the machine are the same inside.
 
-    def __init__(self, folder: Path, folders: Iterable[Path] = ()) -> None:
+    ``elsewhere`` are further ones, by the path that they have inside.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        folders: Iterable[Path] = (),
+        elsewhere: Mapping[str, Path] | None = None,
+    ) -> None:
         self.folder = folder
         self._folders = [*map(str, folders)]
+        self._elsewhere = elsewhere or {}
 
     def make(self) -> None:
         """Idempotent."""
@@ -61,7 +71,7 @@ class BareRoot:
         for applet in listing.stdout.split():
             if applet != "busybox":
                 (self.folder / "bin" / applet).symlink_to("busybox")
-        for shared in (*_SHARED, *self._folders):
+        for shared in (*_SHARED, *self._folders, *self._elsewhere):
             (self.folder / shared.lstrip("/")).mkdir(parents=True, exist_ok=True)
 
     def command(self, *words: str | Path) -> list[str]:
@@ -70,7 +80,9 @@ class BareRoot:
         start += "from integration.harness import bare_root; bare_root.main()"
         return [
             *(sys.executable, "-I", "-c", start),
-            *(str(self.folder), *self._folders, "--", *map(str, words)),
+            *(str(self.folder), *self._folders),
+            *(f"{inside}:{outside}" for inside, outside in self._elsewhere.items()),
+            *("--", *map(str, words)),
         ]
 
 
@@ -81,7 +93,8 @@ def _enter(root: str, folders: list[str]) -> None:
     linux.mount("none", "/", "none", _MS_REC | _MS_PRIVATE)
     linux.mount(root, root, "none", linux.MS_BIND)
     for shared in (*_SHARED, *folders):
-        linux.mount(shared, root + shared, "none", linux.MS_BIND | _MS_REC)
+        inside, _, outside = shared.partition(":")
+        linux.mount(outside or inside, root + inside, "none", linux.MS_BIND | _MS_REC)
     os.chdir(root)
     if libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"old"):
         raise OSError(ctypes.get_errno(), "pivot_root")

@@ -186,7 +186,7 @@ class PodNode:
         self.network.create()
         self.daemon.start()
         images = self.daemon.folder / "images.tar"
-        _write_images(images)
+        write_images(images)
         self.ctr("images", "import", str(images))
         for name in (IMAGE, PAUSE_IMAGE):
             until(lambda name=name: self._has(name), 15, f"CRI knows {name}")  # type: ignore[misc]
@@ -745,7 +745,7 @@ def in_parallel(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def _write_images(path: Path) -> None:
+def write_images(path: Path) -> None:
     """The test image, and one of the same layer whose command waits for ever."""
     plain = Image(path.with_suffix(".plain"))
     with tarfile.open(plain.path) as source, tarfile.open(path, "w") as target:

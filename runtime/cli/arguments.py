@@ -479,6 +479,7 @@ def _host(verbs: Any) -> None:
         "doctor", "say what works on this host, what doesn't, and what to do", ident=False
     )
     _format(p)
+    _installing(_Verbs(verbs, "install.verbs"))
     p = _Verbs(verbs, "config_snippets").add(
         "config", "print the configuration for containerd and Kubernetes", ident=False
     )
@@ -511,3 +512,52 @@ def _host(verbs: Any) -> None:
     p.add_argument("--rootless", action="store_true", help="accepted for runc's sake")
     p = more.add("completion", "print a completion script for a shell", ident=False)
     p.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _installing(install: _Verbs) -> None:
+    """The verbs that change the node."""
+    for name, help in (
+        ("install", "install the shim of this bundle on a node, for whatever runs its pods"),
+        ("upgrade", "install this bundle's version over an earlier one; running pods go on"),
+        ("uninstall", "remove the shim from a node, if no pods run with it"),
+    ):
+        p = install.add(name, help, ident=False)
+        p.add_argument(
+            "--root",
+            dest="node_root",
+            metavar="DIR",
+            default="/",
+            help="root of the node's file system, default /",
+        )
+        p.add_argument(
+            "--name", default="gvisor", help="name of the runtime's handler, default gvisor"
+        )
+        p.add_argument(
+            "--prefix",
+            metavar="DIR",
+            default="/opt/gvisor-shim",
+            help="folder of the versions, default /opt/gvisor-shim",
+        )
+        if name != "uninstall":
+            p.add_argument(
+                "--distro",
+                choices=("auto", "containerd", "k3s", "rke2", "k0s", "microk8s", "crio", "talos"),
+                default="auto",
+                help="what runs the node's pods, default: what is found",
+            )
+            p.add_argument(
+                "--runsc",
+                dest="new_runsc",
+                metavar="PATH|TARBALL",
+                default="",
+                help="runsc to be copied, or a release's tarball; default: the node's own",
+            )
+            p.add_argument(
+                "--no-self-test", action="store_true", help="start no sandbox before it is used"
+            )
+        p.add_argument(
+            "--dry-run", action="store_true", help="say what would be done, and do nothing"
+        )
+        p.add_argument(
+            "--no-restart", action="store_true", help="leave the restart that is due to others"
+        )

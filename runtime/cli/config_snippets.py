@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import argparse
 
 _RUNTIME = "io.containerd.gvisor.v2"
-_PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
+#: The plugin in whose tables the runtimes are, by the version of the configuration.
+PLUGINS = {1: "cri", 2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
 #: The file that the snippets name.
 OPTIONS_FILE = "/etc/containerd/gvisor.toml"
 #: Where containerd 2.x is to read a file of ours from.
@@ -52,9 +53,11 @@ def config_version(release: str) -> int:
     return 3 if int(words[0]) >= 2 else 2
 
 
-def containerd_snippet(version: int, handler: str, shim: str = _SHIM) -> str:
-    """The table of one runtime handler, with the shim at the path ``shim``."""
-    table = f'[plugins."{_PLUGINS[version]}".containerd.runtimes.{_key(handler)}]'
+def containerd_snippet(
+    version: int, handler: str, shim: str = _SHIM, options: str = OPTIONS_FILE
+) -> str:
+    """The table of one runtime handler, with paths of the shim and of its options."""
+    table = f'[plugins."{PLUGINS[version]}".containerd.runtimes.{_key(handler)}]'
     inner = table.removesuffix("]") + ".options]"
     return (
         f"{table}\n"
@@ -63,7 +66,7 @@ def containerd_snippet(version: int, handler: str, shim: str = _SHIM) -> str:
         f'  pod_annotations = ["dev.gvisor.*"]\n'
         f"  {inner}\n"
         f'    TypeUrl = "io.containerd.gvisor.v2.options"\n'
-        f'    ConfigPath = "{OPTIONS_FILE}"\n'
+        f"    ConfigPath = {_quoted(options)}\n"
     )
 
 
@@ -100,9 +103,10 @@ def options_snippet(binary: str) -> str:
     )
 
 
-def _check_handler(name: str) -> str:
+def check_handler(name: str, field: str = "--handler") -> str:
+    """The name of a runtime.  Raises InvalidRequest."""
     if not name or not _NAME.issuperset(name) or len(name) > 63 or not name[0].isalnum():
-        raise InvalidRequest("--handler", f"{name!r} is no name of a RuntimeClass")
+        raise InvalidRequest(field, f"{name!r} is no name of a RuntimeClass")
     return name
 
 
@@ -118,7 +122,7 @@ def config_verb(args: argparse.Namespace) -> None:
     """``config``: for both kinds of containerd where none is found and none is named."""
     from runtime.cli import doctor
 
-    handler = _check_handler(args.handler)
+    handler = check_handler(args.handler)
     release = args.containerd or found_release()
     versions = [config_version(release)] if release else [2, 3]
     runsc = doctor.which("runsc") or "/usr/local/bin/runsc"

@@ -110,6 +110,11 @@ def umount2(target: str, flags: int = 0) -> None:
     _checked(lib.umount2(_text(target), flags), target)
 
 
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)."""
+    _checked(lib.gv_pivot_root(_text(new_root), _text(put_old)), new_root)
+
+
 def fsopen(fstype: str) -> int:
     """fsopen(2): a context to configure a file system of this type; close-on-exec."""
     return _checked(lib.gv_fsopen(_text(fstype), FSOPEN_CLOEXEC), fstype)

@@ -61,23 +61,23 @@ class Manager:
             self._sender = str(owner[0]) if owner else _NAME
 
     @classmethod
-    def connect(cls, timeout: float, *, private: str = _PRIVATE) -> Manager:
-        """By way of the system's bus, or else of systemd's own socket.
+    def connect(cls, timeout: float, *, private: str = _PRIVATE, bus: str = "") -> Manager:
+        """By way of the system's bus, or else of systemd's own socket; their paths may be named.
 
         All that follows has to end within ``timeout`` seconds.  Raises Failed, DeadlineExceeded.
         """
         deadline = time.monotonic() + timeout
         faults = []
-        for path, direct in ((_bus_path(), False), (private, True)):
+        for path, direct in ((bus or _bus_path(), False), (private, True)):
             try:
-                bus = Bus.connect(path, deadline)
+                connection = Bus.connect(path, deadline)
             except OSError as error:
                 faults.append(f"{path}: {error.strerror or error}")
                 continue
             try:
-                return cls(bus, deadline, private=direct)
+                return cls(connection, deadline, private=direct)
             except BaseException:
-                bus.close()
+                connection.close()
                 raise
         raise Failed(f"systemd can't be reached: {'; '.join(faults)}")
 
@@ -126,6 +126,29 @@ class Manager:
             raise Failed(f"systemd: stop {unit}: {fault}") from None
         self._finished(job)
         self.reset_failed(unit)
+
+    def is_active(self, unit: str) -> bool:
+        """Whether a unit runs, or is about to."""
+        try:
+            path = self._manager("GetUnit", "s", (unit,))[0]
+            words = (f"{_NAME}.Unit", "ActiveState")
+            properties = "org.freedesktop.DBus.Properties"
+            found = self._ask(self._name, path, properties, "Get", "ss", words)[0]
+        except RemoteFault as fault:
+            if fault.name in _GONE:
+                return False
+            raise Failed(f"systemd: look at {unit}: {fault}") from None
+        return found in (("s", "active"), ("s", "activating"), ("s", "reloading"))
+
+    def restart(self, unit: str) -> None:
+        """Restart a unit and wait until it runs again.  Raises Failed, DeadlineExceeded."""
+        try:
+            job = self._manager("RestartUnit", "ss", (unit, "replace"))
+        except RemoteFault as fault:
+            raise Failed(f"systemd: restart {unit}: {fault}") from None
+        result = self._finished(job)
+        if result != "done":
+            raise Failed(f"systemd: restart {unit}: the job's result is {result!r}")
 
     def kill(self, unit: str, signo: int) -> None:
         """Signal all processes of a unit.  No error if it is gone."""

@@ -38,6 +38,11 @@ long long gv_fs_type(const char *path)
     return (long long)(uint32_t)buffer.f_type;
 }
 
+static int gv_pivot_root(const char *new_root, const char *put_old)
+{
+    return (int)syscall(SYS_pivot_root, new_root, put_old);
+}
+
 int gv_fsopen(const char *type, unsigned int flags)
 {
     return (int)syscall(SYS_fsopen, type, flags);

@@ -2,6 +2,7 @@
 
 int mount(const char *, const char *, const char *, unsigned long, const void *);
 int umount2(const char *, int);
+int gv_pivot_root(const char *, const char *);
 int setns(int, int);
 int unshare(int);
 int personality(unsigned long);

@@ -1,0 +1,1 @@
+"""``gvctl install``, ``upgrade`` and ``uninstall``: the shim on a node, for what runs its pods."""
