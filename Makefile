@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: help setup check format test integration bench fuzz soak demo bundle import-cost protos
+.PHONY: help setup check format test integration bench fuzz soak demo bundle deb import-cost protos
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ demo:  ## show a container under gVisor, from creation to exit (as root)
 bundle:  ## build dist/gvisor-shim-VERSION-ARCH.tar.zst, which needs nothing on a node but glibc (as root)
 	integration/setup -q
 	$(PYTHON) -m deploy.bundle
+
+deb:  ## build the bundle and dist/gvisor-shim_VERSION_ARCH.deb of the same content (as root)
+	integration/setup -q
+	$(PYTHON) -m deploy.debian_package
 
 import-cost:  ## measure what our processes load, and what libraries would add
 	$(PYTHON) docs/import_cost.py

@@ -45,10 +45,12 @@ UNUSED = {
 #: Libraries outside glibc that come along: the Debian package of each, and its licence.
 LIBRARIES = {
     "libbz2.so.1.0": ("libbz2-1.0", "bzip2-1.0.6"),
+    "libcrypto.so.3": ("libssl3", "Apache-2.0"),
     "libexpat.so.1": ("libexpat1", "MIT"),
     "libffi.so.8": ("libffi8", "MIT"),
     "libgcc_s.so.1": ("libgcc-s1", "GPL-3.0-or-later WITH GCC-exception-3.1"),
     "liblzma.so.5": ("liblzma5", "0BSD"),
+    "libssl.so.3": ("libssl3", "Apache-2.0"),
     "libstdc++.so.6": ("libstdc++6", "GPL-3.0-or-later WITH GCC-exception-3.1"),
     "libz.so.1": ("zlib1g", "Zlib"),
 }
@@ -61,7 +63,7 @@ WHEELS = {
     "pyroute2": ("pyroute2/", "GPL-2.0-or-later OR Apache-2.0"),
     "cffi": ("_cffi_backend", "MIT"),
 }
-_EPOCH = 315532800  # 1980, the first year that every archiver knows
+EPOCH = 315532800  # 1980, the first year that every archiver knows
 _TEST_MODULE = re.compile(r"_(ctypes_)?test|_xx|xxlimited")
 
 
@@ -214,8 +216,8 @@ def copy_libraries(target: Target, tree: Path) -> list[Component]:
             todo.append(tree / "lib" / name)
             copied.add(name)
     found = [debian_component(target, tree, f"lib{PYTHON}-minimal", "PSF-2.0")]
-    for name in sorted(copied):
-        found.append(debian_component(target, tree, *LIBRARIES[name]))
+    for package, licence in sorted({LIBRARIES[name] for name in copied}):
+        found.append(debian_component(target, tree, package, licence))
     return found
 
 
@@ -372,7 +374,7 @@ def write_archive(tree: Path, name: str, archive: Path, level: int) -> None:
             entry = tar.gettarinfo(path, os.path.join(name, path.relative_to(tree)).rstrip("/."))
             entry.uid = entry.gid = 0
             entry.uname = entry.gname = "root"
-            entry.mtime = _EPOCH
+            entry.mtime = EPOCH
             # Whatever the umask of whoever builds it.
             entry.mode = 0o755 if entry.isdir() or entry.mode & stat.S_IXUSR else 0o644
             if entry.isfile():
@@ -401,17 +403,29 @@ def build(target: Target, out: Path, level: int) -> Path:
     return archive
 
 
-def main() -> None:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def tree_of(archive: Path) -> Path:
+    """The folder in which an archive's content was left."""
+    return archive.parent / archive.name.removesuffix(".tar.zst")
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--arch", choices=sorted(MACHINES), default=native_arch())
     parser.add_argument("--sysroot", type=Path, default=Path("/"))
     parser.add_argument("--packages", type=Path, default=Path(sysconfig.get_path("platlib")))
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--level", type=int, default=19, help="of zstd's compression")
-    args = parser.parse_args()
-    target = Target(args.arch, args.sysroot.resolve(), args.packages.resolve())
-    print(build(target, args.out.resolve(), args.level))
+    return parser.parse_args()
+
+
+def target_of(args: argparse.Namespace) -> Target:
+    return Target(args.arch, args.sysroot.resolve(), args.packages.resolve())
+
+
+def main() -> None:
+    args = arguments((__doc__ or "").partition("\n")[0])
+    print(build(target_of(args), args.out.resolve(), args.level))
 
 
 if __name__ == "__main__":
