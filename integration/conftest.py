@@ -70,8 +70,10 @@ def _together(item: pytest.Item) -> str:
         return "nodes"
     given = getattr(item, "callspec", None)
     for name in ("machine", "pod_machine"):
-        if given is not None and name in given.params:
-            return "-".join((name, *filter(None, given.params[name])))
+        # With no combination left by the options there is a parameter that is none.
+        pair = given.params.get(name) if given is not None else None
+        if isinstance(pair, tuple):
+            return "-".join((name, *filter(None, pair)))
     return item.path.stem
 
 
