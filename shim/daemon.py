@@ -322,6 +322,9 @@ def _open_log(level: str) -> None:
     log.configure(fd, _LEVELS[level])
 
 
+#: Room in the table of descriptors; runsc's file gets a number above 700 (runsc/program.py).
+_DESCRIPTORS = 1024
+
 #: logrus' levels, which containerd and the option ``log_level`` name, as ours.
 _LEVELS = {
     "trace": log.DEBUG,
@@ -367,6 +370,7 @@ def main(args: DaemonArgs) -> int:
     """Run a shim daemon on ``args.listener_fd``; returns the process's exit status."""
     linux.limit_malloc_arenas(1)
     open_files.raise_limit()
+    open_files.make_room(_DESCRIPTORS)
     threading.stack_size(STACK_SIZE)
     linux.set_child_subreaper()
     _open_log(args.log_level)

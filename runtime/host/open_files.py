@@ -6,6 +6,8 @@ that use select(2).  Go's runtime does the same.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
 
 from runtime.base.log import get_logger
@@ -30,6 +32,24 @@ def raise_limit() -> None:
         _log.warning("limit.not_raised", soft=soft, hard=hard, error=str(error))
         return
     inherited = before
+
+
+def make_room(numbers: int) -> None:
+    """Have the table of descriptors hold that many from now on.
+
+    Once, before there are threads: with them a table that grows waits for an RCU grace period, 10
+    to 20 ms, and a shim takes a high number while it creates its first container.  Never raises.
+    """
+    try:
+        fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # it grows when it has to
+    try:
+        os.close(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, numbers - 1))
+    except OSError as error:
+        _log.debug("table.not_grown", numbers=numbers, error=str(error))
+    finally:
+        os.close(fd)
 
 
 def hard_limit(pid: int | str = "self") -> int | None:

@@ -116,6 +116,7 @@ class Birth:
         native.ctty = -1 if spec.controlling_tty is None else spec.controlling_tty
         native.pdeathsig = spec.pdeathsig
         native.drop_groups = spec.drop_groups
+        native.fd_room = spec.fd_room
         native.no_membarrier = spec.no_membarrier
 
     # --- memory for C ---

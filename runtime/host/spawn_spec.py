@@ -91,6 +91,9 @@ class SpawnSpec(Record):
     drop_groups: bool = False
     """Without supplementary groups, which in a user namespace are the host's all the same.  Kept
     where we aren't allowed to."""
+    fd_room: int = 0
+    """Descriptors that the child's table has room for from the start.  One that grows in a process
+    of several threads waits for an RCU grace period, 10 to 20 ms."""
     no_membarrier: bool = False
     """Best effort: have it, and what it executes, refused to register for private membarriers
     (membarrier(2)).  runsc's processes do so at their start and wait 10 to 20 ms for that."""

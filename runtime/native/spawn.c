@@ -173,6 +173,21 @@ static int gv_place_fds(const struct gv_spec *spec, struct gv_slot *slot)
     return sock;
 }
 
+/*
+ * Gives the table of descriptors the size that it is going to need.
+ *
+ * A table that grows (at 64, 128, 256) while its process has several threads waits for an RCU grace
+ * period each time, 10 to 20 ms; here there is one thread.  execve keeps the size.  Best effort: a
+ * limit may forbid the number, and then no table grows to it either.
+ */
+static void gv_grow_table(int room)
+{
+    int fd = room > 0 ? fcntl(0, F_DUPFD_CLOEXEC, room - 1) : -1;
+
+    if (fd >= 0)
+        close(fd);
+}
+
 /* Dispositions are reset, not only handlers: Python ignores SIGPIPE and SIGXFSZ, and execve
    would hand that on. */
 static void gv_reset_handlers(void)
@@ -236,6 +251,7 @@ static int gv_child(void *argument)
     if (spec->cwd && chdir(spec->cwd))
         gv_fail(slot, GV_STEP_CHDIR, 0);
     sock = gv_place_fds(spec, slot);
+    gv_grow_table(spec->fd_room);
     if (spec->ctty >= 0 && ioctl(spec->ctty, TIOCSCTTY, 0))
         gv_fail(slot, GV_STEP_TTY, spec->ctty);
     gv_reset_handlers();

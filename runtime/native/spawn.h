@@ -51,6 +51,7 @@ struct gv_spec {
     int ctty;           /* child's number, or -1 */
     int pdeathsig;
     int drop_groups;    /* start without supplementary groups */
+    int fd_room;        /* numbers that the table of descriptors has room for from the start */
     int no_membarrier;  /* refuse to register for membarrier(2), which waits long */
 };
 

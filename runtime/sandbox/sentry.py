@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("sentry")
 _RLIMIT_MEMLOCK = 8
+#: A sentry puts a file at number 256, for which its table would grow once it has threads.
+_DESCRIPTORS = 512
 #: Seconds for a process that failed to be gone, so that its last words are complete.
 _DYING_TIMEOUT = 1.0
 #: Seconds to reap each of those that were killed.
@@ -252,6 +254,7 @@ def _spawn_spec(
         drop_groups=True,
         # These two ask for the global barrier only (pkg/sentry/platform); releases since 2025
         # don't even register.
+        fd_room=_DESCRIPTORS,
         no_membarrier=_platform(params, settings) in ("ptrace", "systrap"),
         # From birth, so that the processes which run the container's code have it as well.
         oom_score_adj=spec.process.oom_score_adj,

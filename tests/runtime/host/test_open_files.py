@@ -30,3 +30,20 @@ def test_the_limit_is_ours_alone() -> None:
 def test_the_hard_limit_of_a_process() -> None:
     assert open_files.hard_limit(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert open_files.hard_limit(1 << 30) is None
+
+
+def test_room_for_numbers_that_are_to_come() -> None:
+    program = """
+import os, resource
+from runtime.host import open_files
+size = lambda: int(open("/proc/self/status").read().split("FDSize:")[1].split()[0])
+before, count = size(), len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+open_files.make_room(1025)
+assert size() == before
+open_files.make_room(1024)
+print(before, size(), len(os.listdir("/proc/self/fd")) - count)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    before, after, more = map(int, done.stdout.split())
+    assert before < after == 1024 and more == 0

@@ -378,6 +378,17 @@ result.append(ctypes.get_errno())
     assert (private, error) == ((-1, errno.ENOSYS) if refused else (0, 0))
 
 
+def test_the_table_of_descriptors_has_its_size_from_the_start() -> None:
+    program = """
+status = open("/proc/self/status").read()
+result = [int(status.split("FDSize:")[1].split()[0]), len(os.listdir("/proc/self/fd"))]
+"""
+    small, count = report(program)
+    assert report(program, fd_room=512) == [512, count] != [small, count]
+    # Where a limit forbids the number it stays as it is.
+    assert report(program, fd_room=512, rlimits={resource.RLIMIT_NOFILE: (100, 100)})[0] == small
+
+
 def test_the_child_dies_with_its_parent() -> None:
     program = """
 import signal, sys, threading
