@@ -40,8 +40,9 @@ SANDBOX: Final = "containerd.runtime.sandbox.v1.Sandbox"
 
 #: Seconds for a start or exec whose caller set no deadline.
 START_TIMEOUT: Final = 60.0
-#: Seconds for which an end is kept back while there is output that nobody reads.
+#: Seconds for which an end is kept back while there is output that nobody reads, and at most.
 READER_PATIENCE: Final = 0.1
+READING_TIMEOUT: Final = 2.0
 #: Seconds for a checkpoint, or a start from one; memory may be large.
 CHECKPOINT_TIMEOUT: Final = 600.0
 
@@ -285,9 +286,9 @@ class TaskService:
         snapshot = process.snapshot()
         io = process.io
         if snapshot.exit is not None and io is not None:
-            # A client that learns of an end gives up whatever pipe it has not opened yet, and one
-            # that has just come back after a restart is only about to open them.
-            io.await_reader(READER_PATIENCE)
+            # A client that learns of an end closes its pipes, and one that has just come back after
+            # a restart is only about to open them.
+            io.await_reading(READER_PATIENCE, READING_TIMEOUT)
         return convert.state_response(snapshot, request.id, request.exec_id, container.bundle)
 
     def _pids(self, call: Call) -> bytes:

@@ -74,7 +74,7 @@ class GivenIO:
     def finish(self) -> None:
         """Whoever copies looks after the end."""
 
-    def await_reader(self, timeout: float) -> None:
+    def await_reading(self, patience: float, timeout: float) -> None:
         """The reader is the caller's."""
 
     def drain(self, timeout: float) -> bool:

@@ -151,6 +151,11 @@ class Console:
         self._write_mark()
         self._reactor.call_later(_FINISH_TIMEOUT, self._give_up)
 
+    def waiting(self) -> int:
+        """Bytes that are read from the terminal and not yet written."""
+        with self._lock:
+            return 0 if self._closed else len(self._output)
+
     def drain(self, timeout: float) -> bool:
         """Wait until all output is written and nobody has the far side open; did that happen?"""
         return self._done.wait(max(timeout, 0.0))

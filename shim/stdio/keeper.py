@@ -15,7 +15,7 @@ import threading
 
 from runtime.base.log import get_logger
 from runtime.host import linux
-from shim.stdio.fifo import is_writer, to_writer, unread
+from shim.stdio.fifo import to_writer, unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,11 +65,10 @@ class Keeper:
             fd, self._fd = self._fd, -1
         return fd
 
-    def lacks_reader(self) -> bool:
-        """Whether output of a process that has ended is left, and nobody is there to read it."""
+    def unread(self) -> int:
+        """Bytes that nobody has read yet."""
         with self._lock:
-            fd = self._fd
-            return fd >= 0 and is_writer(fd) and unread(fd) > 0 and not _is_read(fd)
+            return unread(self._fd) if self._fd >= 0 else 0
 
     def close(self) -> None:
         """Let go of whatever is unread; idempotent."""

@@ -163,17 +163,28 @@ class ProcessIO:
         if self._console is not None:
             self._console.finish()
 
-    def await_reader(self, timeout: float) -> None:
-        """Wait, ``timeout`` seconds at most, while output of an ended process has no reader."""
-        limit = time.monotonic() + timeout
-        while time.monotonic() < limit:
-            with self._lock:
-                keepers, relays = list(self._keepers), list(self._relays)
-            if not any(relay.pending() for relay in relays) and not any(
-                keeper.lacks_reader() for keeper in keepers
-            ):
+    def await_reading(self, patience: float, timeout: float) -> None:
+        """Wait while output of an ended process is being read, ``timeout`` seconds at most.
+
+        A client that learns of an end closes its ends of the FIFOs, whatever they still hold (Go
+        client ``cio``: Cancel, since 2.1).  Who reads nothing for ``patience`` seconds, or isn't
+        there, is waited for no longer.
+        """
+        began = since = time.monotonic()
+        last = -1
+        while (left := self._unread()) and (now := time.monotonic()) - began < timeout:
+            if left != last:
+                last, since = left, now
+            elif now - since >= patience:
                 return
             time.sleep(READER_INTERVAL)
+
+    def _unread(self) -> int:
+        """Bytes of output that are on the way to the client."""
+        with self._lock:
+            keepers, relays = list(self._keepers), list(self._relays)
+        waiting = self._console.waiting() if self._console is not None else 0
+        return waiting + sum(k.unread() for k in keepers) + sum(r.unread() for r in relays)
 
     def drain(self, timeout: float) -> bool:
         """Wait until the output of a process that has ended has been read; whether it was.

@@ -51,10 +51,10 @@ class Relay:
         #: For the process: the caller's to close.
         self.writer = writer
 
-    def pending(self) -> bool:
-        """Whether there is something that the FIFO doesn't have yet."""
+    def unread(self) -> int:
+        """Bytes that the FIFO doesn't have yet."""
         with self._lock:
-            return self._source >= 0 and unread(self._source) > 0
+            return unread(self._source) if self._source >= 0 else 0
 
     def drain(self, timeout: float) -> bool:
         """Wait until the last writer has closed and all is passed on; whether that happened."""

@@ -60,7 +60,7 @@ class FakeIO:
 
     def __init__(self) -> None:
         self.released = self.closed = self.finished = False
-        self.awaited: list[float] = []
+        self.awaited: list[tuple[float, float]] = []
 
     @property
     def sentry_fds(self) -> tuple[int, int, int]:
@@ -75,8 +75,8 @@ class FakeIO:
     def finish(self) -> None:
         self.finished = True
 
-    def await_reader(self, timeout: float) -> None:
-        self.awaited.append(timeout)
+    def await_reading(self, patience: float, timeout: float) -> None:
+        self.awaited.append((patience, timeout))
 
     def drain(self, timeout: float) -> bool:
         return True

@@ -16,7 +16,7 @@ from runtime.base.errors import Failed
 from runtime.host.workers import Workers
 from runtime.task.pod import Pod
 from shim.bundles import Bundles
-from shim.service import READER_PATIENCE, SERVICES, TaskService
+from shim.service import READER_PATIENCE, READING_TIMEOUT, SERVICES, TaskService
 from shim.ttrpc.client import Client
 from shim.ttrpc.errors import StatusError
 from shim.ttrpc.server import Server
@@ -255,7 +255,7 @@ def test_a_shutdown_that_comes_during_a_deletion_counts_once_all_have_left(shim:
     assert shim.stopped.wait(WAIT)
 
 
-def test_an_end_is_kept_back_until_its_output_has_a_reader(shim: Shim) -> None:
+def test_an_end_is_kept_back_while_its_output_is_being_read(shim: Shim) -> None:
     shim.adopt()
     io = FakeIO()
     shim.bench.container.init.attach(io)
@@ -266,7 +266,7 @@ def test_an_end_is_kept_back_until_its_output_has_a_reader(shim: Shim) -> None:
         shim.bench.sandbox.end(7)
         call(client, "Wait", pb.WaitRequest(id="c"))
         call(client, "State", pb.StateRequest(id="c"))
-    assert io.awaited == [READER_PATIENCE]
+    assert io.awaited == [(READER_PATIENCE, READING_TIMEOUT)]
 
 
 def test_a_shutdown_that_comes_during_a_creation_counts_once_that_fails(shim: Shim) -> None:

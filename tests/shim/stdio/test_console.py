@@ -120,6 +120,10 @@ def test_output_integrity_with_a_slow_reader(session: Session) -> None:
     assert ready.poll(WAIT * 1000)
     assert eventually(lambda: is_full(session.stdout))
     assert thread.is_alive()
+    began = time.monotonic()
+    session.io.await_reading(0.05, WAIT)
+    assert 0.05 <= time.monotonic() - began < WAIT / 2, "nobody reads"
+    assert session.io._console is not None and session.io._console.waiting() > 0
     received = b""
     while len(received) < len(payload):
         received += read_some(session.screen)

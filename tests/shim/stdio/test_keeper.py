@@ -96,16 +96,17 @@ def test_unread_output_waits_for_a_reader_that_comes_later(output: Output) -> No
     assert read_to_end(fd) == b"last words"
 
 
-def test_it_tells_whether_output_waits_for_a_reader(output: Output) -> None:
+def test_it_tells_how_much_nobody_has_read(output: Output) -> None:
+    assert output.keeper.unread() == 0
     os.write(output.writer, b"x")
-    assert not output.keeper.lacks_reader(), "the process is not over"
+    assert output.keeper.unread() == 1
     output.end(b"last words")
-    assert output.keeper.lacks_reader()
+    assert output.keeper.unread() == 11
     fd = output.reader()
-    assert not output.keeper.lacks_reader()
+    assert output.keeper.unread() == 11
     assert read_to_end(fd) == b"xlast words"
     output.settle()
-    assert not output.keeper.lacks_reader()
+    assert output.keeper.unread() == 0
 
 
 def test_a_reader_that_was_there_sees_the_end_at_once(output: Output) -> None:

@@ -182,25 +182,44 @@ def test_a_delete_waits_for_a_reader_that_is_late(reactor: Reactor, tmp_path: Pa
     io.close()
 
 
-def test_a_reader_is_awaited_while_output_has_none(reactor: Reactor, tmp_path: Path) -> None:
+def test_output_is_awaited_while_it_is_read(reactor: Reactor, tmp_path: Path) -> None:
+    """A client that learns of the end closes its pipe, whatever that still holds."""
     path = fifo(tmp_path, "out")
     io = open_io(reactor, stdout=path)
     fds = hand_over(io)
-    io.await_reader(WAIT)  # the process goes on, so there is nothing to wait for
+    io.await_reading(WAIT, WAIT)  # there is nothing
     os.write(fds[1], b"last words")
     close(*fds)
-    deadline = time.monotonic() + WAIT
-    while not io._keepers[0].lacks_reader():  # the reactor learns of the end
-        assert time.monotonic() < deadline
+    began = time.monotonic()
+    io.await_reading(0.05, WAIT)
+    io.await_reading(WAIT, 0.05)
+    assert 0.1 <= time.monotonic() - began < WAIT / 2, "nobody reads"
     awaited = threading.Event()
-    waiting = threading.Thread(target=lambda: (io.await_reader(WAIT), awaited.set()))
+    waiting = threading.Thread(target=lambda: (io.await_reading(WAIT, WAIT), awaited.set()))
     waiting.start()
-    io.await_reader(0.01)
-    assert not awaited.is_set()
-    with open(path, "rb") as client:
+    with open(path, "rb", buffering=0) as client:
+        assert client.read(4) == b"last"
+        assert not awaited.wait(0.05), "it is being read"
+        assert client.read(6) == b" words"
         assert awaited.wait(WAIT / 2)
-        assert client.read() == b"last words"
     waiting.join(WAIT)
+    io.close()
+
+
+def test_a_slow_reader_has_patience_for_each_piece(reactor: Reactor, tmp_path: Path) -> None:
+    path = fifo(tmp_path, "out")
+    io = open_io(reactor, stdout=path)
+    fds = hand_over(io)
+    os.write(fds[1], b"x" * 40)
+    close(*fds)
+    began = time.monotonic()
+    waiting = threading.Thread(target=lambda: io.await_reading(0.25, WAIT))
+    with open(path, "rb", buffering=0) as client:
+        waiting.start()
+        while client.read(4):
+            time.sleep(0.05)
+        waiting.join(WAIT)
+    assert 0.4 <= time.monotonic() - began < WAIT
     io.close()
 
 
