@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -122,19 +123,23 @@ class _Bounded:
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)  # type: ignore[attr-defined]
             return
-        threading.Thread(
-            target=self._serve, args=(request, client_address), daemon=True, name="http"
-        ).start()
+        try:
+            threading.Thread(
+                target=self._serve, args=(request, client_address), daemon=True, name="http"
+            ).start()
+        except RuntimeError:  # the host has no thread left
+            self._room.release()
+            self.shutdown_request(request)  # type: ignore[attr-defined]
 
     def _serve(self, request: Any, client_address: Any) -> None:
         # However slowly it asks and reads: its time is bounded as a whole.
         timer = threading.Timer(2 * CONNECTION_TIMEOUT, _cut, [request])
         timer.daemon = True
-        timer.start()
         try:
+            timer.start()
             self.finish_request(request, client_address)  # type: ignore[attr-defined]
-        except OSError:
-            pass  # it went away
+        except (OSError, RuntimeError):
+            pass  # it went away, or the host has no thread left to bound its time
         finally:
             timer.cancel()
             self.shutdown_request(request)  # type: ignore[attr-defined]
@@ -205,6 +210,9 @@ def _listen_unix(path: str, handler: type[BaseHTTPRequestHandler]) -> TCPServer:
     except FileNotFoundError:
         pass
     except ConnectionRefusedError:
+        # Which connect(2) says of any file.
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise Failed(f"listen on unix:{path}: the file is no socket") from None
         _unlink(path)  # nobody serves it any more
     finally:
         probe.close()

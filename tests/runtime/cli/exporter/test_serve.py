@@ -144,6 +144,41 @@ def test_a_slow_one_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         served.close()
 
 
+@pytest.mark.parametrize("lacking", ["http", "Thread-"])  # a connection's own, and its timer's
+def test_a_host_without_threads_loses_no_room(
+    served: Served, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    refused = threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith(lacking) and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with served.connect() as sock:
+        try:
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert sock.recv(100) == b""
+        except ConnectionError:
+            pass  # it was closed with the request unread
+    assert refused.is_set()
+    deadline = time.monotonic() + WAIT
+    while served.server._room._value < serve.MAX_CONNECTIONS:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+    assert served.get()[0] == 200
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("x")
+    with pytest.raises(Failed, match="is no socket"):
+        _listen(f"unix:{path}", _Handler)
+    assert path.read_text() == "x"
+
+
 def test_rubbish_is_answered_or_dropped(served: Served) -> None:
     for data in (b"\0\xff\r\n\r\n", b"GET\r\n\r\n", b"GET /metrics HTTP/9\r\n\r\n", b"x" * 100_000):
         with served.connect() as sock:
