@@ -27,9 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sandboxer",
-        choices=("podsandbox", "shim"),
+        choices=("podsandbox", "shim", "streams"),
         default="podsandbox",
-        help="who makes gVisor's pods: containerd with a pause container (default), or the shim",
+        help="who makes gVisor's pods: containerd with a pause container (default), or the shim,"
+        " streams: the shim, and stdio are streams",
     )
     group.addoption("--containerd", help="only this version of containerd, e.g. 1.7")
     group.addoption("--runsc", help="only this generation of runsc, e.g. 20240729")

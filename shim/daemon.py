@@ -141,7 +141,7 @@ class Daemon:
 
     def _emit(self, event: Event) -> None:
         self.counters.happened(event)
-        self.publisher.publish(event)
+        self.service.publish(event, self.publisher.publish)
 
     def _sandbox_service(self) -> SandboxService:
         from shim.sandbox.service import SandboxService

@@ -17,6 +17,7 @@ from runtime.base.errors import NotFound
 from runtime.bundle.process_spec import parse_process, unlike_container
 from runtime.bundle.spec import validate_id
 from runtime.task.context import CreateRequest
+from runtime.task.events import TaskExited
 from shim.base import convert, status
 from shim.ttrpc.errors import StatusError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.config import RunscConfig
     from runtime.task.container import Container
+    from runtime.task.events import Event
     from runtime.task.pod import Pod
     from runtime.task.process import Exit
     from shim.bundles import Bundles
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 SANDBOX: Final = "containerd.runtime.sandbox.v1.Sandbox"
+STREAMING: Final = "containerd.services.streaming.v1.Streaming"
 
 #: Seconds for a start or exec whose caller set no deadline.
 START_TIMEOUT: Final = 60.0
@@ -100,6 +103,8 @@ class TaskService:
             with self._making:
                 self._sandbox = self._sandbox or self._make_sandbox()
             methods = self._sandbox.methods
+        elif call.service == STREAMING and self._sandbox is not None:
+            methods = {"Stream": self._sandbox.streams.serve}
         elif call.service not in SERVICES:
             raise StatusError(status.UNIMPLEMENTED, f"service {call.service}")
         method = methods.get(call.method)
@@ -140,14 +145,17 @@ class TaskService:
         validate_id("container", request.id)
         # Nobody would ever delete a container whose creator has gone: it is given up.
         call.on_cancel(lambda: self._pod.abandon(request.id))
+        io = None
         try:
+            io = convert.io_request(request)
             if self._sandbox is not None:
                 self._sandbox.complete_member(convert.text("bundle", request.bundle))
+                io = self._sandbox.stdio(io, request.id)
             pid = self._pod.create(
                 CreateRequest(
                     id=request.id,
                     bundle=convert.text("bundle", request.bundle),
-                    io=convert.io_request(request),
+                    io=io,
                     config=self._options(options.type_url, options.value, request.id),
                     rootfs=convert.rootfs(request),
                     checkpoint=request.checkpoint,
@@ -158,6 +166,8 @@ class TaskService:
             if call.cancelled:
                 self._pod.delete(request.id)
         except BaseException:
+            if self._sandbox is not None and io is not None:
+                self._sandbox.release(io)
             self._end_if_unwanted(call)
             raise
         self._end_if_unwanted(call)
@@ -176,6 +186,16 @@ class TaskService:
         if not name and spec is not None and spec.container_type != "sandbox":
             name = container_id
         self._counters.created(container_id, name)
+
+    def publish(self, event: Event, publish: Callable[[Event], None]) -> None:
+        """Publish an event; the end of what has streams once its output has been sent."""
+        io, sandbox = None, self._sandbox
+        if sandbox and isinstance(event, TaskExited) and event.id == event.container_id:
+            io = sandbox.stdio_of(event.container_id)
+        if sandbox is None or io is None:
+            publish(event)
+        else:
+            sandbox.when_delivered(io, lambda: publish(event))
 
     def idle(self) -> None:
         """Nobody is connected any more, or somebody was buried: end an empty shim told to end.
@@ -206,12 +226,17 @@ class TaskService:
         request = pb.DeleteRequest.FromString(call.payload)
         pid: int
         exit: Exit
+        io = None
+        if self._sandbox is not None:
+            io = self._pod.container(request.id).process(request.exec_id).snapshot().io
         if request.exec_id:
             pid, exit = self._pod.container(request.id).delete_exec(request.exec_id)
         else:
             lost = threading.Event()
             call.on_cancel(lost.set)
             pid, exit = self._pod.delete(request.id, lambda: not lost.is_set())
+        if self._sandbox is not None and io is not None:
+            self._sandbox.release(io)
         return pb.DeleteResponse(
             pid=pid, exit_status=exit.status, exited_at=convert.timestamp(exit.at)
         ).SerializeToString()
@@ -227,7 +252,15 @@ class TaskService:
                 "exec.partly_honoured", container=request.id, unknown=unknown, missing=missing
             )
         io = convert.io_request(request)
-        container.add_exec(request.exec_id, spec, io, self._deadline(call))
+        if self._sandbox is None:
+            container.add_exec(request.exec_id, spec, io, self._deadline(call))
+            return b""
+        io = self._sandbox.stdio(io)
+        try:
+            container.add_exec(request.exec_id, spec, io, self._deadline(call))
+        except BaseException:
+            self._sandbox.release(io)
+            raise
         return b""
 
     def _kill(self, call: Call) -> bytes:
@@ -238,12 +271,17 @@ class TaskService:
     def _wait(self, call: Call) -> None:
         request = pb.WaitRequest.FromString(call.payload)
         process = self._pod.container(request.id).process(request.exec_id)
+        io = process.snapshot().io
 
         def answer(exit: Exit) -> None:
             reply = pb.WaitResponse(
                 exit_status=exit.status, exited_at=convert.timestamp(exit.at)
             ).SerializeToString()
-            call.reply(reply)  # never blocks, so the reactor may do it
+            # Nothing of it blocks, so the reactor may do it.
+            if self._sandbox is None:
+                call.reply(reply)
+            else:
+                self._sandbox.when_delivered(io, lambda: call.reply(reply))
 
         call.on_cancel(lambda: process.forget_waiter(answer))
         process.wait(answer)
@@ -289,6 +327,8 @@ class TaskService:
             # A client that learns of an end closes its pipes, and one that has just come back after
             # a restart is only about to open them.
             io.await_reading(READER_PATIENCE, READING_TIMEOUT)
+        if self._sandbox is not None:
+            snapshot = snapshot.replace(io=self._sandbox.named(snapshot.io))
         return convert.state_response(snapshot, request.id, request.exec_id, container.bundle)
 
     def _pids(self, call: Call) -> bytes:
@@ -343,4 +383,6 @@ class TaskService:
         process = self._pod.container(request.id).process(request.exec_id)
         if request.stdin:
             process.close_stdin()
+            if self._sandbox is not None:
+                self._sandbox.close_input(process.snapshot().io)
         return b""

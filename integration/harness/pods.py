@@ -77,6 +77,8 @@ _COMMON_1 = """\
 _COUNTED = "io.containerd.counted.v2"
 #: The handler whose pods have no pause container, whatever the others' have.
 _SHIM = "gvisor-shim"
+#: The same, and its containers' stdio are streams.
+_STREAMS = "gvisor-streams"
 #: In a shim's environment: its options.
 _OPTIONS_FILE = "GVISOR_SHIM_OPTIONS"
 #: A runtime whose shim is on nobody's PATH under the name that this gives.
@@ -115,12 +117,14 @@ class PodNode:
         level: str = "debug",
         others: Mapping[str, str] | None = None,
         without_pause: bool = False,
+        streams: bool = False,
     ) -> None:
         """`others` are further handlers by name, each with its runtime's name or shim's path.
 
-        With `without_pause` the shim makes all of gVisor's pods (`sandboxer = "shim"`).
+        With `without_pause` the shim makes all of gVisor's pods (`sandboxer = "shim"`), with
+        `streams` their containers' stdio are streams besides.
         """
-        self.without_pause = without_pause
+        self.without_pause, self.streams = without_pause, streams
         self.network = PodNetwork(folder / "cni", number)
         self._others = others or {}
         #: Scripts that run the shim: whether calls are noted, and the name of its options' file.
@@ -285,6 +289,7 @@ class PodNode:
         handlers.append(("gvisor-closed", gvisor, single, closed))
         if release >= (2, 1):
             handlers.append((_SHIM, gvisor, single, plain))
+            handlers.append((_STREAMS, gvisor, single, plain))
         handlers.append(("gvisor-chain", gvisor, self.network.chain, plain))
         for name, (kind, options) in kinds.items():
             handlers += [(name, kind, single, options), (name + "-dual", kind, dual, options)]
@@ -292,7 +297,7 @@ class PodNode:
                 handlers.append((name + "-counted", _COUNTED, single, options))
         for name, kind, conf, options in handlers:
             ours = self.without_pause and name.startswith("gvisor")
-            without_pause = ours or name == _SHIM
+            without_pause = ours or name in (_SHIM, _STREAMS)
             if without_pause:
                 # containerd passes no options on to such pods: each has a shim that knows its own.
                 file = options.rpartition("/")[2].partition(".toml")[0]
@@ -304,6 +309,8 @@ class PodNode:
             if without_pause:
                 text += f'  runtime_path = "{folder}/bin/containerd-shim-{name}-v2"\n'
                 text += '  sandboxer = "shim"\n'
+            if name == _STREAMS or (without_pause and self.streams):
+                text += '  io_type = "streaming"\n'
             if options:
                 text += _OPTIONS.format(plugin=plugin, name=name, options=options)
         return text if new else text + self._printed(folder, version)
@@ -378,7 +385,7 @@ class PodNode:
         `handler` names a runtime of containerd's configuration, else it is the one under test, or
         a variant of it: `dual` with an IPv6 address as well, `counted` for `shim_calls`, `apart`
         with the option `grouping` off, `closed` with `port_forward` off, `plain` without options,
-        `shim` with `sandboxer = "shim"` (containerd 2.1 and later),
+        `shim` with `sandboxer = "shim"` (containerd 2.1 and later), `streams` with streams besides,
         `path` with the shim named by its path alone, as `gvctl config` has it configured,
         `chain` with a network that ends with a script (``network.script``).
         """
@@ -573,7 +580,7 @@ class Pod:
     @property
     def without_pause(self) -> bool:
         """Whether the shim makes its sandbox itself."""
-        return self._handler == _SHIM or (self.node.without_pause and self.node.gvisor)
+        return self._handler in (_SHIM, _STREAMS) or (self.node.without_pause and self.node.gvisor)
 
     # -- its life ---------------------------------------------------------------------------
 

@@ -15,13 +15,16 @@ from integration.harness.pods import PodNode
 _COMBINATIONS = (("2.1", "20240729"), ("1.7", "20240729"), ("2.1", "20221219"))
 #: Of the option `--sandboxer`: the shim makes gVisor's pods.
 SHIM = "shim"
+#: The same, and their containers have streams for stdio.
+STREAMS = "streams"
 _numbers = itertools.count()
 
 
 def _combinations(config: pytest.Config) -> list[combinations.Pair]:
     generations = combinations.generations(config)
     versions = [version for version in peers.CONTAINERDS if version != "1.6"]
-    shim = config.getoption("--sandboxer") == SHIM
+    sandboxer = str(config.getoption("--sandboxer"))
+    shim = sandboxer in (SHIM, STREAMS)
     if shim:
         versions = [version for version in versions if peers.daemon_generation(version) >= (2, 1)]
     every = [(version, made) for version in versions for made in generations]
@@ -30,14 +33,14 @@ def _combinations(config: pytest.Config) -> list[combinations.Pair]:
         every.sort(key=lambda pair: wanted.index(pair) if pair in wanted else len(wanted))
         if not config.getoption("--all"):
             every = [pair for pair in every if pair in wanted]
-    return [(*pair, SHIM) for pair in every] if shim else list(every)
+    return [(*pair, sandboxer) for pair in every] if shim else list(every)
 
 
 def _marked(config: pytest.Config) -> dict[str, list[combinations.Pair]]:
     """Tests marked so run without a pause container as well."""
     version, made = _COMBINATIONS[0]
     known = version in peers.CONTAINERDS and made in combinations.generations(config)
-    chosen = config.getoption("--sandboxer") == SHIM or not known
+    chosen = config.getoption("--sandboxer") in (SHIM, STREAMS) or not known
     return {"without_pause": [] if chosen else [(version, made, SHIM)]}
 
 
@@ -52,7 +55,15 @@ def pod_machine(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[
     number = next(_numbers)
     folder = short_folder / f"p{number}"
     runtime = combinations.runtime(request.config)
-    node = PodNode(folder, version, generation, runtime, number, without_pause=bool(sandboxer))
+    node = PodNode(
+        folder,
+        version,
+        generation,
+        runtime,
+        number,
+        without_pause=bool(sandboxer),
+        streams=sandboxer == [STREAMS],
+    )
     # Both ways of starting a shim, without a test more.
     node.daemon.fork_server = version != "1.7"
     try:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from runtime.task.container import Container
     from runtime.task.pod import Pod
     from runtime.task.process import Exit
+    from shim.sandbox.streams import Streams
     from shim.ttrpc.call import Call
 
 #: Seconds for a sandbox to start or to end, where its caller set no deadline.
@@ -66,6 +67,9 @@ class SandboxService:
         self._metrics = metrics
         self._shutdown = shutdown
         self._log = log.get_logger("sandbox_service")
+        self._lock = threading.Lock()
+        self._streams: Streams | None = None  # guarded by _lock; set once
+        self._stdio: dict[str, IORequest] = {}  # guarded by _lock; of inits with streams
         self._bundle = ""  # of the sandbox that was created here
         self._created = 0.0
         self.methods: Mapping[str, Callable[[Call], bytes | None]] = {
@@ -79,6 +83,57 @@ class SandboxService:
             "ShutdownSandbox": self._end,
             "SandboxMetrics": self._stats,
         }
+
+    @property
+    def streams(self) -> Streams:
+        """Standard streams that come over connections."""
+        with self._lock:
+            if self._streams is None:
+                from shim.sandbox.streams import Streams
+
+                self._streams = Streams(self._pod.context.reactor.call_later)
+            return self._streams
+
+    def stdio(self, io: IORequest, container_id: str = "") -> IORequest:
+        """``io`` with FIFOs in place of streams, of a container's init if it is named.
+
+        Raises Failed, InvalidRequest.
+        """
+        if not any("streaming_id=" in each for each in (io.stdin, io.stdout, io.stderr)):
+            return io
+        made = self.streams.fifos(io, f"{self._bundle}/io")
+        if container_id:
+            with self._lock:
+                self._stdio[container_id] = made
+        return made
+
+    def stdio_of(self, container_id: str) -> IORequest | None:
+        """The FIFOs of a container's init, if it has streams; from any thread, under any lock."""
+        with self._lock:
+            return self._stdio.get(container_id)
+
+    def named(self, io: IORequest) -> IORequest:
+        """``io`` as its client knows it."""
+        return io if self._streams is None else self._streams.named(io)
+
+    def release(self, io: IORequest) -> None:
+        """End the streams of a process that is deleted."""
+        if self._streams is not None:
+            with self._lock:
+                self._stdio = {key: each for key, each in self._stdio.items() if each != io}
+            self._streams.release(io.stdin, io.stdout, io.stderr)
+
+    def when_delivered(self, io: IORequest, callback: Callable[[], None]) -> None:
+        """Call back once all output of an ended process has been sent; never blocks."""
+        if self._streams is None:
+            callback()
+        else:
+            self._streams.when_delivered(io, callback)
+
+    def close_input(self, io: IORequest) -> None:
+        """No more input comes."""
+        if self._streams is not None:
+            self._streams.close_input(io.stdin)
 
     def complete_member(self, bundle: str) -> None:
         """Have a container that is about to be created mount the pod's files.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         def data(self, stream_id: int, payload: bytes) -> None: ...
         def end(self, stream_id: int) -> None: ...
         def drop(self, stream_id: int) -> None: ...
+        def hang_up(self) -> None: ...
 
 
 MAX_BUFFERED_BYTES: Final = 4 << 20  # received and not yet taken, on one stream
@@ -216,6 +217,10 @@ class Call:
         if self.answer_once(strict=False):
             self._port.fail(self._stream_id, code, message, details)
             self._tell(code)
+
+    def hang_up(self) -> None:
+        """Close the call's connection, unless something else is under way on it."""
+        self._port.hang_up()
 
     @property
     def cancelled(self) -> bool:

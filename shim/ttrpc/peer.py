@@ -93,6 +93,12 @@ class Peer:
                 raise ConnectionLost("the client is gone")
             self._write_locked(self._protocol.send_data(stream_id, payload))
 
+    def hang_up(self) -> None:
+        """Close the connection if nothing is under way on it."""
+        with self._lock:
+            if not (self._closed or self._calls or self._unsent):
+                self._break_locked("its stream is over")
+
     # For the I/O thread
 
     def read(self) -> list[RequestReceived | DataReceived | FrameRejected] | None:

@@ -1,0 +1,70 @@
+"""Containers whose stdio are streams in place of FIFOs (`io_type = "streaming"`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from integration.harness.pods import Pod, PodNode
+
+pytestmark = pytest.mark.gvisor
+
+
+@pytest.fixture
+def pod(pods: PodNode) -> Pod:
+    if pods.daemon.release < (2, 1):
+        pytest.skip("containerd before 2.1 has no sandboxer that has streams")
+    return pods.pod(variant="streams")
+
+
+def test_logs_and_execs(pods: PodNode, pod: Pod) -> None:
+    """Both outputs, whole; exit codes; much output."""
+    container = pod.start("sh", "-c", "echo out; echo err >&2; seq 20000; echo end; exit 3")
+    assert pods.wait_exited(container).exit_code == 3
+    pod.wait_log(container, "end\n")
+    numbers = "".join(f"{n}\n" for n in range(1, 20001))
+    assert pod.log(container, "stdout") == f"out\n{numbers}end\n"
+    assert pod.log(container, "stderr") == "err\n"
+    longer = pod.start("sleep", "1000")
+    done = pods.exec(longer, "sh", "-c", "echo here; echo there >&2; exit 4")
+    assert done == (4, "here\n", "there\n")
+    done = pods.exec(longer, "seq", "1", "20000")
+    assert done.out == numbers
+    pods.stop(longer)
+    pod.remove()
+    pods.assert_clean()
+
+
+def test_input_and_terminals(pods: PodNode, pod: Pod) -> None:
+    container = pod.start("sh", tty=True, stdin=True)
+    script = "read line; echo got $line; echo oops >&2; head -c 300000 /dev/zero; exit 7"
+    with pods.exec_stream(container, "sh", "-c", script) as stream:
+        stream.write("a word\n")
+        stream.expect("got a word\n")
+        stream.wait()
+        assert (stream.out, stream.err, stream.code) == (bytes(300000), b"oops\n", 7)
+    with pods.exec_stream(container, "sh", tty=True) as stream:
+        stream.resize(30, 100)
+        stream.write("until [ \"$(stty size)\" = '30 100' ]; do sleep 0.05; done; echo s''et\n")
+        stream.expect("set\r\n")
+        stream.write("exit 5\n")
+        stream.wait()
+        assert stream.code == 5
+    with pods.attach(container, tty=True) as stream:
+        stream.write("echo st''ill here\n")
+        stream.expect("still here\r\n")
+
+
+def test_containerd_is_killed(pods: PodNode, pod: Pod) -> None:
+    """It opens the streams anew: no line is missing, none comes twice, and input arrives."""
+    script = "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n; sleep 0.05; done; exit 9"
+    counting = pod.start("sh", "-c", script)
+    terminal = pod.start("sh", tty=True, stdin=True)
+    pod.wait_log(counting, "3\n")
+    pods.restart(kill=True)
+    assert pods.exec(counting, "touch", "/tmp/stop").code == 0
+    assert pods.wait_exited(counting).exit_code == 9
+    lines = [int(line) for line in pod.log(counting).split()]
+    assert lines == list(range(1, len(lines) + 1)) and len(lines) > 3
+    with pods.attach(terminal, tty=True) as stream:
+        stream.write("echo st''ill here\n")
+        stream.expect("still here\r\n")
