@@ -200,6 +200,8 @@ def test_images_of_runsc_itself(lab: Lab) -> None:
 
 def test_execs_keep_a_sandbox_from_being_saved(lab: Lab) -> None:
     """These sentries would make an image that none can restore."""
+    if find_driver(lab.config(), str(lab.cache)).generation.saves_without_execs:
+        pytest.skip("this runsc leaves execs out of an image (20260520 and later)")
     path = lab.folder / "image"
     run = lab.run(["sh", "-c", COUNTER])
     seen = _count_to(run, 2)
