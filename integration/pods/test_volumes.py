@@ -295,3 +295,12 @@ def test_destinations_behind_links(pods: PodNode, tmp_path: Path) -> None:
     assert os.listdir(outside / "target") == []
     with pytest.raises(Refused, match="too many"):
         pod.start("true", mounts=[_mount("/links", links), _mount("/links/loop/x", volume)])
+
+
+def test_the_hosts_devices_in_a_privileged_pod(pods: PodNode) -> None:
+    """CRI gives such a container every device of the host's, besides the folder that has them."""
+    context = {"security_context": {"privileged": True}}
+    pod = pods.pod(linux=context)
+    container = pod.start("sleep", "1000", mounts=[_mount("/dev", "/dev")], linux=context)
+    script = "test -c /dev/null && echo x > /dev/null && test -d /dev/pts && echo ok"
+    assert pods.exec(container, "sh", "-c", script).out == "ok\n"
