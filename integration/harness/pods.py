@@ -302,12 +302,12 @@ class PodNode:
                 # containerd passes no options on to such pods: each has a shim that knows its own.
                 file = options.rpartition("/")[2].partition(".toml")[0]
                 self._shims[name] = (name.endswith("-counted"), file)
-                options = ""
+                # It finds the pod's by the runtime's type alone, whatever `runtime_path` says.
+                options, kind = "", f"io.containerd.{name}.v2"
             elif name.endswith("-counted"):
                 self._shims["counted"] = (True, "")
             text += _RUNTIME.format(plugin=plugin, name=name, kind=kind, conf=conf)
             if without_pause:
-                text += f'  runtime_path = "{folder}/bin/containerd-shim-{name}-v2"\n'
                 text += '  sandboxer = "shim"\n'
             if name == _STREAMS or (without_pause and self.streams):
                 text += '  io_type = "streaming"\n'
