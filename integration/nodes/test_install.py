@@ -49,6 +49,8 @@ def versions(machine: Machine) -> list[str]:
 
 
 def test_a_life(machine: Machine, bundle: Path, tmp_path: Path) -> None:
+    if machine.version == "1.7" and "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("sees a shim of another test: needs a run of this file alone")
     machine.start()
     machine.import_images()
     before = machine.snapshot()
