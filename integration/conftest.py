@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import combinations, footprint, peers
-from integration.harness.containerd import Containerd
-from integration.harness.node import Node
-from integration.harness.pods import PodNode
+from integration.harness.base import combinations, peers
+from integration.harness.host import footprint
+from integration.harness.host.containerd import Containerd
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.pods import PodNode
 
 #: containerd and runsc of the pods in a guest.
 GUEST_PODS = ("2.1", "20240729")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.gvctl import Shop
-from integration.harness.node import Done
+from integration.harness.base import peers
+from integration.harness.base.done import Done
+from integration.harness.clients.gvctl import Shop
 
 pytestmark = pytest.mark.gvisor
 PROGRAM = Path(__file__).parent / "programs" / "nvidia.c"

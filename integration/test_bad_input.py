@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from integration.harness import footprint
-from integration.harness.api import TASK, Code, packed, process_spec
-from integration.harness.node import Node
-from integration.harness.shim import Bundle, Started, outcome
-from integration.harness.ttrpc import Client, Lost, Refused, frame
-from integration.harness.waiting import until
-from integration.harness.wire import Schema
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import TASK, Code, packed, process_spec
+from integration.harness.clients.ttrpc import Client, Lost, Refused, frame
+from integration.harness.clients.wire import Schema
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.shim import Bundle, Started, outcome
 
 VAGUE = {Code.INTERNAL}
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.api import Code, packed, process_spec
-from integration.harness.image import unpack_rootfs
-from integration.harness.node import Node
-from integration.harness.shim import Bundle, outcome
-from integration.harness.ttrpc import Client, Refused
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import Code, packed, process_spec
+from integration.harness.clients.ttrpc import Client, Refused
+from integration.harness.host.image import unpack_rootfs
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.shim import Bundle, outcome
 from integration.test_network import Namespace, connect
 
 pytestmark = pytest.mark.gvisor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.node import Node
+from integration.harness.nodes.node import Node
 from runtime.state.loaded import StoredContainer
 
 pytestmark = pytest.mark.gvisor

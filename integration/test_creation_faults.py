@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from integration.harness import footprint, linux, peers
-from integration.harness.api import Code
-from integration.harness.node import Node
-from integration.harness.shim import Bundle, outcome
-from integration.harness.ttrpc import Lost, Refused
-from integration.harness.waiting import until
-from integration.harness.wire import Schema
+from integration.harness.base import linux, peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import Code
+from integration.harness.clients.ttrpc import Lost, Refused
+from integration.harness.clients.wire import Schema
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.shim import Bundle, outcome
 
 pytestmark = pytest.mark.gvisor
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint
-from integration.harness.measure import switch_count
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.figures.measure import switch_count
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
 from runtime.base.errors import NotFound, Unsupported
 from shim.observe.debug_client import ask
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import docker as docker_module
-from integration.harness import footprint, peers
-from integration.harness.containerd import Containerd
-from integration.harness.docker import IMAGE, Docker
-from integration.harness.terminal import Terminal
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.terminal import Terminal
+from integration.harness.base.waiting import until
+from integration.harness.host import docker as docker_module
+from integration.harness.host import footprint
+from integration.harness.host.containerd import Containerd
+from integration.harness.host.docker import IMAGE, Docker
 
 pytestmark = pytest.mark.gvisor
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import daemon_api, footprint
-from integration.harness.api import process_spec
-from integration.harness.event_sink import EventSink
-from integration.harness.lines import next_line
-from integration.harness.node import Node
-from integration.harness.ttrpc import Lost, Refused
-from integration.harness.waiting import until
+from integration.harness.base.lines import next_line
+from integration.harness.base.waiting import until
+from integration.harness.clients import daemon_api
+from integration.harness.clients.api import process_spec
+from integration.harness.clients.event_sink import EventSink
+from integration.harness.clients.ttrpc import Lost, Refused
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
 
 
 @pytest.mark.core

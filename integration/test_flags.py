@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.node import Node
-from integration.harness.runsc import Runsc
+from integration.harness.base import peers
+from integration.harness.clients.runsc import Runsc
+from integration.harness.nodes.node import Node
 from runtime.runsc import flag_table
 
 pytestmark = pytest.mark.gvisor

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from integration.harness import footprint, measure
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.figures import measure
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
 
 pytestmark = pytest.mark.gvisor
 

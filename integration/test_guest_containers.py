@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from integration.guest import scene
-from integration.harness.api import METRICS_V2, MetricsV2, packed
-from integration.harness.daemon_api import decode_any
-from integration.harness.node import Node
+from integration.harness.clients.api import METRICS_V2, MetricsV2, packed
+from integration.harness.clients.daemon_api import decode_any
+from integration.harness.nodes.node import Node
 
 pytestmark = pytest.mark.skipif(bool(scene.lacking()), reason=scene.lacking() or "-")
 

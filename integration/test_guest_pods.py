@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from integration.guest import scene
-from integration.harness import cri
-from integration.harness.daemon_api import Api, Refused
-from integration.harness.pods import PodNode
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Api, Refused
+from integration.harness.nodes.pods import PodNode
 
 pytestmark = pytest.mark.skipif(bool(scene.lacking()), reason=scene.lacking() or "-")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.guest import scene
-from integration.harness.node import Node
+from integration.harness.nodes.node import Node
 
 pytestmark = pytest.mark.skipif(
     bool(scene.lacking()) or not scene.systemd_booted(), reason="needs a guest with systemd"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from integration.guest import scene
-from integration.harness import cri
-from integration.harness.daemon_api import Refused
-from integration.harness.pods import Pod, PodNode, kill
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Refused
+from integration.harness.nodes.pods import Pod, PodNode, kill
 from integration.test_guest_pods import MIB, SLEEP, UPDATE, hog, limited
 from integration.test_guest_systemd import in_shell
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.gvctl import Gvctl, Shop
-from integration.harness.node import Node
-from integration.harness.runsc import Runsc
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.gvctl import Gvctl, Shop
+from integration.harness.clients.runsc import Runsc
+from integration.harness.nodes.node import Node
 from integration.test_network import Namespace, connect
 from runtime.host import linux
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from integration.harness.node import Done, Node
-from integration.harness.shim import rootfs
-from integration.harness.waiting import until
+from integration.harness.base.done import Done
+from integration.harness.base.waiting import until
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.shim import rootfs
 
 ON_THE_HOST = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
+from integration.harness.base import peers
 
 
 @pytest.mark.parametrize("program", ["containerd-shim-gvisor-v2", "gvctl"])

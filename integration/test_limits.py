@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.api import packed
-from integration.harness.footprint import cgroup_files
-from integration.harness.footprint import of as left_behind
-from integration.harness.linux import unified_cgroups
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.linux import unified_cgroups
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import packed
+from integration.harness.host.footprint import cgroup_files
+from integration.harness.host.footprint import of as left_behind
+from integration.harness.nodes.node import Node
 
 SIGKILL = 9
 LIMIT = 64 << 20
@@ -83,7 +83,7 @@ def test_options_from_a_file(node: Node, tmp_path: Path) -> None:
 @pytest.mark.gvisor
 def test_options_in_the_request(node: Node, tmp_path: Path) -> None:
     """The same options as a body, which is what CRI of 1.7 and later sends."""
-    from integration.harness.wire import Schema
+    from integration.harness.clients.wire import Schema
 
     (tmp_path / "logs").mkdir()
     body = f'[runsc_config]\ndebug = "true"\ndebug-log = "{tmp_path}/logs/"\n'
@@ -186,7 +186,7 @@ def test_runsc_is_not_on_the_path(node: Node) -> None:
 
 def test_a_socket_is_private(node: Node) -> None:
     """Nobody but root may talk to a shim."""
-    from integration.harness.footprint import SOCKETS, socket_of
+    from integration.harness.host.footprint import SOCKETS, socket_of
 
     name = node.run_detached("sleep", "1000")
     assert stat.S_IMODE(SOCKETS.stat().st_mode) & 0o077 in (0, 0o011)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint, peers
-from integration.harness.containerd import Containerd
-from integration.harness.gvctl import Gvctl, Shop
-from integration.harness.image import unpack_rootfs
-from integration.harness.node import Node
+from integration.harness.base import peers
+from integration.harness.clients.gvctl import Gvctl, Shop
+from integration.harness.host import footprint
+from integration.harness.host.containerd import Containerd
+from integration.harness.host.image import unpack_rootfs
+from integration.harness.nodes.node import Node
 
 pytestmark = pytest.mark.gvisor
 

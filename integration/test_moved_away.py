@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint, peers
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
 
 _LAUNCHER = "containerd-shim-gvisor-v2"
 #: What an installation holds, dependencies included.

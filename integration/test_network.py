@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
+from integration.harness.base import peers
 from integration.sandbox.lab import Lab
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from runtime.host.linux import CLONE_NEWNET, setns

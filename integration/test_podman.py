@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.gvctl import Gvctl
-from integration.harness.image import unpack_rootfs
-from integration.harness.node import Done
-from integration.harness.terminal import Terminal
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.done import Done
+from integration.harness.base.terminal import Terminal
+from integration.harness.base.waiting import until
+from integration.harness.clients.gvctl import Gvctl
+from integration.harness.host.image import unpack_rootfs
 
 pytestmark = pytest.mark.gvisor
 _TREE = peers.PEERS / "podman"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.image import unpack_rootfs
-from integration.harness.node import Node
+from integration.harness.host.image import unpack_rootfs
+from integration.harness.nodes.node import Node
 
 
 @pytest.mark.core

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.gvctl import Gvctl
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.gvctl import Gvctl
+from integration.harness.nodes.node import Node
 
 pytestmark = pytest.mark.gvisor
 

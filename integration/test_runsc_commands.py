@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.node import Node
-from integration.harness.runsc import Runsc
-from integration.harness.waiting import until
-from integration.harness.wire import Schema
+from integration.harness.base.waiting import until
+from integration.harness.clients.runsc import Runsc
+from integration.harness.clients.wire import Schema
+from integration.harness.nodes.node import Node
 from runtime.state.loaded import StoredContainer
 
 _numbers = itertools.count(1)

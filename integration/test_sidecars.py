@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.gvctl import Gvctl, Shop
+from integration.harness.base import peers
+from integration.harness.clients.gvctl import Gvctl, Shop
 
 pytestmark = pytest.mark.gvisor
 
-_SOURCE = Path(__file__).parent / "harness" / "without_boot.c"
+_SOURCE = Path(__file__).parent / "harness" / "host" / "without_boot.c"
 
 
 class Tree:

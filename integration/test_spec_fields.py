@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.api import process_spec
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import process_spec
+from integration.harness.nodes.node import Node
 from integration.test_surfaces import (
     MS_BIND,
     MS_RDONLY,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from integration.harness.api import Code, process_spec
-from integration.harness.node import Node
-from integration.harness.shim import Bundle, outcome
-from integration.harness.ttrpc import Client
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import Code, process_spec
+from integration.harness.clients.ttrpc import Client
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.shim import Bundle, outcome
 
 OK, NOT_FOUND, EXISTS = Code.OK, Code.NOT_FOUND, Code.ALREADY_EXISTS
 WRONG_STATE, UNIMPLEMENTED, INVALID = (
@@ -246,7 +246,7 @@ def test_there_is_always_a_pid(node: Node, state: str) -> None:
 
 
 def test_shutdown_ends_an_empty_shim(node: Node) -> None:
-    from integration.harness import footprint
+    from integration.harness.host import footprint
 
     with Bundle(node) as bundle:
         bundle.write(bundle.spec("true"))

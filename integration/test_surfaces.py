@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from integration.harness import kubelet
-from integration.harness.image import unpack_rootfs
-from integration.harness.node import Done, Node
+from integration.harness.base.done import Done
+from integration.harness.host import kubelet
+from integration.harness.host.image import unpack_rootfs
+from integration.harness.nodes.node import Node
 from runtime.host.linux import MNT_DETACH, mount, umount2
 
 pytestmark = pytest.mark.gvisor

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint
-from integration.harness.api import (
+from integration.harness.base.lines import next_line
+from integration.harness.base.linux import unified_cgroups
+from integration.harness.base.waiting import until
+from integration.harness.clients.api import (
     METRICS_V1,
     METRICS_V2,
     Code,
@@ -19,11 +21,9 @@ from integration.harness.api import (
     packed,
     process_spec,
 )
-from integration.harness.daemon_api import Refused, decode_any
-from integration.harness.lines import next_line
-from integration.harness.linux import unified_cgroups
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.clients.daemon_api import Refused, decode_any
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
 
 SIGKILL, SIGTERM = 9, 15
 

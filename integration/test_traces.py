@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from integration.harness import combinations, footprint
-from integration.harness.containerd import Containerd
-from integration.harness.node import Node
-from integration.harness.waiting import until
+from integration.harness.base import combinations
+from integration.harness.base.waiting import until
+from integration.harness.host import footprint
+from integration.harness.host.containerd import Containerd
+from integration.harness.nodes.node import Node
 from protos import task_pb2
 from shim.observe.debug_client import ask
 from shim.ttrpc.client import Client

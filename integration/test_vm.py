@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from integration.guest import machine, scene
-from integration.harness import peers
+from integration.harness.base import peers
 
 pytestmark = pytest.mark.gvisor
 

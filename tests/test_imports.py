@@ -47,6 +47,8 @@ SHIM_ARROWS = {
     "forkserver": (("base",), "host"),
     "": (("observe", "sandbox", "forkserver", "stdio", "base", "ttrpc"), "cli"),
 }
+#: The rooms of ``integration/harness/`` from the ground up; each may import those before it.
+HARNESS = ("base", "host", "clients", "nodes", "figures", "soak")
 #: Never at a module's top level: each costs every pod memory or time.
 LAZY = {
     "argparse", "array", "asyncio", "collections.abc", "contextlib", "dataclasses", "datetime",
@@ -211,6 +213,22 @@ def test_every_room_is_in_the_table_and_is_no_hall() -> None:
     assert flat == {"__init__.py", "_native_build.py"}
     sizes = {folder: len(list(folder.glob("*.py"))) - 1 for folder in {p.parent for p in modules()}}
     assert {str(folder): n for folder, n in sizes.items() if n > 22} == {}
+
+
+def test_the_harness_is_rooms_too_and_shares_no_code_with_the_product() -> None:
+    folder = ROOT / "integration/harness"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(HARNESS)
+    assert {path.name for path in folder.glob("*.py")} == {"__init__.py"}
+    wrong = []
+    for path in folder.glob("*/*.py"):
+        room = path.parent.name
+        below = HARNESS[: HARNESS.index(room) + 1]
+        for imported in imports(ast.parse(path.read_text()), types=True):
+            first, _, rest = imported.partition(".")
+            harness = rest.startswith("harness.") and rest.split(".")[1] in below
+            if first in OWN or (first == "integration" and not harness):
+                wrong.append(f"{name_of(path)} imports {imported}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize("path", [p for p in modules() if name_of(p) not in TOOLS], ids=name_of)

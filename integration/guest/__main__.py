@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from integration.guest import machine
-from integration.harness import peers
+from integration.harness.base import peers
 
 # Left out is what measures the speed of a processor, and what is about cgroup v1.
 DEFAULT = [

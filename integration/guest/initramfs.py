@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from integration.harness import peers
+from integration.harness.base import peers
 
 KERNEL = peers.PEERS / "kernel"
 ROOT_TAG, OUTPUT_TAG = "host", "output"

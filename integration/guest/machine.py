@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from integration.guest import initramfs
-from integration.harness import peers
+from integration.harness.base import peers
 
 #: How long a guest may need to end once its command is interrupted, in seconds.
 GRACE = 40.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import bundle as builder
-from integration.harness import peers
+from integration.harness.base import peers
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from integration.harness import cri, peers
-from integration.harness.bare_root import BareRoot
-from integration.harness.daemon_api import Refused
-from integration.harness.image import IMAGE
-from integration.harness.linux import unmount
-from integration.harness.pods import PAUSE_IMAGE, write_images
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.linux import unmount
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Refused
+from integration.harness.host.bare_root import BareRoot
+from integration.harness.host.image import IMAGE
+from integration.harness.nodes.pods import PAUSE_IMAGE, write_images
 
 _BEFORE = """\
 version = {version}

@@ -17,10 +17,11 @@ import pytest
 
 from deploy import bundle as builder
 from deploy import debian_package
-from integration.harness import footprint, peers
-from integration.harness.bare_root import BareRoot
-from integration.harness.containerd import Containerd
-from integration.harness.node import Node
+from integration.harness.base import peers
+from integration.harness.host import footprint
+from integration.harness.host.bare_root import BareRoot
+from integration.harness.host.containerd import Containerd
+from integration.harness.nodes.node import Node
 
 ROOT = peers.CHECKOUT
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from integration.harness import peers
-from integration.harness.bare_root import BareRoot
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.host.bare_root import BareRoot
 from integration.nodes.machine import Machine
 
 CLUSTER = peers.CHECKOUT / "deploy/cluster"

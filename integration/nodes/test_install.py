@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.daemon_api import Refused
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.daemon_api import Refused
 from integration.nodes.machine import Machine, another_version
 
 _numbers = itertools.count()

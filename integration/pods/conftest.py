@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import combinations, peers
-from integration.harness.pods import PodNode
+from integration.harness.base import combinations, peers
+from integration.harness.nodes.pods import PodNode
 
 #: What every test runs on, and what those marked `core` run on besides.
 _COMBINATIONS = (("2.1", "20240729"), ("1.7", "20240729"), ("2.1", "20221219"))

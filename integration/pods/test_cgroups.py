@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.footprint import cgroup_files
-from integration.harness.linux import unified_cgroups
-from integration.harness.peers import runsc
-from integration.harness.pods import PodNode
+from integration.harness.base.linux import unified_cgroups
+from integration.harness.base.peers import runsc
+from integration.harness.host.footprint import cgroup_files
+from integration.harness.nodes.pods import PodNode
 from runtime.runsc.release import probe
 
 pytestmark = pytest.mark.gvisor

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.harness import cri, footprint
-from integration.harness.api import Code
-from integration.harness.daemon_api import Api, Refused
-from integration.harness.pods import Pod, PodNode, kill
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.api import Code
+from integration.harness.clients.daemon_api import Api, Refused
+from integration.harness.host import footprint
+from integration.harness.nodes.pods import Pod, PodNode, kill
 
 _OWN_PIDS = {"security_context": {"namespace_options": {"pid": cri.CONTAINER}}}
 _RUNNING = 2

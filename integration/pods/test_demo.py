@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import footprint, peers
+from integration.harness.base import peers
+from integration.harness.host import footprint
 
 FOLDER = Path("/run/gvisor-shim-demo")
 
@@ -19,7 +20,7 @@ FOLDER = Path("/run/gvisor-shim-demo")
 @pytest.fixture
 def demo() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "integration.harness.demonstration"],
+        [sys.executable, "-m", "integration.harness.figures.demonstration"],
         cwd=peers.CHECKOUT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

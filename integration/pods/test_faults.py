@@ -10,11 +10,13 @@ from contextlib import suppress
 
 import pytest
 
-from integration.harness import cri, footprint, linux
-from integration.harness.daemon_api import Api, Refused
-from integration.harness.pods import Pod, PodNode
-from integration.harness.scenes import Scene, scene
-from integration.harness.waiting import until
+from integration.harness.base import linux
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Api, Refused
+from integration.harness.host import footprint
+from integration.harness.nodes.pods import Pod, PodNode
+from integration.harness.nodes.scenes import Scene, scene
 from integration.pods.fault_rows import ITSELF, ROWS, Row
 
 #: Seconds in which CRI must be able to take a pod away, whatever happened to it.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from integration.harness.pods import PodNode
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.nodes.pods import PodNode
 from runtime.host.linux import MNT_DETACH, MS_BIND, mount, umount2
 
 pytestmark = pytest.mark.gvisor

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from integration.harness import api, cri, footprint, peers
-from integration.harness.node import Node
-from integration.harness.pods import NAMESPACE, Pod, PodNode, kill
-from integration.harness.ttrpc import Client
-from integration.harness.waiting import until
-from integration.harness.wire import Schema
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients import api, cri
+from integration.harness.clients.ttrpc import Client
+from integration.harness.clients.wire import Schema
+from integration.harness.host import footprint
+from integration.harness.nodes.node import Node
+from integration.harness.nodes.pods import NAMESPACE, Pod, PodNode, kill
 from shim.containerd_version import RECORDS
 
 

@@ -9,15 +9,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from integration.harness import cri, footprint, gates
-from integration.harness.api import TASK_SERVICES, Code, process_spec
-from integration.harness.daemon_api import Api
-from integration.harness.fuse import FILE, HangingFuse
-from integration.harness.pods import Pod, PodNode
-from integration.harness.scenes import STOPPED
-from integration.harness.shim import outcome
-from integration.harness.ttrpc import Client, Refused
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.api import TASK_SERVICES, Code, process_spec
+from integration.harness.clients.daemon_api import Api
+from integration.harness.clients.ttrpc import Client, Refused
+from integration.harness.host import footprint
+from integration.harness.host.fuse import FILE, HangingFuse
+from integration.harness.nodes import gates
+from integration.harness.nodes.pods import Pod, PodNode
+from integration.harness.nodes.scenes import STOPPED
+from integration.harness.nodes.shim import outcome
 
 pytestmark = pytest.mark.gvisor
 

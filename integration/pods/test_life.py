@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import cri, peers
-from integration.harness.daemon_api import Refused
-from integration.harness.pods import PodNode, in_parallel
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Refused
+from integration.harness.nodes.pods import PodNode, in_parallel
 
 
 @pytest.mark.without_pause

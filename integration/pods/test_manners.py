@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import cri, footprint
-from integration.harness.pods import Pod, PodNode, in_parallel
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.host import footprint
+from integration.harness.nodes.pods import Pod, PodNode, in_parallel
 
 # -- kubectl exec and attach ----------------------------------------------------------------
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import cri
-from integration.harness.daemon_api import Api, Refused
-from integration.harness.footprint import cgroup_files
-from integration.harness.image import IMAGE
-from integration.harness.linux import unified_cgroups
-from integration.harness.measure import switch_count
-from integration.harness.pods import PodNode, in_parallel
-from integration.harness.waiting import until
+from integration.harness.base.linux import unified_cgroups
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Api, Refused
+from integration.harness.figures.measure import switch_count
+from integration.harness.host.footprint import cgroup_files
+from integration.harness.host.image import IMAGE
+from integration.harness.nodes.pods import PodNode, in_parallel
 
 pytestmark = pytest.mark.gvisor
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.gvctl import Gvctl
-from integration.harness.lines import next_line
-from integration.harness.pods import Pod, PodNode
-from integration.harness.prometheus import Prometheus, check
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.lines import next_line
+from integration.harness.base.waiting import until
+from integration.harness.clients.gvctl import Gvctl
+from integration.harness.host.prometheus import Prometheus, check
+from integration.harness.nodes.pods import Pod, PodNode
 from integration.pods.test_memory import HOG, limited
 
 pytestmark = pytest.mark.gvisor

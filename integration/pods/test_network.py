@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from integration.harness import cri
-from integration.harness.pods import Pod, PodNode
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.nodes.pods import Pod, PodNode
 from runtime.host.linux import CLONE_NEWNET, setns
 
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from integration.harness import gates
-from integration.harness.pods import PodNode
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.nodes import gates
+from integration.harness.nodes.pods import PodNode
 
 pytestmark = pytest.mark.gvisor
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import cri
-from integration.harness.gvctl import Gvctl
-from integration.harness.pods import Pod, PodNode
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.gvctl import Gvctl
+from integration.harness.nodes.pods import Pod, PodNode
 from runtime.host.linux import CLONE_NEWNET, setns
 
 #: As many bytes go to a pod, and come back from it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
+from integration.harness.base import peers
 from runtime.cli import config_snippets
 from shim.base import options
 from shim.ttrpc import protobuf

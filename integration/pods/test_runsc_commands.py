@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from integration.harness import cri
-from integration.harness.pods import NAMESPACE, PodNode
-from integration.harness.runsc import Runsc
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.runsc import Runsc
+from integration.harness.nodes.pods import NAMESPACE, PodNode
 
 
 @pytest.mark.core

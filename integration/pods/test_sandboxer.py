@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from integration.harness import cri
-from integration.harness.daemon_api import Refused
-from integration.harness.pods import Pod, PodNode
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients import cri
+from integration.harness.clients.daemon_api import Refused
+from integration.harness.nodes.pods import Pod, PodNode
 
 pytestmark = pytest.mark.gvisor
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.pods import PodNode
+from integration.harness.base import peers
+from integration.harness.nodes.pods import PodNode
 from runtime.runsc.config import RunscConfig
 from runtime.runsc.driver import find_driver
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from integration.harness.pods import PodNode
-from integration.harness.soak import Soak
-from integration.harness.soak_checks import event_flaws, log_flaws
-from integration.harness.soak_plan import VICTIMS, Part, plan
+from integration.harness.nodes.pods import PodNode
+from integration.harness.soak.soak import Soak
+from integration.harness.soak.soak_checks import event_flaws, log_flaws
+from integration.harness.soak.soak_plan import VICTIMS, Part, plan
 
 #: In its first eight lives shim, sentry, gofer and containerd are each killed once.
 _SEED = 4639

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from integration.harness.pods import Pod, PodNode, kill
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.nodes.pods import Pod, PodNode, kill
 
 
 def _containers(pods: PodNode) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from integration.harness.pods import Pod, PodNode
+from integration.harness.nodes.pods import Pod, PodNode
 
 pytestmark = pytest.mark.gvisor
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from integration.harness import timeline
-from integration.harness.pods import PodNode
+from integration.harness.figures import timeline
+from integration.harness.nodes.pods import PodNode
 
 pytestmark = pytest.mark.gvisor
 

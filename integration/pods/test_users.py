@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from integration.harness import footprint
-from integration.harness.gvctl import Gvctl
-from integration.harness.pods import Pod, PodNode
+from integration.harness.clients.gvctl import Gvctl
+from integration.harness.host import footprint
+from integration.harness.nodes.pods import Pod, PodNode
 
 FIRST, COUNT = 200_000, 65_536
 MAPS = [{"host_id": FIRST, "container_id": 0, "length": COUNT}]

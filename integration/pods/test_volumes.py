@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from integration.harness import kubelet
-from integration.harness.daemon_api import Refused
-from integration.harness.pods import Pod, PodNode
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients.daemon_api import Refused
+from integration.harness.host import kubelet
+from integration.harness.nodes.pods import Pod, PodNode
 from runtime.host.linux import MNT_DETACH, MS_BIND, MS_REC, MS_SHARED, mount, umount2
 
 SOCKET = Path(__file__).parents[1] / "programs" / "socket.c"

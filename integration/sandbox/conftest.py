@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness import peers
+from integration.harness.base import peers
 from integration.sandbox.lab import Lab
 from runtime.host import children
 

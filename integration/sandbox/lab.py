@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from integration.harness import peers
+from integration.harness.base import peers
 from runtime.bundle.process_spec import ProcessSpec
 from runtime.bundle.spec import load_spec
 from runtime.host.reactor import Reactor

@@ -172,7 +172,7 @@ def test_harm(lab: Lab, harm: str) -> None:
 
 
 def test_an_image_of_another_generation(lab: Lab, tmp_path: Path, probed: Path) -> None:
-    from integration.harness import peers
+    from integration.harness.base import peers
 
     path = lab.folder / "image"
     other = next(each for each in peers.RUNSCS if each != lab.generation)

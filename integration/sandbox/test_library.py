@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from integration.harness import peers
-from integration.harness.runsc import Runsc
-from integration.harness.waiting import until
+from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.runsc import Runsc
 from integration.sandbox.lab import Lab
 from integration.sandbox.lab import until as read_until
 from runtime.base.errors import InvalidState, RuntimeFault

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.runsc import Runsc
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
+from integration.harness.clients.runsc import Runsc
 from integration.sandbox.lab import Lab
 from runtime.base.errors import Failed, InvalidState, Unsupported
 from runtime.bundle.process_spec import ProcessSpec

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
 from runtime.host import pump as under_test
 from runtime.host.pump import Pump
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.waiting import until
+from integration.harness.base.waiting import until
 from runtime.base.errors import Failed
 from runtime.bundle.process_spec import ProcessSpec
 from runtime.host import forward_program

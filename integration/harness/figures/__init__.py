@@ -1,0 +1,1 @@
+"""What is measured, and what it may be: benchmarks, timelines, the demonstration."""
