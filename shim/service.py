@@ -138,7 +138,7 @@ class TaskService:
 
     # -- life -----------------------------------------------------------------------------
 
-    def _create(self, call: Call) -> bytes:
+    def _create(self, call: Call) -> None:
         request = pb.CreateTaskRequest.FromString(call.payload)
         options = request.options
         # The options may make it a part of a path.
@@ -163,15 +163,15 @@ class TaskService:
             )
             self._bundles.note(request.bundle)
             self._count_start(request.id)
-            if call.cancelled:
+            left_alone = not call.reply(pb.CreateTaskResponse(pid=pid).SerializeToString())
+            if left_alone:
                 self._pod.delete(request.id)
         except BaseException:
             if self._sandbox is not None and io is not None:
                 self._sandbox.release(io)
-            self._end_if_unwanted(call)
+            self._end_if_unwanted(call.cancelled)
             raise
-        self._end_if_unwanted(call)
-        return pb.CreateTaskResponse(pid=pid).SerializeToString()
+        self._end_if_unwanted(left_alone)
 
     def _count_start(self, container_id: str) -> None:
         """Count it under the name that the pod has for it, which its next life will have, too."""
@@ -206,9 +206,9 @@ class TaskService:
         if self._stop_wanted.is_set() and self._pod.close_if_empty():
             self._shutdown()
 
-    def _end_if_unwanted(self, call: Call) -> None:
+    def _end_if_unwanted(self, left_alone: bool) -> None:
         """End a shim that was told to, or left alone, while its only container was being made."""
-        if (call.cancelled or self._stop_wanted.is_set()) and self._pod.close_if_empty():
+        if (left_alone or self._stop_wanted.is_set()) and self._pod.close_if_empty():
             self._shutdown()
 
     def _start(self, call: Call) -> bytes:
@@ -277,11 +277,15 @@ class TaskService:
             reply = pb.WaitResponse(
                 exit_status=exit.status, exited_at=convert.timestamp(exit.at)
             ).SerializeToString()
+
+            def send() -> None:
+                call.reply(reply)
+
             # Nothing of it blocks, so the reactor may do it.
             if self._sandbox is None:
-                call.reply(reply)
+                send()
             else:
-                self._sandbox.when_delivered(io, lambda: call.reply(reply))
+                self._sandbox.when_delivered(io, send)
 
         call.on_cancel(lambda: process.forget_waiter(answer))
         process.wait(answer)

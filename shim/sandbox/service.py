@@ -155,7 +155,7 @@ class SandboxService:
 
     # -- life -----------------------------------------------------------------------------
 
-    def _create(self, call: Call) -> bytes:
+    def _create(self, call: Call) -> None:
         request = sandbox_pb2.CreateSandboxRequest.FromString(call.payload)
         validate_id("sandbox", request.sandbox_id)
         bundle = convert.text("bundle_path", request.bundle_path)
@@ -166,15 +166,15 @@ class SandboxService:
         config = _config(request.options)
         runsc = self._options("", b"", request.sandbox_id)
         call.on_cancel(lambda: self._pod.abandon(request.sandbox_id))
+        left_alone = False  # by its creator: nobody would ever shut it down
         try:
             self._make(request, config, runsc, bundle)
-            if call.cancelled:
+            left_alone = not call.reply(sandbox_pb2.CreateSandboxResponse().SerializeToString())
+            if left_alone:
                 self._pod.delete(request.sandbox_id)
         finally:
-            # Nobody would ever shut down what its creator has left alone.
-            if call.cancelled and self._pod.close_if_empty():
+            if (left_alone or call.cancelled) and self._pod.close_if_empty():
                 self._shutdown()
-        return sandbox_pb2.CreateSandboxResponse().SerializeToString()
 
     def _make(
         self,

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
         """Where answers go.  Each method passes over a stream that is no longer open.
 
         All but ``data`` return at once; ``data`` waits while too much is unsent, and raises
-        ConnectionLost if nothing can be sent any more.
+        ConnectionLost if nothing can be sent any more.  ``respond`` tells whether the answer was
+        taken: False if the connection is known to be gone.
         """
 
-        def respond(self, stream_id: int, payload: bytes) -> None: ...
+        def respond(self, stream_id: int, payload: bytes) -> bool: ...
         def fail(
             self, stream_id: int, code: int, message: str, details: tuple[bytes, ...]
         ) -> None: ...
@@ -193,15 +194,20 @@ class Call:
         if streaming:
             self.stream = Stream(self, port, stream_id, remote_closed)
 
-    def reply(self, payload: bytes) -> None:
-        """Answer with success.  Raises LocalProtocolError if it is not the first answer."""
+    def reply(self, payload: bytes) -> bool:
+        """Answer with success; False if nobody waits for it any more.
+
+        One look at ``cancelled`` before the answer is not enough for who has to undo what nobody
+        wants: the client may go between the two.  Raises LocalProtocolError if it is not the first
+        answer.
+        """
         if not isinstance(payload, (bytes, bytearray, memoryview)):
             raise LocalProtocolError(
                 f"reply to {self.method} is {type(payload).__name__}, not bytes"
             )
-        if self.answer_once():
-            self._port.respond(self._stream_id, payload)
+        taken = self.answer_once() and self._port.respond(self._stream_id, payload)
         self._tell(OK)
+        return taken
 
     def fail(self, code: int, message: str, details: tuple[bytes, ...] = ()) -> None:
         """Answer with an error.  Raises LocalProtocolError if it is not the first answer."""

@@ -57,11 +57,13 @@ class Peer:
 
     # For any thread
 
-    def respond(self, stream_id: int, payload: bytes) -> None:
-        """Write a successful answer."""
+    def respond(self, stream_id: int, payload: bytes) -> bool:
+        """Write a successful answer; False if the connection can take none any more."""
         with self._lock:
-            if self._finish_locked(stream_id):
-                self._write_locked(self._protocol.send_response(stream_id, payload))
+            if not self._finish_locked(stream_id):
+                return False
+            self._write_locked(self._protocol.send_response(stream_id, payload))
+            return not self._broken
 
     def fail(self, stream_id: int, code: int, message: str, details: tuple[bytes, ...]) -> None:
         """Write an error."""

@@ -278,11 +278,12 @@ class Server:
     def _close(self, peer: Peer, why: str) -> None:
         if why:
             self._log("connection.dropped", reason=why)
-        del self._peers[peer.socket.fileno()]
+        number = peer.socket.fileno()
         self._poller.unregister(peer.socket)  # a fork in another thread may keep the socket open
         self._unsent.discard(peer)
         for call in peer.close():
             self._cancel(call, why or "the client closed the connection")
+        del self._peers[number]  # last: who counts no connections finds its calls cancelled
         if not self._peers and self._on_idle is not None and not self._draining:
             self._guard(self._on_idle)
 

@@ -17,6 +17,7 @@ from runtime.host.workers import Workers
 from runtime.task.pod import Pod
 from shim.bundles import Bundles
 from shim.service import READER_PATIENCE, READING_TIMEOUT, SERVICES, TaskService
+from shim.ttrpc.call import Call
 from shim.ttrpc.client import Client
 from shim.ttrpc.errors import StatusError
 from shim.ttrpc.server import Server
@@ -314,6 +315,42 @@ def test_a_creation_whose_caller_has_gone_is_given_up_and_with_it_the_shim(shim:
     thread.join(WAIT)
     assert shim.stopped.wait(2 * WAIT)
     assert told == [True]
+
+
+def test_a_creation_whose_caller_goes_just_as_it_ends_is_undone_as_well(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing tells of the end before the answer finds that nobody is there."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def make(container: Any) -> int:
+        entered.set()
+        assert go_on.wait(WAIT)
+        return 4711
+
+    shim.make = make
+    monkeypatch.setattr(Call, "cancelled", False)
+    deleted: list[str] = []
+
+    def delete(ident: str) -> None:
+        deleted.append(ident)
+        shim.pod._forget(ident)
+
+    monkeypatch.setattr(shim.pod, "delete", delete)
+    client = shim.client()
+
+    def create() -> None:
+        with pytest.raises(Exception, match=r"."):
+            call(client, "Create", pb.CreateTaskRequest(id="new", bundle=str(tmp_path)))
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    assert entered.wait(WAIT)
+    client.close()
+    thread.join(WAIT)
+    go_on.set()
+    assert shim.stopped.wait(WAIT)
+    assert deleted == ["new"]
 
 
 def test_a_failed_creation_by_itself_does_not_end_the_shim(shim: Shim) -> None:

@@ -200,9 +200,55 @@ def test_close_cancels_open_calls(harness: Harness) -> None:
     first.on_cancel(late.set)
     assert late.is_set()
     release.set()
-    (first if first.payload == b"deferred" else second).reply(b"dropped")
+    assert not (first if first.payload == b"deferred" else second).reply(b"dropped")
     assert is_alive(harness)
     assert not gone.acquire(blocking=False)
+
+
+def test_who_finds_nobody_connected_finds_the_calls_cancelled(harness: Harness) -> None:
+    """Between the two a creation whose client is gone would be kept, and by nobody."""
+    calls: queue.Queue[Call] = queue.Queue()
+    counts: list[int] = []
+
+    def handler(call: Call) -> None:
+        call.on_cancel(lambda: counts.append(harness.server.connections))
+        calls.put(call)
+
+    idle = threading.Event()
+    harness.start(handler, on_idle=idle.set)
+    raw = harness.raw()
+    raw.request(1)
+    call = calls.get(timeout=WAIT)
+    raw.socket.close()
+    assert idle.wait(WAIT) and call.cancelled and counts == [1]
+
+
+def test_an_answer_to_a_connection_that_broke_is_told(harness: Harness) -> None:
+    """Its end isn't noticed yet: the I/O thread is held in another call's hook."""
+    calls: queue.Queue[Call] = queue.Queue()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        assert go_on.wait(WAIT)
+
+    def handler(call: Call) -> None:
+        if call.payload == b"holds":
+            call.on_cancel(hold)
+        calls.put(call)
+
+    harness.start(handler)
+    holder, raw = harness.raw(), harness.raw()
+    holder.request(1, payload=b"holds")
+    raw.request(1)
+    found = {call.payload: call for call in (calls.get(timeout=WAIT), calls.get(timeout=WAIT))}
+    holder.socket.close()
+    assert held.wait(WAIT)
+    raw.socket.close()
+    try:
+        assert not found[b""].cancelled and not found[b""].reply(b"nobody reads it")
+    finally:
+        go_on.set()
 
 
 def test_no_hook_after_the_answer(harness: Harness) -> None:
