@@ -77,7 +77,7 @@ class BareRoot:
     def command(self, *words: str | Path) -> list[str]:
         """The command line that runs a program, found at its path inside, in there."""
         start = f"import sys; sys.path.insert(0, {str(peers.CHECKOUT)!r})\n"
-        start += "from integration.harness import bare_root; bare_root.main()"
+        start += "from integration.harness.host import bare_root; bare_root.main()"
         return [
             *(sys.executable, "-I", "-c", start),
             *(str(self.folder), *self._folders),
