@@ -69,8 +69,6 @@ def _together(item: pytest.Item) -> str:
     Those of whole nodes share a bundle that is built first.
     """
     if item.path.parent.name == "nodes":
-        return "nodes"
-    if item.path.parent.name == "nodes":
         return "nodes"  # each machine of theirs finds what others have installed, by its path
     given = getattr(item, "callspec", None)
     for name in ("machine", "pod_machine"):

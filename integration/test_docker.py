@@ -20,13 +20,16 @@ from integration.harness.host.docker import IMAGE, Docker
 pytestmark = pytest.mark.gvisor
 
 
-def _docker(folder: Path, release: str) -> Iterator[Docker]:
+def run_docker(folder: Path, release: str, suffix: str = "") -> Iterator[Docker]:
+    """A fixture's daemon, which leaves nothing behind."""
     tree = docker_module.tree(release)
     if not (tree / ".done").exists():
         pytest.skip(f"no docker in {tree}: integration/peers fetches it")
     version, generation = peers.PRIMARY
-    place = folder / f"docker{release[:2]}"
-    daemon = Containerd(version, generation, place / "c", f"{folder.name}-docker{release[:2]}")
+    place = folder / f"docker{release[:2]}{suffix}"
+    daemon = Containerd(
+        version, generation, place / "c", f"{folder.name}-docker{release[:2]}{suffix}"
+    )
     daemon.start()
     docker = Docker(release, daemon, place / "d")
     try:
@@ -54,12 +57,12 @@ def _docker(folder: Path, release: str) -> Iterator[Docker]:
 
 @pytest.fixture(scope="module")
 def docker(short_folder: Path) -> Iterator[Docker]:
-    yield from _docker(short_folder, "28")
+    yield from run_docker(short_folder, "28")
 
 
 @pytest.fixture(scope="module")
 def old_docker(short_folder: Path) -> Iterator[Docker]:
-    yield from _docker(short_folder, "20.10")
+    yield from run_docker(short_folder, "20.10")
 
 
 def test_run(docker: Docker) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from integration.harness.base import peers
-from integration.harness.base.waiting import until
-from integration.harness.host.bare_root import BareRoot
-from integration.nodes.machine import Machine
 
 CLUSTER = peers.CHECKOUT / "deploy/cluster"
 OVERLAYS = ("install", "verify", "uninstall")
@@ -119,55 +112,3 @@ def test_what_belongs_together_agrees() -> None:
     assert args == ["uninstall"]
     image = (peers.CHECKOUT / "deploy/Dockerfile").read_text()
     assert 'ENTRYPOINT ["/bin/sh", "/usr/local/bin/gvisor-node"]' in image
-
-
-@pytest.fixture
-def idle(short_folder: Path) -> Iterator[Machine]:
-    folder = short_folder / "mc"
-    folder.mkdir()
-    machine = Machine(folder, "2.1", 90)
-    machine.make()
-    yield machine
-    machine.remove()
-
-
-def test_what_the_daemonsets_container_does(
-    idle: Machine, bundle: Path, short_folder: Path
-) -> None:
-    """As its pod sees the node: at /host, with the node's own /proc, /sys, /dev and /run below."""
-    before = idle.snapshot()
-    release = short_folder / "release"
-    release.mkdir()
-    (release / "runsc").symlink_to(peers.runsc("20240729"))
-    host = {"/host": idle.root.folder, "/bundle": bundle, "/runsc": release}
-    for name in ("/proc", "/sys", "/dev", "/tmp", str(peers.PEERS)):
-        host[f"/host{name}"] = Path(name)
-    # Its own, as others' pods are no pods of this node.
-    host["/host/run"] = short_folder / "run"
-    host["/host/run"].mkdir()
-    pod = BareRoot(short_folder / "pod", [peers.PEERS], host)
-    pod.make()
-    script = pod.folder / "usr/bin/gvisor-node"
-    script.write_text((peers.CHECKOUT / "deploy/node").read_text())
-    done = Path("/run/gvisor-node/done")
-    for verb, words in (("install", "a sandbox was started"), ("uninstall", "is uninstalled")):
-        process = subprocess.Popen(
-            pod.command("/bin/sh", "/usr/bin/gvisor-node", verb),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={"PATH": "/bin"},
-            start_new_session=True,
-        )
-        try:
-            until(lambda: done.exists() or process.poll() is not None, 120, f"{verb} is done")  # noqa: B023
-            assert process.poll() is None, process.communicate()[0]
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-            out = process.communicate(timeout=20)[0]
-            done.unlink(missing_ok=True)
-        assert words in out, out
-        assert idle.path("/opt/gvisor-shim/current").is_symlink() == (verb == "install")
-    done.parent.rmdir()
-    assert idle.snapshot() == before

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from integration.harness.base import peers
 from integration.harness.base.waiting import until
@@ -182,6 +183,31 @@ def test_users_and_read_only_root(pods: PodNode) -> None:
     assert pods.exec(container, "touch", "/etc/x").code == 1
     container = pod.start("sleep", "1000", linux={"security_context": {"readonly_rootfs": True}})
     assert pods.exec(container, "touch", "/etc/x").code == 1
+
+
+@pytest.mark.gvisor
+def test_the_container_of_the_job_that_verifies_a_cluster(pods: PodNode) -> None:
+    """With what a kubelet makes of its security context: nobody's user, no capability."""
+    text = (peers.CHECKOUT / "deploy/cluster/verify/job.yaml").read_text()
+    spec = yaml.safe_load(text)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    pod = pods.pod()
+    context = {
+        "run_as_user": {"value": spec["securityContext"]["runAsUser"]},
+        "seccomp": {"profile_type": 0},
+        "no_new_privs": True,
+        "readonly_rootfs": True,
+        "capabilities": {"drop_capabilities": ["ALL"]},
+    }
+    started = pod.start(*container["command"], linux={"security_context": context})
+    assert pods.wait_exited(started).exit_code == 0, pod.log(started)
+    assert pod.log(started).startswith("Linux version 4.")
 
 
 def test_volumes_are_shared(pods: PodNode) -> None:
