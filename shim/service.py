@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 SANDBOX: Final = "containerd.runtime.sandbox.v1.Sandbox"
+#: Proposed to containerd: see ``shim/sandbox/pod_checkpoint.py``.
+POD_CHECKPOINT: Final = "containerd.runtime.sandbox.v1.Checkpoint"
 STREAMING: Final = "containerd.services.streaming.v1.Streaming"
 
 #: Seconds for a start or exec whose caller set no deadline.
@@ -105,6 +107,8 @@ class TaskService:
             methods = self._sandbox.methods
         elif call.service == STREAMING and self._sandbox is not None:
             methods = {"Stream": self._sandbox.streams.serve}
+        elif call.service == POD_CHECKPOINT and self._sandbox is not None:
+            methods = self._sandbox.checkpoints.methods
         elif call.service not in SERVICES:
             raise StatusError(status.UNIMPLEMENTED, f"service {call.service}")
         method = methods.get(call.method)

@@ -44,6 +44,8 @@ class RunscConfig(Record):
     pod_annotations: tuple[str, ...] = ()
     #: Whether what is dialled on the loopback of a pod's network namespace reaches the sandbox.
     port_forward: bool = True
+    #: Whether checkpoints of whole pods are made and restored by containerd's proposed service.
+    pod_checkpoint: bool = False
     #: How checkpoints are compressed; empty for the default.
     checkpoint_compression: str = ""
     #: Which emptyDirs without annotations a sandbox keeps: ``memory``, ``all`` or ``none``.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.host.workers import Workers
     from runtime.runsc.config import RunscConfig
     from runtime.runsc.driver import Driver
+    from runtime.sandbox.checkpoint_image import Image
     from runtime.task.events import Event
     from runtime.task.process import IO, IORequest, OpenStdio
 
@@ -51,6 +52,8 @@ class CreateRequest(Record):
     config: RunscConfig
     rootfs: tuple[RootfsMount, ...] = ()
     checkpoint: str = ""
+    #: What is there, if it was opened and checked already; it is taken over.
+    image: Image | None = None
     #: Whether sentry and gofers die with this process.
     attached: bool = False
     #: A file for what the sentry has to say to the container's user.

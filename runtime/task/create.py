@@ -264,7 +264,9 @@ def _open_image(
     from runtime.sandbox import checkpoint
 
     if root is None:
-        holdings.image = checkpoint.load(request.checkpoint, driver.generation, go_on)
+        holdings.image = request.image or checkpoint.load(
+            request.checkpoint, driver.generation, go_on
+        )
         return
     sandbox = root.holdings.sandbox if root.holdings is not None else None
     if sandbox is None or sandbox.restore is None or sandbox.restore.complete:

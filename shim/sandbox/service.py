@@ -11,7 +11,7 @@ import os
 import threading
 import time
 
-from protos import pod_pb2, sandbox_pb2
+from protos import sandbox_pb2
 from protos.platform_pb2 import Metric, Platform
 from protos.wkt_pb2 import Any
 from runtime.base import fastjson, log
@@ -20,6 +20,7 @@ from runtime.base.errors import (
     DeadlineExceeded,
     Failed,
     InvalidRequest,
+    InvalidState,
     NotFound,
     reason,
 )
@@ -31,22 +32,23 @@ from runtime.task.lifecycle import State
 from runtime.task.process import IORequest
 from shim.base import convert
 from shim.sandbox import spec as sandbox_spec
+from shim.sandbox.requests import TIMEOUT, config_in, deadline_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Final
 
+    from protos import pod_pb2
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.config import RunscConfig
+    from runtime.sandbox.checkpoint_image import Image
     from runtime.task.container import Container
     from runtime.task.pod import Pod
-    from runtime.task.process import Exit
+    from runtime.task.process import Exit, Process
+    from shim.sandbox.pod_checkpoint import PodCheckpoints
     from shim.sandbox.streams import Streams
     from shim.ttrpc.call import Call
 
-#: Seconds for a sandbox to start or to end, where its caller set no deadline.
-TIMEOUT: Final = 60.0
 _READY, _NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -72,6 +74,10 @@ class SandboxService:
         self._stdio: dict[str, IORequest] = {}  # guarded by _lock; of inits with streams
         self._bundle = ""  # of the sandbox that was created here
         self._created = 0.0
+        #: The sandbox's first process, while another takes its place.
+        self._outgoing: Process | None = None  # guarded by _lock
+        self._kept_waiting: list[tuple[Call, Exit]] = []  # guarded by _lock; for its end
+        self._checkpoints: PodCheckpoints | None = None  # guarded by _lock; set once
         self.methods: Mapping[str, Callable[[Call], bytes | None]] = {
             "CreateSandbox": self._create,
             "StartSandbox": self._start,
@@ -93,6 +99,16 @@ class SandboxService:
 
                 self._streams = Streams(self._pod.context.reactor.call_later)
             return self._streams
+
+    @property
+    def checkpoints(self) -> PodCheckpoints:
+        """Checkpoints of the whole pod."""
+        with self._lock:
+            if self._checkpoints is None:
+                from shim.sandbox.pod_checkpoint import PodCheckpoints
+
+                self._checkpoints = PodCheckpoints(self._pod, self)
+            return self._checkpoints
 
     def stdio(self, io: IORequest, container_id: str = "") -> IORequest:
         """``io`` with FIFOs in place of streams, of a container's init if it is named.
@@ -147,7 +163,12 @@ class SandboxService:
         except OSError as error:
             raise Failed(f"bundle {bundle}: {reason(error)}") from None
 
-    def _sandbox(self, sandbox_id: str) -> Container:
+    def config_for(self, sandbox_id: str) -> RunscConfig:
+        """What the operator's options say by now.  Raises InvalidRequest."""
+        return self._options("", b"", sandbox_id)
+
+    def sandbox(self, sandbox_id: str) -> Container:
+        """The sandbox's container.  Raises NotFound."""
         try:
             return self._pod.container(sandbox_id)
         except NotFound:
@@ -163,7 +184,7 @@ class SandboxService:
             raise InvalidRequest("bundle_path", f"{bundle!r} is not an absolute path")
         if any(each.id == request.sandbox_id for each in self._pod.all()):
             raise AlreadyExists("sandbox", request.sandbox_id)  # whose files are in use
-        config = _config(request.options)
+        config = config_in("options", request.options)
         runsc = self._options("", b"", request.sandbox_id)
         call.on_cancel(lambda: self._pod.abandon(request.sandbox_id))
         left_alone = False  # by its creator: nobody would ever shut it down
@@ -199,17 +220,17 @@ class SandboxService:
 
     def _start(self, call: Call) -> bytes:
         request = sandbox_pb2.StartSandboxRequest.FromString(call.payload)
-        pid = self._sandbox(request.sandbox_id).start(_deadline(call))
+        pid = self.sandbox(request.sandbox_id).start(deadline_of(call))
         return sandbox_pb2.StartSandboxResponse(
             pid=pid, created_at=convert.timestamp(self._created)
         ).SerializeToString()
 
     def _stop(self, call: Call) -> bytes:
         request = sandbox_pb2.StopSandboxRequest.FromString(call.payload)
-        deadline = _deadline(call)
+        deadline = deadline_of(call)
         if request.timeout_secs:
             deadline = min(deadline, time.monotonic() + request.timeout_secs)
-        self._kill(self._sandbox(request.sandbox_id), deadline)
+        self._kill(self.sandbox(request.sandbox_id), deadline)
         return sandbox_pb2.StopSandboxResponse().SerializeToString()
 
     def _kill(self, container: Container, deadline: float) -> None:
@@ -231,28 +252,68 @@ class SandboxService:
 
     def _wait(self, call: Call) -> None:
         request = sandbox_pb2.WaitSandboxRequest.FromString(call.payload)
-        process = self._sandbox(request.sandbox_id).init
+        self._answer_at_end(call, self.sandbox(request.sandbox_id).init)
 
+    def _answer_at_end(self, call: Call, process: Process) -> None:
         def answer(exit: Exit) -> None:
-            call.reply(
-                sandbox_pb2.WaitSandboxResponse(
-                    exit_status=exit.status, exited_at=convert.timestamp(exit.at)
-                ).SerializeToString()
-            )
+            with self._lock:
+                if process is self._outgoing:
+                    self._kept_waiting.append((call, exit))
+                    return
+            _tell_end(call, exit)
 
         call.on_cancel(lambda: process.forget_waiter(answer))
         process.wait(answer)
+
+    def exchange(self, old: Container, image: Image, deadline: float) -> None:
+        """Put a sandbox that is restored from ``image`` in the place of one that runs nothing.
+
+        Who waits for the sandbox's end waits on, unless this fails: then it has ended.  The image
+        is taken over, and closed in the end.  Raises what ending, creating and starting raise,
+        InvalidState if it is being exchanged already.
+        """
+        with self._lock:
+            if self._outgoing is not None:
+                raise InvalidState("restore", f"sandbox {old.id!r}", "being restored")
+            self._outgoing = old.init
+        heir: Process | None = None
+        try:
+            if old.init.state is not State.CREATED:
+                self._kill(old, deadline)
+            self._pod.delete(old.id)
+            self._pod.create(
+                CreateRequest(
+                    id=old.id,
+                    bundle=old.bundle,
+                    io=old.init.io_request,
+                    config=self.config_for(old.id),
+                    checkpoint=image.path,
+                    image=image,
+                )
+            )
+            new = self._pod.container(old.id)
+            new.start(deadline)
+            heir = new.init
+        finally:
+            with self._lock:
+                self._outgoing = None
+                waiting, self._kept_waiting = self._kept_waiting, []
+            for call, exit in waiting:
+                if heir is None:
+                    _tell_end(call, exit)
+                else:
+                    self._answer_at_end(call, heir)
 
     def _end(self, call: Call) -> None:
         """Free everything and end the shim.  For a sandbox that never was as well."""
         request = sandbox_pb2.ShutdownSandboxRequest.FromString(call.payload)
         try:
-            container = self._sandbox(request.sandbox_id)
+            container = self.sandbox(request.sandbox_id)
         except NotFound:
             container = None
         if container is not None:
             if container.init.state is not State.CREATED:
-                self._kill(container, _deadline(call))
+                self._kill(container, deadline_of(call))
             self._pod.delete(request.sandbox_id)
         call.reply(sandbox_pb2.ShutdownSandboxResponse().SerializeToString())
         self._shutdown()
@@ -261,14 +322,24 @@ class SandboxService:
 
     def _platform(self, call: Call) -> bytes:
         request = sandbox_pb2.PlatformRequest.FromString(call.payload)
-        self._sandbox(request.sandbox_id)
+        self.sandbox(request.sandbox_id)
         machine = os.uname().machine
         platform = Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
         return sandbox_pb2.PlatformResponse(platform=platform).SerializeToString()
 
     def _status(self, call: Call) -> bytes:
         request = sandbox_pb2.SandboxStatusRequest.FromString(call.payload)
-        container = self._sandbox(request.sandbox_id)
+        with self._lock:
+            outgoing = self._outgoing
+        if outgoing is not None and outgoing.container_id == request.sandbox_id:
+            # To its client it is the same sandbox, before as after.
+            return sandbox_pb2.SandboxStatusResponse(
+                sandbox_id=request.sandbox_id,
+                pid=outgoing.pid,
+                state=_READY,
+                created_at=convert.timestamp(self._created),
+            ).SerializeToString()
+        container = self.sandbox(request.sandbox_id)
         snapshot = container.init.snapshot()
         response = sandbox_pb2.SandboxStatusResponse(
             sandbox_id=request.sandbox_id,
@@ -289,12 +360,12 @@ class SandboxService:
         return response.SerializeToString()
 
     def _ping(self, call: Call) -> bytes:
-        self._sandbox(sandbox_pb2.PingRequest.FromString(call.payload).sandbox_id)
+        self.sandbox(sandbox_pb2.PingRequest.FromString(call.payload).sandbox_id)
         return sandbox_pb2.PingResponse().SerializeToString()
 
     def _stats(self, call: Call) -> bytes:
         request = sandbox_pb2.SandboxMetricsRequest.FromString(call.payload)
-        type_url, value = self._metrics(self._sandbox(request.sandbox_id).metrics())
+        type_url, value = self._metrics(self.sandbox(request.sandbox_id).metrics())
         metric = Metric(
             id=request.sandbox_id,
             timestamp=convert.timestamp(time.time()),
@@ -303,12 +374,9 @@ class SandboxService:
         return sandbox_pb2.SandboxMetricsResponse(metrics=metric).SerializeToString()
 
 
-def _deadline(call: Call) -> float:
-    return call.deadline if call.deadline is not None else time.monotonic() + TIMEOUT
-
-
-def _config(options: Any) -> pod_pb2.PodSandboxConfig:
-    name = options.type_url.rpartition("/")[2]
-    if name and name != "runtime.v1.PodSandboxConfig":
-        raise InvalidRequest("options", f"type {name[:100]!r} is not runtime.v1.PodSandboxConfig")
-    return pod_pb2.PodSandboxConfig.FromString(options.value)
+def _tell_end(call: Call, exit: Exit) -> None:
+    call.reply(
+        sandbox_pb2.WaitSandboxResponse(
+            exit_status=exit.status, exited_at=convert.timestamp(exit.at)
+        ).SerializeToString()
+    )

@@ -17,7 +17,7 @@ import threading
 from protos.streaming_pb2 import StreamInit
 from protos.transfer_pb2 import Data, WindowUpdate
 from protos.wkt_pb2 import Any
-from runtime.base.errors import Failed, InvalidRequest, ResourceExhausted, reason
+from runtime.base.errors import Failed, InvalidRequest, NotFound, ResourceExhausted, reason
 from runtime.base.log import get_logger
 from shim.ttrpc.errors import CANCELLED, DEADLINE_EXCEEDED, TtrpcError
 
@@ -98,7 +98,14 @@ class Streams:
             if bridge is None:
                 before = self._unclaimed.pop(ident, None)
                 self._unclaimed[ident] = call
-        stream.send(Any().SerializeToString())  # it is there
+        if bridge is not None and not bridge.expect():
+            raise NotFound("stream", ident[:200], "the task is gone")
+        try:
+            stream.send(Any().SerializeToString())  # it is there
+        except BaseException:
+            if bridge is not None:
+                bridge.expect_no_more()
+            raise
         if before is not None:
             before.fail_if_unanswered(CANCELLED, "the stream was opened again")
         if bridge is not None:
@@ -156,6 +163,7 @@ class Streams:
             self._uris[path] = uri
             call = self._unclaimed.pop(ident, None)
         if call is not None:
+            bridge.expect()
             bridge.attach(call)
         bridge.start()
         return path
@@ -228,6 +236,7 @@ class Bridge:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = threading.Condition(threading.Lock())
         self._call: Call | None = None  # guarded by _changed
+        self._coming = 0  # guarded by _changed; clients that are about to be attached
         self._closing = False  # guarded by _changed; the task is gone
         self._ended = False  # guarded by _changed; so is the FIFO
         self._callbacks: list[Callable[[], None]] = []  # guarded by _changed
@@ -235,16 +244,30 @@ class Bridge:
     def start(self) -> None:
         threading.Thread(target=self._run, name="stream", daemon=True).start()
 
-    def attach(self, call: Call) -> None:
-        """Go on with this client."""
+    def expect(self) -> bool:
+        """Keep what there is for a client that is about to be attached; False if it is over."""
         with self._changed:
-            closing = self._closing
+            if not self._closing:
+                self._coming += 1
+            return not self._closing
+
+    def expect_no_more(self) -> None:
+        """One that was expected has gone."""
+        with self._changed:
+            self._coming -= 1
+            self._changed.notify_all()
+
+    def attach(self, call: Call) -> None:
+        """Go on with this client, which was expected."""
+        with self._changed:
+            self._coming -= 1
+            over = self._ended or (self._closing and self._dies_with_task)
             before = self._call
-            if not closing:
+            if not over:
                 self._call = call
-                self._changed.notify_all()
-        if closing:
-            call.fail_if_unanswered(CANCELLED, "the stream is over")
+            self._changed.notify_all()
+        if over:
+            call.fail_if_unanswered(CANCELLED, "the task is gone")
             return
         if before is not None:
             before.fail_if_unanswered(CANCELLED, "the stream was opened again")
@@ -263,7 +286,7 @@ class Bridge:
             self._closing = True
             call = self._call
             self._changed.notify_all()
-            if call is None or self._dies_with_task:
+            if (call is None and not self._coming) or self._dies_with_task:
                 os.eventfd_write(self._wake, 1)
         if call is not None and call.stream is not None and self._dies_with_task:
             call.stream.abort("the task is gone")
@@ -273,7 +296,7 @@ class Bridge:
         with self._changed:
             if self._ended:
                 return
-            self._closing = True
+            self._closing = self._dies_with_task = True
             call = self._call
             self._changed.notify_all()
             os.eventfd_write(self._wake, 1)
@@ -303,7 +326,7 @@ class Bridge:
     def _client(self) -> Call | None:
         """Whoever has the stream, once there is somebody; None when it is over."""
         with self._changed:
-            while self._call is None and not self._closing:
+            while self._call is None and not (self._closing and not self._coming):
                 self._changed.wait()
             return self._call
 

@@ -43,13 +43,13 @@ class _Shim:
         monkeypatch.setattr(forward_program, "FOLDERS", (str(tmp_path / "inside"),))
         service = TaskService(
             self.pod,
-            options=self.options,  # type: ignore[arg-type]
+            options=lambda *given: self.options(*given),
             metrics=lambda figures: ("m", b"x"),
             shutdown=self.stopped.set,
             bundles=Bundles("unix:///run/s/1"),
             sandbox=lambda: SandboxService(
                 self.pod,
-                options=self.options,  # type: ignore[arg-type]
+                options=lambda *given: self.options(*given),
                 metrics=lambda figures: ("m", b"x"),
                 shutdown=self.stopped.set,
             ),
@@ -64,7 +64,7 @@ class _Shim:
 
     @staticmethod
     def options(*_: object) -> Any:
-        return SimpleNamespace(pod_annotations=())
+        return SimpleNamespace(pod_annotations=(), pod_checkpoint=False)
 
     def adopt(self) -> None:
         """Put the bench's container, which is created, into the pod as the sandbox."""

@@ -202,6 +202,36 @@ def test_a_deleted_task(scene: _Scene) -> None:
     scene.task("stdin", "stdout")
 
 
+def test_a_task_that_is_deleted_while_a_client_comes_back(
+    scene: _Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was acknowledged for is still sent; who comes after that is told."""
+    io = scene.task("stdout")
+    acknowledged, go_on = threading.Event(), threading.Event()
+    attach = streams.Bridge.attach
+
+    def late(bridge: streams.Bridge, call: Any) -> None:
+        acknowledged.set()
+        assert go_on.wait(WAIT)
+        attach(bridge, call)
+
+    monkeypatch.setattr(streams.Bridge, "attach", late)
+    with open(io.stdout, "wb", 0) as task:
+        task.write(b"last words")
+        stream = scene.open("c-stdout")
+        assert acknowledged.wait(WAIT)
+    bridge = scene.streams._bridges["c-stdout"]
+    scene.streams.release(io.stdout)
+    assert not bridge.expect()
+    ended = threading.Event()
+    bridge.on_end(ended.set)
+    assert not ended.wait(0.2)
+    go_on.set()
+    allow(stream, 100)
+    assert taken(stream) == b"last words"
+    assert taken(stream) is None
+
+
 def test_unclaimed(scene: _Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that no task names ends, as does the earlier of two; there may not be too many."""
     monkeypatch.setattr(streams, "MAX_UNCLAIMED", 2)
