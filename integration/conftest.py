@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from integration.harness.base import combinations, peers
+from integration.harness.base.distribution import (
+    pytest_xdist_make_scheduler as pytest_xdist_make_scheduler,
+)
 from integration.harness.host import footprint
 from integration.harness.host.containerd import Containerd
 from integration.harness.nodes.node import Node
@@ -51,32 +54,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     combinations.parametrize(metafunc, "node", "machine", _combinations)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook of this name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_together(item)))
     if "runc" not in combinations.runtime(config):
         return
     skip = pytest.mark.skip(reason="about gVisor")
     for item in items:
         if item.get_closest_marker("gvisor"):
             item.add_marker(skip)
-
-
-def _together(item: pytest.Item) -> str:
-    """One process has all tests with this name: those of one daemon, else those of one file.
-
-    Those of whole nodes share a bundle that is built first.
-    """
-    if item.path.parent.name == "nodes":
-        return "nodes"  # each machine of theirs finds what others have installed, by its path
-    given = getattr(item, "callspec", None)
-    for name in ("machine", "pod_machine"):
-        # With no combination left by the options there is a parameter that is none.
-        pair = given.params.get(name) if given is not None else None
-        if isinstance(pair, tuple):
-            return "-".join((name, *filter(None, pair)))
-    return item.path.stem
 
 
 @pytest.fixture(scope="session", autouse=True)
