@@ -14,6 +14,7 @@ import sys
 from runtime.base import files
 from runtime.base.errors import Failed, InvalidRequest, Unsupported
 from runtime.base.record import Record
+from runtime.state.lock import RECORD, SEPARATOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Versions:
         """
         found: dict[str, list[int]] = {}
         if not self.node.shows_processes:
-            return {name: [0] for name in self.every()} if self._records() else {}
+            return {name: [0] for name in self.every()} if self._recorded() else {}
         ours = _family()
         mark = f"{self.prefix}/versions/"
         for pid, path in self.node.executables():
@@ -155,20 +156,33 @@ class Versions:
         return found
 
     def shims(self) -> list[str]:
-        """The pods whose shims run from any version, by the ids in their command lines."""
-        found = []
+        """The pods whose shims run from any version, by the ids in their command lines.
+
+        Of processes that can't be seen it is the pods that have records.
+
+        containerd's calls for a container, ``start`` and ``delete``, have such a command line as
+        well, and are none of these.  Where there are only calls these count: one may be about to
+        become a shim.
+        """
+        if not self.node.shows_processes:
+            return self._recorded()
+        found: dict[bool, set[str]] = {True: set(), False: set()}
         for pids in self.used().values():
             for pid in pids:
-                found += [ident] if (ident := _pod_of(pid)) else []
-        return sorted(found)
+                if ident := _pod_of(pid):
+                    found[_leads_session(pid)].add(ident)
+        return sorted(found[True] or found[False])
 
-    def _records(self) -> bool:
+    def _recorded(self) -> list[str]:
+        """The pods of which a shim has left records: each is named after container and sandbox."""
         base = "/run/containerd/runsc"
-        return any(
-            name.endswith(".shim.json")
+        names = {
+            name.removesuffix(RECORD).rpartition(SEPARATOR)[2]
             for namespace in self.node.names(base)
             for name in self.node.names(f"{base}/{namespace}")
-        )
+            if name.endswith(RECORD)
+        }
+        return sorted(names)
 
     def clean(self) -> list[str]:
         """Remove the versions that are neither current nor in use; their names."""
@@ -204,17 +218,26 @@ def _family() -> set[int]:
     found, pid = set(), os.getpid()
     while pid > 1 and pid not in found:
         found.add(pid)
-        try:
-            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                pid = int(file.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
+        pid = _parent_and_session(pid)[0]
     return found
 
 
+def _leads_session(pid: int) -> bool:
+    """Whether it has a session of its own, as a shim has and what containerd calls has not."""
+    return _parent_and_session(pid)[1] == pid
+
+
+def _parent_and_session(pid: int) -> tuple[int, int]:
+    """Both of a process, zeros where it has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            _state, parent, _group, session = file.read().rpartition(")")[2].split()[:4]
+        return int(parent), int(session)
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def _pod_of(pid: int) -> str:
-    if not pid:
-        return "of another pid namespace"
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().decode("utf-8", "replace").split("\0")

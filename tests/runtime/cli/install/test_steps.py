@@ -221,12 +221,17 @@ def test_processes_that_can_not_be_seen_count_as_running(tmp_path: Path, bundle:
     first = versions.Versions(node).current()
     trees.bundle(bundle, "2.0")
     node.make_folder("/run/containerd/runsc/k8s.io")
-    node.write("/run/containerd/runsc/k8s.io/c1.shim.json", "{}")
+    records = [
+        f"/run/containerd/runsc/k8s.io/{name}_sandbox:pod.shim.json" for name in ("pod", "member")
+    ]
+    for record in records:
+        node.write(record, "{}")
     said = install(node, tmp_path)
     assert any(line.startswith(f"kept version {first}") for line in said)
-    with pytest.raises(Unsupported, match="run with it"):
+    with pytest.raises(Unsupported, match="1 pod runs with it: pod; end"):
         uninstall(node)
-    node.remove("/run/containerd/runsc/k8s.io/c1.shim.json")
+    for record in records:
+        node.remove(record)
     uninstall(node)
     assert not node.exists("/opt/gvisor-shim")
 
