@@ -44,7 +44,7 @@ def test_a_forked_shim_has_little_memory_of_its_own(node: Node, containerd: int)
             node.wait_stopped(container)
             node.delete(container)
         container = node.run_detached("sleep", "1000")
-        return _is_forked(node.shim_pid(container), server)
+        return footprint.is_forked_by(server, node.shim_pid(container))
 
     until(forked, 60, "a shim that the server has forked")
     assert node.exec(container, "true").code == 0
@@ -81,13 +81,3 @@ def test_a_server_may_be_killed_at_any_moment(node: Node, containerd: int) -> No
     assert codes == [0] * 15
     assert len(killed) > 2
     assert node.run("true").code == 0
-
-
-def _is_forked(shim: int, server: int) -> bool:
-    """Whether a shim has the server's layout of addresses."""
-
-    def heap(pid: int) -> str:
-        with open(f"/proc/{pid}/maps") as lines:
-            return next(line.split("-")[0] for line in lines if "[heap]" in line)
-
-    return heap(shim) == heap(server)

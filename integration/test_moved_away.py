@@ -48,6 +48,15 @@ def _has_loaded_all(node: Node, container: str) -> bool:
     )
 
 
+def _servers(containerd: int, installation: Path) -> list[int]:
+    """The fork servers of this containerd that run from the copy."""
+    return [
+        pid
+        for pid in footprint.fork_servers(containerd)
+        if str(installation) in Path(f"/proc/{pid}/maps").read_text()
+    ]
+
+
 @pytest.mark.gvisor
 @pytest.mark.parametrize("forked", [True, False], ids=["forked", "started"])
 def test_all_calls_work_when_the_files_are_gone(
@@ -64,16 +73,17 @@ def test_all_calls_work_when_the_files_are_gone(
         if forked:
             # The first one leaves the server behind.
             assert node.run("true", options=runtime).code == 0
-            until(
-                lambda: any(
-                    str(installation) in Path(f"/proc/{pid}/maps").read_text()
-                    for pid in footprint.fork_servers(containerd)
-                ),
-                20,
-                "a fork server of the copy",
-            )
+            (server,) = until(lambda: _servers(containerd, installation), 20, "a fork server")
         container = node.run_detached("sleep", "1000", options=runtime)
         shim = node.shim_pid(container)
+        while forked and not footprint.is_forked_by(server, shim):
+            # The server was only about to listen.
+            node.kill(container, "KILL")
+            node.wait_stopped(container)
+            node.delete(container)
+            assert server in _servers(containerd, installation)
+            container = node.run_detached("sleep", "1000", options=runtime)
+            shim = node.shim_pid(container)
         assert str(installation) in Path(f"/proc/{shim}/maps").read_text()
         if not forked:
             until(lambda: _has_loaded_all(node, container), 30, "it has loaded all")

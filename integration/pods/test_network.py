@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,34 @@ def test_interfaces(pods: PodNode) -> None:
     assert f"inet addr:{pod.ips[0]} " in seen
     assert f"inet6 addr: {pod.ips[1]}/64" in seen
     assert "inet addr:127.0.0.1 " in seen
+
+
+@pytest.mark.core
+@pytest.mark.gvisor
+def test_the_sentry_is_not_the_last_to_close_its_packet_sockets(pods: PodNode) -> None:
+    """Which would be a part of its end, and take an RCU grace period: a ring of the shim's is."""
+    pod = pods.pod()
+    pod.start("sleep", "1000")
+    rings = [
+        text
+        for fd, target in _open_files(pod.shim).items()
+        if target == "anon_inode:[io_uring]"
+        and (text := Path(f"/proc/{pod.shim}/fdinfo/{fd}").read_text())
+    ]
+    assert len(rings) == 1, "needs io_uring, which sysctl kernel.io_uring_disabled forbids"
+    assert "UserFiles:\t1\n" in rings[0]
+    pinned = re.search(r"^ *0: (\S+)$", rings[0], re.MULTILINE)
+    assert pinned is not None and "socket" in pinned[1], rings[0]
+    assert pinned[1] in _open_files(pod.sentry()).values()
+
+
+def _open_files(pid: int) -> dict[str, str]:
+    """What each descriptor of a process is of."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found[fd] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
 
 
 @pytest.mark.core

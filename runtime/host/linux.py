@@ -242,6 +242,19 @@ def show_arguments(arguments: Sequence[bytes], environment: Sequence[bytes] | No
     _checked(lib.gv_show_arguments(shown + rest, len(shown), len(rest), now))
 
 
+# --- files ----------------------------------------------------------------------------------
+
+
+def disabled_ring() -> int:
+    """An io_uring that nothing can be asked of; close-on-exec.  Linux 5.10, if it is permitted."""
+    return _checked(lib.gv_disabled_ring())
+
+
+def pin_files(ring: int, fds: Sequence[int]) -> None:
+    """Have an io_uring hold these files as well, until it ends.  Once for each ring."""
+    _checked(lib.gv_pin_files(ring, ffi.new("int[]", list(fds)), len(fds)))
+
+
 # --- networks -------------------------------------------------------------------------------
 
 

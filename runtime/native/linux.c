@@ -4,6 +4,10 @@
  * architectures but alpha.
  */
 
+#ifndef SYS_io_uring_setup
+#define SYS_io_uring_setup 425
+#define SYS_io_uring_register 427
+#endif
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
 #define SYS_move_mount 429
@@ -95,6 +99,19 @@ int gv_watch_openings(const char *path)
         return -1;
     }
     return fd;
+}
+
+/* An io_uring that is never to be enabled; close-on-exec. */
+int gv_disabled_ring(void)
+{
+    uint32_t params[30] = {0, 0, 1 << 6}; /* struct io_uring_params: IORING_SETUP_R_DISABLED */
+
+    return (int)syscall(SYS_io_uring_setup, 1, params);
+}
+
+int gv_pin_files(int ring, const int *fds, unsigned int count)
+{
+    return (int)syscall(SYS_io_uring_register, ring, 2, fds, count); /* IORING_REGISTER_FILES */
 }
 
 int gv_ioprio_get(void)

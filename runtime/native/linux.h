@@ -25,6 +25,8 @@ int gv_show_arguments(const char *data, unsigned long arguments, unsigned long e
                       const unsigned long long *now);
 int malloc_trim(size_t);
 void gv_fill_heap(void);
+int gv_disabled_ring(void);
+int gv_pin_files(int ring, const int *fds, unsigned int count);
 int gv_lead_loopback(int netns, int listener);
 const unsigned char *gv_forward_code(size_t *size, size_t *entry);
 const unsigned char *gv_calls_code(size_t *size, size_t *entry);

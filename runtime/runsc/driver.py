@@ -127,6 +127,8 @@ class BootCommand(Record):
     total_memory: int
     host_memory: int
     device_fd: int = -1
+    #: A ring for what the sentry would be slow to let go of.
+    pin_ring_fd: int = -1
     device_io_fd: int = -1
     nvidia_driver: str = ""
     cpu_count: int | None = None
@@ -388,6 +390,8 @@ class DirectDriver:
         line.give("spec-fd", wanted.spec_fd)
         if wanted.device_fd >= 0:
             line.give("device-fd", wanted.device_fd)
+        if wanted.pin_ring_fd >= 0:
+            line.give("pin-ring-fd", wanted.pin_ring_fd)
         if self.generation.pid_namespace_flag:
             line.add("--pidns=true")
         if wanted.credentials.apply_caps:

@@ -91,6 +91,11 @@ class Generation(Record):
         return "pidns" in self.boot_flags
 
     @property
+    def pins_files(self) -> bool:
+        """Whether the sentry puts what it is slow to let go of in a ring (since August 2026)."""
+        return "pin-ring-fd" in self.boot_flags
+
+    @property
     def sorts_routes(self) -> bool:
         """Whether netstack looks for the longest prefix (since release-20240715).
 

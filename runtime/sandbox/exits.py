@@ -380,6 +380,7 @@ class Exits:
                 self._overdue.cancel()
             inquiries = list(self._inquiries)
             started, killed = self._started, self._killed
+        self._sentry.ring.close()
         # Replies that came before the end count.
         for inquiry in inquiries:
             inquiry.look(True)

@@ -194,6 +194,7 @@ class Sandbox:
         if settings.network == "sandbox" and self._network is not None:
             setup = self._network(self.pid) or setup
             _log.debug("network.read", sandbox=self.id)
+            self._sentry.ring.pin(setup.fds)
         setup.hand_over(partial(self._control.set_network, timeout=_left(deadline)))
         self.network_argument = setup.argument
         return setup
@@ -306,6 +307,7 @@ class Sandbox:
     def leave(self) -> None:
         """Ask for no exit any more: an idle connection of ours would hold up its end."""
         self._exits.abandon()
+        self._sentry.ring.close()
 
     def _autopsy(self) -> SandboxGone | Unreachable:
         """Why a connection broke: the sentry has ended, or it lives."""

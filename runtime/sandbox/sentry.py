@@ -26,6 +26,7 @@ from runtime.host.spawn_spec import SpawnSpec
 from runtime.runsc.control_address import control_addresses
 from runtime.runsc.donated_files import open_files
 from runtime.runsc.driver import CLONE_NEWNET, BootCommand
+from runtime.runsc.pin_ring import PinRing
 from runtime.runsc.sidecars import closed_folder
 from runtime.runsc.urpc import SocketPath
 from runtime.sandbox.gofer import in_user_namespace
@@ -69,6 +70,8 @@ class Sentry:
         self.log = log
         #: Whether it writes files when it ends by itself.
         self.writes_at_end = False
+        #: Holds what it would be slow to let go of at its end, until that has come.
+        self.ring = PinRing()
 
     @classmethod
     def start(
@@ -91,6 +94,7 @@ class Sentry:
         abstract = driver.abstract_sockets and config.abstract_control_socket
         addresses = control_addresses(config.state_dir, params.id, abstract)
         log = ChildLog("sentry-log")
+        ring = PinRing()
         child = None
         try:
             with FdSet() as ours:
@@ -127,6 +131,7 @@ class Sentry:
                             total_memory=min(params.memory_limit or host_memory, host_memory),
                             host_memory=host_memory,
                             device_fd=open_device(settings, ours),
+                            pin_ring_fd=_ring_of_its_own(params, ring),
                             cpu_count=params.cpu_count,
                             cpu_quota=params.cpu_quota,
                             cpu_period=params.cpu_period,
@@ -147,6 +152,7 @@ class Sentry:
                     _log.debug("gofer.spawned", sandbox=params.id)
                     sentry = cls(child, address, credentials, log)
                     sentry.writes_at_end = files.at_end
+                    sentry.ring = ring
                     if started is not None:
                         started(child)
                     sentry._await_ready(ready, gofer, _platform(params, settings), deadline)
@@ -160,6 +166,7 @@ class Sentry:
                 child.wait(_DYING_TIMEOUT)
                 child.close()
             log.close()
+            ring.close()
             raise
         return sentry
 
@@ -215,6 +222,7 @@ def undo_boot(sentry: Sentry | None, gofer: Gofer) -> None:
         steps.run("close sentry", sentry.child.close)
         steps.run("remove control socket", sentry.remove_socket)
         steps.run("close log", sentry.log.close)
+        steps.run("let go of files", sentry.ring.close)
     steps.run("stop gofer", gofer.stop, _UNDO_TIMEOUT)
     steps.run("remove filestores", remove_filestores, gofer.plan.shared_filestores)
     try:
@@ -386,6 +394,16 @@ def open_device(settings: Settings, fds: FdSet) -> int:
     except OSError as error:
         raise Unsupported(f"platform kvm: {what} {path}: {reason(error)}") from None
     return fd
+
+
+def _ring_of_its_own(params: BootParams, ring: PinRing) -> int:
+    """The ring that the sentry pins files in itself, or -1.
+
+    It knows more of them than we do, but pins none when it restores.
+    """
+    if params.image is not None or not params.driver.generation.pins_files:
+        return -1
+    return ring.to_donate()
 
 
 def _open_user_log(path: str, fds: FdSet) -> int:

@@ -88,6 +88,19 @@ def fork_servers(containerd: int = 0) -> list[int]:
     ]
 
 
+def is_forked_by(server: int, shim: int) -> bool:
+    """Whether a shim has the layout of addresses of a fork server.
+
+    One that was started while the server wasn't listening yet has not.
+    """
+
+    def heap(pid: int) -> str:
+        with open(f"/proc/{pid}/maps") as lines:
+            return next((line.split("-")[0] for line in lines if "[heap]" in line), "")
+
+    return heap(server) == heap(shim) != ""
+
+
 def owner(server: int, *, alive_only: bool = True) -> int:
     """The containerd that a fork server says that it is for; 0 if that is gone."""
     words = command_line(server)

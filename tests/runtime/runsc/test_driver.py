@@ -221,7 +221,9 @@ def test_boot_command() -> None:
     ):
         assert word in middle, word
     assert "--root=/ignored" not in middle
-    new = boot_argv(2026, cpu_quota=5, cpu_period=6)
+    new = boot_argv(2026, cpu_quota=5, cpu_period=6, pin_ring_fd=12)
+    assert any(word.startswith("--pin-ring-fd=") for word in new)
+    assert [GENERATIONS[year].pins_files for year in (2022, 2024, 2026)] == [False, False, True]
     assert "--cpu-quota=5" in new and "--cpu-period=6" in new
     assert not any("pidns" in word for word in new)
     assert not any("cpu-quota" in word for word in boot_argv(2024, cpu_quota=5, cpu_period=6))

@@ -90,6 +90,7 @@ ABILITIES = {
     "mount_confs": (False, True, True),
     "gofer_takes_id": (False, False, True),
     "gofer_rpc": (False, False, True),
+    "pins_files": (False, False, True),
     "directfs": (False, True, True),
     "pid_namespace_flag": (True, True, False),
     "sorts_routes": (False, False, False),

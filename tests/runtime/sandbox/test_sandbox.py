@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import queue
+import select
 import signal
 import socket
 import stat
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -26,7 +27,7 @@ from runtime.base.errors import (
 )
 from runtime.bundle.process_spec import ProcessSpec
 from runtime.bundle.spec import load_spec
-from runtime.host import children
+from runtime.host import children, linux
 from runtime.host.fds import own_stdio
 from runtime.host.reactor import Reactor
 from runtime.network.setup import NetworkSetup
@@ -451,7 +452,10 @@ def test_judging_the_sentrys_status(
 # -- network and stdio ---------------------------------------------------------------------------
 
 
-def test_network_set_up_is_handed_on_and_its_descriptors_closed(lab: Lab) -> None:
+def test_network_set_up_is_handed_on_and_its_descriptors_closed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux, "disabled_ring", _refused)
     reader, writer = os.pipe()
     asked = []
 
@@ -467,6 +471,31 @@ def test_network_set_up_is_handed_on_and_its_descriptors_closed(lab: Lab) -> Non
     assert sandbox.network_argument == {"PCAP": False}
     os.set_blocking(reader, False)
     assert os.read(reader, 1) == b"", "the descriptor is still open"
+    os.close(reader)
+
+
+def _refused() -> NoReturn:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_the_kernel_lets_go_of_the_networks_sockets(lab: Lab) -> None:
+    """So they are held until the sentry has ended, which would wait for that."""
+    try:
+        os.close(linux.disabled_ring())
+    except OSError as error:
+        pytest.skip(f"needs io_uring: {error}")
+    reader, writer = os.pipe()
+
+    def network(_: int) -> NetworkSetup:
+        return NetworkSetup(argument={"PCAP": False}, fds=(writer,))
+
+    config = lab.config.replace(flags={"network": "sandbox"})
+    sandbox, ended = lab.boot("wait", network=network, config=config)
+    sandbox.start_root(time.monotonic() + TIMEOUT)
+    assert not select.select([reader], [], [], 0)[0]
+    sandbox.kill()
+    ended.get()
+    assert select.select([reader], [], [], TIMEOUT)[0] and os.read(reader, 1) == b""
     os.close(reader)
 
 

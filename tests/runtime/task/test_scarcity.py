@@ -22,6 +22,7 @@ from runtime.host import workers
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.driver import Credentials
+from runtime.runsc.pin_ring import PinRing
 from runtime.sandbox.gofer_mounts import MountPlan
 from runtime.sandbox.sandbox import BootParams, Sandbox
 from runtime.task.container import Container
@@ -78,7 +79,7 @@ class FakeProcess:
     def __init__(self, address: str) -> None:
         self.child = FakeChild()
         self.address, self.credentials, self.log = address, Credentials(), self
-        self.plan = MountPlan(confs=())
+        self.plan, self.ring = MountPlan(confs=()), PinRing()
 
     def kill(self) -> None:
         self.child.kill(9)
