@@ -117,7 +117,10 @@ def test_job_control_of_the_first_process(pods: PodNode) -> None:
 
 
 def test_exec_whose_client_goes_away(pods: PodNode) -> None:
-    """containerd deletes it; no process of it goes on, and nothing of it stays in the shim."""
+    """containerd deletes it; no process of it goes on, and nothing of it stays in the shim.
+
+    The job in the foreground of a terminal ends with the shell, as the terminal is hung up.
+    """
     pod = pods.pod()
     container = pod.start("sleep", "1000")
     shim = pod.shim
@@ -127,11 +130,19 @@ def test_exec_whose_client_goes_away(pods: PodNode) -> None:
     def running() -> list[str]:
         return pods.exec(container, "ps", "-o", "comm").out.split()
 
+    def job() -> bool:
+        return " sleep 987\n" in pods.exec(container, "ps").out
+
     for tty in (False, True, False):
         with pods.exec_stream(container, "sh", "-c", "echo up; exec cat", tty=tty) as stream:
             stream.expect("up")
             until(lambda: "cat" in running(), 10, "cat runs")  # the shell is replaced by it
         until(lambda: "cat" not in running(), 10, "cat has ended")
+    for words in (("-i",), ("-c", "sleep 987; true")):  # a group of its own, and the shell's
+        with pods.exec_stream(container, "sh", *words, tty=True) as stream:
+            stream.write("sleep 987\n")
+            until(job, 10, "the job runs")
+        until(lambda: not job(), 10, "the job has ended")
     until(lambda: (now := footprint.idle_size(shim)) and now <= before, 10, f"like {before}")
 
 

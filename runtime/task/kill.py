@@ -5,7 +5,8 @@ sentry hasn't acknowledged by then is in its socket, as pending as one to a stop
 SIGKILL ends a container in bounded time.  If the gofer hangs, it is killed, and the sentry ends the
 container.  If a FUSE file system of the pod's hangs, its connection is aborted.  If the sentry
 itself hangs, it is killed, with everything in the sandbox.  If the sandbox is paused, it goes on:
-gVisor can't let one container of it end alone.
+gVisor can't let one container of it end alone.  It also owns what a SIGKILL of a session's leader
+means to the job in the foreground of its terminal.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 #: Seconds that the sentry has to acknowledge a signal.
 KILL_TIMEOUT = 0.8
+#: Seconds of these for each signal that goes before the one that was asked for.
+_BEFORE_TIMEOUT = 0.2
+_SIGHUP, _SIGSTOP = 1, 19
 #: Seconds after which a SIGKILL that did not reach the sentry is sent again.
 _AGAIN = 0.5
 #: Seconds after a SIGKILL for the container to be dead, before its gofer is killed, and before
@@ -101,7 +105,11 @@ class Killing:
         if not process.alive or (created and exec_id and container.has_ended):
             raise NotFound("process", exec_id or container.id, "process already finished")
         if exec_id and not created:
-            self.signal(signo, process.pid, SignalMode.PROCESS)
+            began = time.monotonic()
+            if signo == SIGKILL:
+                self._hang_up(process)
+            spent = time.monotonic() - began
+            self.signal(signo, process.pid, SignalMode.PROCESS, KILL_TIMEOUT - spent)
             return
         if not created and container.sandbox.restoring and signo not in HARMLESS:
             self.kill_sentry(signo)  # nothing runs before all of the pod is restored
@@ -155,12 +163,32 @@ class Killing:
             return info.status
         return 0 if self._saved else self.status or info.status
 
-    def signal(self, signo: int, pid: int, mode: SignalMode) -> None:
+    def _hang_up(self, leader: Process) -> None:
+        """Have the foreground job of a terminal hear that its session's leader is about to end.
+
+        The kernel tells it once the leader has ended (``disassociate_ctty``, drivers/tty/
+        tty_jobctrl.c); the sentry knows a terminal only as long as the leader lives.  That one is
+        stopped before, as it may be in the foreground itself and is to end by SIGKILL.
+        """
+        io = leader.io
+        if io is None or not io.terminal:
+            return
+        container = self._container
+        for signo, mode in ((_SIGSTOP, SignalMode.PROCESS), (_SIGHUP, SignalMode.FOREGROUND)):
+            try:
+                container.sandbox.signal(
+                    container.id, signo, pid=leader.pid, mode=mode, timeout=_BEFORE_TIMEOUT
+                )
+            except RuntimeFault as fault:
+                _log.debug("terminal.signal_lost", signal=signo, error=str(fault))
+                return
+
+    def signal(self, signo: int, pid: int, mode: SignalMode, timeout: float = KILL_TIMEOUT) -> None:
         """Have the sentry deliver a signal; ``pid`` 0 is init.  Raises NotFound."""
         container = self._container
         to_all = signo == SIGKILL and not pid
         try:
-            container.sandbox.signal(container.id, signo, pid=pid, mode=mode, timeout=KILL_TIMEOUT)
+            container.sandbox.signal(container.id, signo, pid=pid, mode=mode, timeout=timeout)
         except DeadlineExceeded as fault:
             if to_all and container.is_root:
                 _log.warning("sandbox.kill_forced", container=container.id, why="no answer")

@@ -15,6 +15,7 @@ from runtime.base.errors import (
     Unanswered,
     Unreachable,
 )
+from runtime.sandbox.sandbox import SignalMode
 from runtime.task.events import TaskExited
 from runtime.task.kill import GOFER_TIMEOUT, SENTRY_TIMEOUT
 from runtime.task.process import IORequest
@@ -77,6 +78,33 @@ def test_a_sigkill_that_has_an_effect_is_enough(member: Bench) -> None:
     assert len(member.reactor.timers) == 2
     member.sandbox.end(137)
     assert all(timer.cancelled for timer in member.reactor.timers)
+
+
+def test_the_foreground_job_hears_of_the_kill_of_its_sessions_leader(member: Bench) -> None:
+    pid = member.exec("e")
+    io = member.container.process("e").io
+    assert io is not None
+    end = ("c", 9, pid, SignalMode.PROCESS)
+    member.container.kill("e", 9, False)
+    assert member.sandbox.signals == [end]
+    io.terminal = True
+    member.sandbox.signals.clear()
+    member.container.kill("e", 15, False)
+    member.container.kill("e", 9, False)
+    hold, job = ("c", 19, pid, SignalMode.PROCESS), ("c", 1, pid, SignalMode.FOREGROUND)
+    assert member.sandbox.signals == [("c", 15, pid, SignalMode.PROCESS), hold, job, end]
+    # Who doesn't answer isn't asked for what only goes before.
+    member.sandbox.signals.clear()
+    asked: list[None] = []
+
+    def once() -> None:
+        asked.append(None)
+        if len(asked) == 1:
+            silent()
+
+    member.sandbox.deliver = once
+    member.container.kill("e", 9, False)
+    assert member.sandbox.signals == [end]
 
 
 def test_an_end_that_waits_for_its_execs_is_an_end(member: Bench) -> None:
