@@ -219,11 +219,41 @@ def test_default_seccomp_profile(node: Node) -> None:
     assert done.out == "3\n0\n", done
 
 
-def test_seccomp_profile_that_can_not_be_carried_out(node: Node, rootfs: Path) -> None:
+@pytest.mark.parametrize(
+    ("profile", "why"),
+    [
+        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "no seccomp agents"),
+        ({"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}, "no seccomp agents"),
+        ({"flags": ["SECCOMP_FILTER_FLAG_NEW_LISTENER"]}, "is not a flag"),
+        ({"architectures": ["SCMP_ARCH_BOGUS"]}, "is not an architecture"),
+    ],
+)
+def test_seccomp_profile_that_can_not_be_carried_out(
+    node: Node, rootfs: Path, profile: dict[str, Any], why: str
+) -> None:
     spec = make_spec(node, rootfs, "true")
-    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_NOTIFY"}
+    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", **profile}
     done = run(node, spec)
-    assert done.code != 0 and "no seccomp agents" in done.err, done
+    assert done.code != 0 and why in done.err, done
+
+
+def test_flags_of_a_seccomp_profile(node: Node, rootfs: Path) -> None:
+    """What they ask for is so anyway, or the log says that it isn't."""
+    spec = make_spec(node, rootfs, "mkdir", "/tmp/a")
+    flags = [f"SECCOMP_FILTER_FLAG_{name}" for name in ("TSYNC", "SPEC_ALLOW", "LOG")]
+    spec["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "flags": flags,
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    done = run(node, spec)
+    assert "Operation not permitted" in done.err, done
+    log = node.daemon.log.read_text(errors="replace")
+    (told,) = {
+        line for line in log.splitlines() if "spec.partly_honoured" in line and "FLAG" in line
+    }
+    assert "SECCOMP_FILTER_FLAG_LOG" in told
+    assert "TSYNC" not in told and "SPEC_ALLOW" not in told
 
 
 @pytest.mark.core

@@ -55,6 +55,13 @@ _AGENT_FLAG = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 _OPERATORS = frozenset(
     f"SCMP_CMP_{name}" for name in ("EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE")
 )
+# The sentry filters calls of its own architecture and runs no others, so it needs none of them (OCI
+# runtime-spec, config-linux; libseccomp's seccomp.h).
+_ARCHITECTURES = """
+    AARCH64 ARM LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 NATIVE PARISC
+    PARISC64 PPC PPC64 PPC64LE RISCV64 S390 S390X SH SHEB X32 X86 X86_64
+"""
+_ARCHITECTURE_NAMES = frozenset(f"SCMP_ARCH_{name}" for name in _ARCHITECTURES.split())
 _MAX_ERRNO = 4095
 _MAX_VALUE = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -78,6 +85,10 @@ def translate(profile: Fields) -> Translation:
 
     Raises InvalidRequest for what isn't a profile, Unsupported for one that needs an agent.
     """
+    for index, architecture in enumerate(profile.texts("architectures")):
+        if architecture not in _ARCHITECTURE_NAMES:
+            where = f"architectures[{index}]"
+            raise profile.error(where, f"{architecture[:100]!r} is not an architecture")
     notes = _flags(profile)
     default = _action(profile, "defaultAction", "defaultErrnoRet", notes)
     rules: list[dict[str, Any]] = []

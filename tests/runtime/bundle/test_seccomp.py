@@ -83,6 +83,7 @@ def test_actions(given: str, expected: str) -> None:
         ({"syscalls": rule(names=["clone3"], errnoRet=38)}, ""),
         ({"syscalls": rule(errnoRet=1)}, ""),
         ({"flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}, ""),
+        ({"architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64"]}, ""),
     ],
 )
 def test_what_is_not_quite_as_asked_is_told(profile: dict[str, Any], note: str) -> None:
@@ -155,6 +156,7 @@ def test_a_profile_without_ptrace_stays_as_strict(action: str) -> None:
         ({"syscalls": [7]}, r"syscalls\[0\]"),
         ({"syscalls": rule(errnoRet=5000)}, "errnoRet"),
         ({"flags": ["SECCOMP_FILTER_FLAG_X"]}, r"flags\[0\].*is not a flag"),
+        ({"architectures": ["SCMP_ARCH_X86", "ARM"]}, r"architectures\[1\].*'ARM' is not an arch"),
     ],
 )
 def test_malformed(profile: dict[str, Any], why: str) -> None:
