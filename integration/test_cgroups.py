@@ -275,6 +275,22 @@ def test_removal_waits_for_the_last_process(place: Place) -> None:
     assert place.left() == []
 
 
+def test_a_cgroup_is_left_to_those_who_live_in_it(place: Place) -> None:
+    """Such as a container that was restored, whose spec has the cgroup of its original."""
+    group = place.create("a/b")
+    child = place.run(group, "sh", "-c", "trap '' TERM; echo ready; read x")
+    wait_for_line(child)
+    began = time.monotonic()
+    group.remove(WAIT)
+    assert remove.STRANGERS_PATIENCE <= time.monotonic() - began < WAIT
+    assert place.left() != [] and child.poll() is None
+    os.kill(child.pid, signal.SIGSTOP)  # stopped, it is as alive
+    group.remove(WAIT)
+    child.kill()
+    group.remove(WAIT)
+    assert place.left() == []
+
+
 def test_a_clean_up_removes_by_the_record(place: Place) -> None:
     data = place.create("a/b").to_json()
     again = factory.from_json(data)

@@ -104,6 +104,22 @@ def test_ctr_checkpoints_and_restores(node: Node, modern: Node) -> None:
     assert "exit code 143" in done.err, done
 
 
+def test_the_original_goes_before_what_was_restored(node: Node, modern: Node) -> None:
+    """ctr gives both the same cgroup, as it restores the spec as it was."""
+    name = node.run_detached("sh", "-c", COUNTER)
+    first = _counting(node, name)
+    reference = _saved(node, name)
+    again = node.new_id()
+    _restored(node, again, reference)
+    node.kill(name, "SIGKILL")
+    node.wait_stopped(name)
+    done = node.ctr("tasks", "delete", name)
+    assert "exit code 137" in done.err, done
+    assert _counting(node, again, first) > first
+    node.delete(again)
+    node.remove_cgroups(name)
+
+
 def test_written_files_come_along(node: Node, modern: Node) -> None:
     """With the snapshot's changes as well, and under the same id."""
     name = node.run_detached("sh", "-c", "echo kept > /etc/kept; " + COUNTER)

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 #: What the record of a cgroup names as its driver if systemd made it.
 SYSTEMD = "systemd"
+_MAX_READ = 1 << 20
+_SIGKILL_BIT = 1 << 8  # proc(5): signal n is bit n - 1
 _IN_USE = (errno.EBUSY, errno.ENOTEMPTY)
 _FIRST_WAIT = 0.001
 _LONGEST_WAIT = 0.05
+#: Seconds after which a cgroup is left to living processes that nobody has killed.  Ours get
+#: SIGKILL before, or with their parent's end.
+STRANGERS_PATIENCE = 1.0
 
 
 def remove_from_json(data: Mapping[str, Any], timeout: float = 5.0) -> None:
@@ -81,10 +86,12 @@ def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
     The last of a chain is the cgroup itself: its processes may still be on their way out, so
     EBUSY is retried until ``timeout``.  It is removed with what is below it, as runc does, once
     no process is left anywhere in it.  The others are parents that we had to make; they are
-    removed if nobody else uses them.  Raises Failed naming the cgroup that stayed, after having
-    tried all.
+    removed if nobody else uses them.  A cgroup in which somebody else's processes live (a container
+    that was restored has its original's) is left to them, which is logged.  Raises Failed naming
+    the cgroup that stayed, after having tried all.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     chains = [chain for chain in chains if chain]
     busy = list(dict.fromkeys(chain[-1] for chain in chains))
     fault: OSError | None = None
@@ -97,7 +104,10 @@ def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
                 _remove_below(path)
                 error = _rmdir(path)
             if error is not None and error.errno in _IN_USE:
-                left.append(path)
+                if time.monotonic() - began >= STRANGERS_PATIENCE and _is_strangers(path):
+                    _tell_left(path)
+                else:
+                    left.append(path)
             elif error is not None:
                 fault = fault or error
         busy = left
@@ -142,6 +152,42 @@ def _is_idle(path: str) -> bool:
         finally:
             os.close(descriptor)
     return True
+
+
+def _is_strangers(path: str) -> bool:
+    """Whether the processes in the cgroup and below it live, and are not about to end."""
+    pids: list[str] = []
+    for directory, _, _ in os.walk(path, onerror=None):
+        try:
+            pids += _read(f"{directory}/cgroup.procs").split()
+        except OSError:
+            return False
+    return bool(pids) and all(_lives(pid) for pid in pids)
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process runs and has no SIGKILL to take; not of one that can't be seen (0)."""
+    try:
+        text = _read(f"/proc/{pid}/status")
+    except OSError:
+        return False
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    try:
+        pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+        return fields["State"].split()[0] not in ("Z", "X", "x") and not pending & _SIGKILL_BIT
+    except (KeyError, ValueError, IndexError):
+        return False
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(_MAX_READ)
+
+
+def _tell_left(path: str) -> None:
+    from runtime.base.log import get_logger
+
+    get_logger("cgroup").warning("cgroup.left", path=path, why="processes of others are in it")
 
 
 def _remove_below(path: str) -> None:
