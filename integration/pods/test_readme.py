@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import signal
+import socket
 import subprocess
 import textwrap
 import tomllib
@@ -12,6 +16,9 @@ from typing import Any
 import pytest
 
 from integration.harness.base import peers
+from integration.harness.base.waiting import until
+from integration.harness.clients.gvctl import Gvctl
+from integration.harness.nodes.pods import PodNode
 from runtime.cli import config_snippets
 from shim.base import options
 from shim.ttrpc import protobuf
@@ -122,3 +129,56 @@ def test_options_file_is_understood(tmp_path: Path) -> None:
     config = options.decode("runtimeoptions.v1.Options", message, "k8s.io")
     assert config.flags == tomllib.loads(text)["runsc_config"]
     assert config.log_level == tomllib.loads(text)["log_level"]
+
+
+@pytest.mark.gvisor
+def test_commands_of_gvctl(pods: PodNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of the README's block does what it says, as it stands there, for a pod's container.
+
+    `install` has tests of its own (integration/nodes).
+    """
+    monkeypatch.chdir(tmp_path)
+    ctl = Gvctl("--root", str(pods.daemon.folder / "runsc" / "k8s.io"))
+    pod = pods.pod()
+    script = "mkdir -p /var/log; echo kept > /var/log/file; httpd -p 80; exec sleep 1000"
+    container = pod.start("sh", "-c", script)
+    session = tmp_path / "session.json"
+    session.write_text(json.dumps({"points": [], "sinks": []}))
+    meant = {"ID": container, "FILE": str(session), "DIR": str(tmp_path / "image")}
+    meant["8080:80"] = ":80"  # another port may be in use
+    parts = [
+        part
+        for line in _block("gvctl top ").splitlines()
+        for part in line.split("#")[0].split(";")
+        if "install" not in part
+    ]
+    lines = [[meant.get(word, word) for word in shlex.split(part)[1:]] for part in parts]
+    told: dict[str, str] = {}
+    until(lambda: pods.exec(container, "test", "-e", "/var/log/file").code == 0, 10, "a log")
+    for words in lines:
+        verb = words[0]
+        if verb == "port-forward":
+            with ctl.begin(*words) as process:
+                assert process.stdout is not None
+                port = int(process.stdout.readline().split()[0].rpartition(":")[2])
+                with socket.create_connection(("127.0.0.1", port), 20) as connection:
+                    connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    assert connection.recv(100).startswith(b"HTTP/1")
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 0
+        elif verb in ("top", "exec"):
+            with ctl.terminal(*words) as terminal:
+                terminal.expect(pod.name if verb == "top" else "# ")
+                terminal.write("q" if verb == "top" else "exit 7\n")
+                assert terminal.wait() == (0 if verb == "top" else 7)
+        elif verb == "doctor":
+            assert "containerd" in ctl(*words, timeout=90).out
+        elif verb == "logs":
+            # Of no log file there is nothing to follow.
+            assert "set debug-log" in ctl(*words).err
+        else:
+            told[verb] = ctl.ok(*(word.replace("ID:", f"{container}:") for word in words))
+    assert container in told["list"] and f'id="{container}"' in told["metrics"]
+    assert Path("log", "file").read_text() == "kept\n"
+    assert "runtimes.gvisor" in told["config"] and "RuntimeClass" in told["config"]
+    assert list(tmp_path.glob("*.tar*")) and list((tmp_path / "image").iterdir())
