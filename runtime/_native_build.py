@@ -54,10 +54,10 @@ COMPILE_ARGUMENTS = ["-O2", "-Wall", "-Wextra"]
 LINK_ARGUMENTS = ["-Wl,-z,now"]
 
 ffi = FFI()
-ffi.cdef(_read("spawn.h") + _read("linux.h"))
+ffi.cdef(_read("spawn.h") + _read("linux.h") + _read("pages.h"))
 ffi.set_source(
     "runtime._native",
-    _INCLUDES + _read("linux.c") + _read("spawn.h") + _read("spawn.c"),
+    _INCLUDES + "".join(_read(name) for name in ("linux.c", "pages.c", "spawn.h", "spawn.c")),
     extra_compile_args=COMPILE_ARGUMENTS,
     extra_link_args=LINK_ARGUMENTS,
 )

@@ -28,6 +28,7 @@ from shim.forkserver import caller
 from shim.forsaken import Forsaken
 from shim.observe.counters import Counters
 from shim.observe.debug_socket import DebugSocket
+from shim.rest import Rest
 from shim.termination import Termination
 from shim.ttrpc.server import Server
 
@@ -71,6 +72,7 @@ class Daemon:
         os.set_blocking(self._signals[0], True)
         self.reactor = Reactor()
         self.workers = Workers(call_later=self.reactor.call_later)
+        self.rest = Rest(self.reactor)
         self.counters = Counters()
         stages.observe(self.counters)
         self.publisher = events.Publisher(
@@ -101,14 +103,12 @@ class Daemon:
             sandbox=self._sandbox_service,
             counters=self.counters,
         )
-        handle: Handler = self.service.handle
+        self._handle: Handler = self.service.handle
         if self.tracing is not None:
-            handle = self.tracing.traced(handle)
+            self._handle = self.tracing.traced(self._handle)
         self.server = Server(
             _socket.socket(fileno=args.listener_fd),
-            self.service.handle
-            if self.tracing is None
-            else self.tracing.traced(self.service.handle),
+            self._called,
             submit=self.workers.submit_now,
             on_error=self._rpc_failed,
             on_idle=self._idle,
@@ -138,6 +138,11 @@ class Daemon:
         config = options.decode(*given, self.args.namespace, container_id=container_id)
         _log_as_configured(config, with_level=not self._level_is_set)
         return config
+
+    def _called(self, call: Call) -> bytes | None:
+        if caller.fork_server:
+            self.rest.worked()
+        return self._handle(call)
 
     def _emit(self, event: Event) -> None:
         self.counters.happened(event)

@@ -317,3 +317,41 @@ def fill_heap() -> None:
     memory.
     """
     lib.gv_fill_heap()
+
+
+def keep_object(one: object) -> None:
+    """Make an object immortal, by the number of references that it seems to have.
+
+    Only in CPython 3.11, whose objects begin with that number.
+    """
+    lib.gv_keep_object(id(one))
+
+
+def memory_of(one: object, offset: int, size: int) -> memoryview:
+    """``size`` bytes of an object's own memory, to be read and written."""
+    return memoryview(ffi.buffer(ffi.cast("char *", id(one) + offset), size))
+
+
+def share_pages(ranges: Sequence[tuple[int, int]]) -> None:
+    """Have the forks of this process share the memory from start to end, of whole pages each.
+
+    Of a range that is the C library's heap, what is in use.  The process has one thread.  Raises
+    OSError if nothing has changed, as where the kernel or the interpreter can't.
+    """
+    flat = [address for each in ranges for address in each]
+    if lib.gv_share_pages(ffi.new("uintptr_t[]", flat), len(ranges)):
+        raise _error()
+
+
+def exclude_pages(one: object, size: int) -> None:
+    """Never give back the pages of an object of ``size`` bytes, and those that it points to."""
+    lib.gv_exclude_pages(id(one), size)
+
+
+def give_back() -> int:
+    """Drop this process's copies of shared pages that are again what they were; how many.
+
+    No thread runs Python code meanwhile: a few milliseconds.  A no-op in what is no fork of a
+    process that called :func:`share_pages`.
+    """
+    return int(lib.gv_give_back())

@@ -9,15 +9,17 @@ its own, and not in the gaps between what it shares.  Nothing here changes what 
 from __future__ import annotations
 
 import gc
+import io
 import sys
+from _thread import RLock, allocate_lock
 from opcode import EXTENDED_ARG, opmap
+from types import CodeType, FunctionType
 
 from runtime.host import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import CodeType
 
 _OURS = ("shim", "runtime", "protos")
 _STORE, _WORD = opmap["STORE_ATTR"], 2
@@ -27,15 +29,28 @@ _INSTANCES = 34
 _ALIGNMENT, _LARGEST_SMALL, _POOL = 16, 512, 16384
 _BYTES_HEAD = 33
 _MOST_FILLED = 100_000
+_ARENA = 1 << 20
+#: Of a code object: where its calls are counted and by how many bytes, and how many are counted.
+_WARMUP, _FIRST_CALLS = (52, 2), 8
+#: Of code, which doesn't tell the garbage collector what it refers to.
+_OF_CODE = (
+    *("co_consts", "co_names", "co_varnames", "co_cellvars", "co_freevars", "co_filename"),
+    *("co_name", "co_qualname", "co_linetable", "co_exceptiontable"),
+)
+#: More references than there are to anything that isn't immortal.
+_IMMORTAL = 1 << 40
 
 
-def settle() -> list[bytes]:
+def settle() -> list[object]:
     """Arrange all that has been imported; to be kept is what comes back.
 
-    Turns nothing on or off.  What is made after it is made on new pages.
+    What is made after it is made on new pages.  The process has one thread, and forks only later.
     """
     for cls in classes():
         learn_keys(cls)
+    known = is_known()
+    if known:
+        calm_all()
     gc.collect()  # empties the lists of free objects, which are anywhere, as well
     clear = getattr(sys, "_clear_type_cache", None)
     if clear is not None:
@@ -43,10 +58,117 @@ def settle() -> list[bytes]:
     for found in gc.get_objects():
         if isinstance(found, type):
             getattr(found, "__init__", None)  # which gives the class a version, for all later uses
-    kept = _fill_pools()
+    written = keep_all() if known else []
+    filled = _fill_pools()
     linux.trim_memory()
     linux.fill_heap()
-    return kept
+    gc.freeze()
+    if known:
+        _share(written)
+    return [*written, filled]
+
+
+# -- what the interpreter writes to code -------------------------------------------------------
+
+
+def is_known() -> bool:
+    """Whether the interpreter is one whose objects are laid out as this module knows them."""
+    if sys.version_info[:2] != (3, 11) or sys.implementation.name != "cpython":
+        return False
+    nothing = (lambda: None).__code__.replace()  # as if it were compiled just now
+    found = [_calls_left(nothing)]
+    FunctionType(nothing, {})()
+    found.append(_calls_left(nothing))
+    return found == [_FIRST_CALLS, _FIRST_CALLS - 1]
+
+
+def _calls_left(code: CodeType) -> int:
+    """The calls until the interpreter begins to rewrite a function's code for its arguments."""
+    return -int.from_bytes(linux.memory_of(code, *_WARMUP), sys.byteorder, signed=True)
+
+
+def calm_all() -> None:
+    """Have the interpreter rewrite no code, neither for what it is called with nor to count calls.
+
+    Code that was rewritten is what it was compiled to again.
+    """
+    seen = set()
+    for found in gc.get_objects():
+        left = [found.__code__] if isinstance(found, FunctionType) else []
+        while left:
+            code = left.pop()
+            if id(code) not in seen:
+                seen.add(id(code))
+                calm(code)
+                left += (each for each in code.co_consts if isinstance(each, CodeType))
+
+
+def calm(code: CodeType) -> None:
+    """The same for one function's code."""
+    if not _calls_left(code):
+        compiled = code.co_code
+        linux.memory_of(code, CodeType.__basicsize__, len(compiled))[:] = compiled
+    linux.memory_of(code, *_WARMUP)[:] = bytes(_WARMUP[1])
+
+
+# -- what forks share --------------------------------------------------------------------------
+
+
+def keep_all() -> list[object]:
+    """Make all objects immortal but those of which the memory is written to by system calls.
+
+    Gives these.  Hashes of strings, which are kept in them, are found as well.
+    """
+    buffers = _buffer_types()
+    written: list[object] = []
+    left = gc.get_objects()
+    count = sys.getrefcount
+    while left:
+        one = left.pop()
+        if count(one) > _IMMORTAL:
+            continue
+        if isinstance(one, buffers):
+            written.append(one)
+            continue
+        linux.keep_object(one)
+        if isinstance(one, str):
+            hash(one)
+        elif isinstance(one, CodeType):
+            left += (getattr(one, name) for name in _OF_CODE)
+        else:
+            left += gc.get_referents(one)
+    return written
+
+
+def _buffer_types() -> tuple[type, ...]:
+    """Those of which the memory is written to without the interpreter's lock: locks as well."""
+    found: list[type] = [bytearray, memoryview, type(allocate_lock()), RLock, io.BufferedIOBase]
+    for module, name in (("array", "array"), ("mmap", "mmap"), ("_cffi_backend", "_CDataBase")):
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type):
+            found.append(kind)
+    return tuple(found)
+
+
+def _share(written: list[object]) -> None:
+    """Have forks give back the pages that they have written to and that are what they were."""
+    try:
+        linux.share_pages(list(_ranges()))
+    except OSError:
+        return  # then they are theirs for good
+    for one in written:
+        linux.exclude_pages(one, one.__sizeof__() & -8)
+
+
+def _ranges() -> Iterator[tuple[int, int]]:
+    """Where objects are: the heap, and what the allocators have mapped."""
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            words = line.split()
+            start, end = (int(each, 16) for each in words[0].split("-"))
+            name = words[5] if len(words) > 5 else ""
+            if words[1] == "rw-p" and (name == "[heap]" or (not name and end - start >= _ARENA)):
+                yield start, end
 
 
 def classes() -> Iterator[type]:
@@ -84,7 +206,7 @@ def stored_names(code: CodeType) -> Iterable[str]:
     """The names of the attributes that a function sets, in the order of its code."""
     names: dict[str, None] = {}
     argument = 0
-    words = code.co_code
+    words = getattr(code, "_co_code_adaptive", code.co_code)
     for at in range(0, len(words), _WORD):
         argument = argument << 8 | words[at + 1]
         if words[at] == EXTENDED_ARG:

@@ -240,7 +240,6 @@ def main(program: child.Program, path: str, containerd: int, started: int, lock:
     _sweep(path)
     try:
         _kept = layout.settle()
-        gc.freeze()
         server.listen()
         server.serve()
     finally:
