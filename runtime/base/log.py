@@ -23,25 +23,45 @@ if TYPE_CHECKING:
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 _NAMES = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
 
+#: What the renderer's module imports, or the package does, and the renderer has no use for.
+_NOT_OF_STRUCTLOG = ("asyncio", "structlog", "structlog.tracebacks")
+
 
 def _import_structlog() -> Callable[[dict[str, object]], str]:
-    """Import structlog's renderer without asyncio, which it would load only for async loggers."""
-    name = "asyncio"
-    stub = None
-    if name not in sys.modules:
-        import types
+    """Import structlog's renderer without what the rest of that package would load.
 
-        stub = types.ModuleType(name)
-        sys.modules[name] = stub
+    That is four fifths of it: consoles, loggers and configuration by the package itself, asyncio
+    for async loggers, dataclasses and inspect for tracebacks as dictionaries.
+    """
+    from types import ModuleType
+
+    stubs = {name: ModuleType(name) for name in _NOT_OF_STRUCTLOG if name not in sys.modules}
+    package = stubs.get("structlog")
+    if package is not None:
+        package.__path__ = _folders_of("structlog")
+    tracebacks = stubs.get("structlog.tracebacks")
+    if tracebacks is not None:
+        vars(tracebacks)["ExceptionDictTransformer"] = object
+    sys.modules.update(stubs)
     try:
         from structlog.processors import LogfmtRenderer
     except ImportError:
         return _plainly  # its files are gone from below a running process
     finally:
-        if stub is not None and sys.modules.get(name) is stub:
-            del sys.modules[name]
+        for name, stub in stubs.items():
+            if sys.modules.get(name) is stub:
+                del sys.modules[name]
     render = LogfmtRenderer(key_order=["time", "level", "msg"], sort_keys=False, bool_as_flag=False)
     return lambda event: str(render(None, "", event))
+
+
+def _folders_of(package: str) -> list[str]:
+    """Where a package's modules are, without loading it."""
+    for finder in sys.meta_path:
+        spec = finder.find_spec(package, None)
+        if spec is not None:
+            return list(spec.submodule_search_locations or ())
+    return []
 
 
 def _plainly(event: dict[str, object]) -> str:

@@ -206,7 +206,8 @@ def stored_names(code: CodeType) -> Iterable[str]:
     """The names of the attributes that a function sets, in the order of its code."""
     names: dict[str, None] = {}
     argument = 0
-    words = getattr(code, "_co_code_adaptive", code.co_code)
+    # The other is kept by each code object that was asked for it.
+    words = code._co_code_adaptive if hasattr(code, "_co_code_adaptive") else code.co_code
     for at in range(0, len(words), _WORD):
         argument = argument << 8 | words[at + 1]
         if words[at] == EXTENDED_ARG:

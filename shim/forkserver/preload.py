@@ -13,27 +13,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Ours that no shim needs: tools, and what is run from the command line.
-_NOT = ("runtime.cli", "runtime._native_build", "shim.gvctl", "protos.generate")
-#: Ours that other processes than shims need: of ``start``, ``delete``, ``-info``, networks, gvctl.
+#: Ours that neither a shim needs nor any other fork of the server: tools, what gvctl is of, and
+#: what describes us, which containerd asks for when there is no server yet.
+_NOT = (
+    *("runtime.cli", "runtime._native_build", "shim.gvctl", "protos.generate"),
+    *("shim.info", "runtime.bundle.features", "shim.observe.debug_client"),
+    *("runtime.runsc.usage", "runtime.sandbox.inside_files"),
+    *("runtime.state.destroy", "runtime.state.forward_signals", "runtime.state.loaded"),
+    *("runtime.state.loaded_checkpoint", "runtime.state.loaded_limits"),
+    *("runtime.state.loaded_state", "runtime.task.attach", "runtime.task.inherited_io"),
+    "runtime.task.library",
+)
+#: Ours that other processes than shims need: of ``start``, ``delete``, networks.
 _OTHERS = (
-    *(
-        "shim.__main__",
-        "shim.info",
-        "shim.cleanup",
-        "shim.serve",
-        "shim.forkserver",
-        "runtime.network.helper",
-    ),
+    *("shim.__main__", "shim.cleanup", "shim.serve", "shim.forkserver", "runtime.network.helper"),
     *("shim.bootstrap", "shim.containerd_version", "shim.paths", "shim.base.arguments"),
-    *("shim.observe.debug_client", "runtime.sandbox.inside_files"),
     # Loaded at the start of a shim that is to trace.
     *("shim.observe.tracing", "shim.observe.tracing_setup", "shim.observe.otlp"),
-    *("protos.otlp_pb2",),
-    *("runtime.bundle.features", "runtime.runsc.usage", "runtime.state.destroy"),
-    *("runtime.state.forward_signals", "runtime.state.loaded", "runtime.state.loaded_checkpoint"),
-    *("runtime.state.loaded_limits", "runtime.state.loaded_state", "runtime.state.teardown"),
-    *("runtime.task.attach", "runtime.task.inherited_io", "runtime.task.library"),
+    *("protos.otlp_pb2", "runtime.state.teardown"),
 )
 #: Ours that few shims use.  The rest is imported first: what all use lies together then, and what
 #: a fork writes to is on fewer pages.

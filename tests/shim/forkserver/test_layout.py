@@ -65,10 +65,11 @@ def test_no_code_of_a_class_runs(cls: type) -> None:
 def test_what_most_shims_use_is_imported_first() -> None:
     order = preload.in_order()
     assert sorted(order) == sorted(preload.own_modules())
-    places = [order.index(name) for name in ("shim.daemon", "shim.stdio.console", "shim.info")]
+    places = [order.index(name) for name in ("shim.daemon", "shim.stdio.console", "shim.bootstrap")]
     assert places == sorted(places)
 
 
 def test_seldom_and_other_modules_are_there() -> None:
     known = set(preload.own_modules())
     assert not {*preload._SELDOM, *preload._OTHERS} - known
+    assert not known & {*preload._NOT}
