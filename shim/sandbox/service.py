@@ -74,6 +74,8 @@ class SandboxService:
         self._stdio: dict[str, IORequest] = {}  # guarded by _lock; of inits with streams
         self._bundle = ""  # of the sandbox that was created here
         self._created = 0.0
+        #: Pids that it had before it was restored, each with the one that it has by now.
+        self._former: dict[int, int] = {}  # guarded by _lock
         #: The sandbox's first process, while another takes its place.
         self._outgoing: Process | None = None  # guarded by _lock
         self._kept_waiting: list[tuple[Call, Exit]] = []  # guarded by _lock; for its end
@@ -159,7 +161,9 @@ class SandboxService:
         if not self._bundle:
             return
         try:
-            sandbox_spec.complete_member(bundle, self._bundle)
+            with self._lock:
+                former = dict(self._former)
+            sandbox_spec.complete_member(bundle, self._bundle, former)
         except OSError as error:
             raise Failed(f"bundle {bundle}: {reason(error)}") from None
 
@@ -297,6 +301,9 @@ class SandboxService:
         finally:
             with self._lock:
                 self._outgoing = None
+                if heir is not None:
+                    pids = [*self._former, old.init.pid]
+                    self._former = dict.fromkeys(filter(None, pids), heir.pid)
                 waiting, self._kept_waiting = self._kept_waiting, []
             for call, exit in waiting:
                 if heir is None:

@@ -174,8 +174,11 @@ def _host_file(path: str) -> bytes:
     return files.read_bounded(path, _MAX_FILE, follow=True) or b""
 
 
-def complete_member(bundle: str, pod_bundle: str) -> None:
+def complete_member(bundle: str, pod_bundle: str, former: Mapping[int, int] | None = None) -> None:
     """Add to a member's spec the mounts of the pod's files that it lacks.
+
+    ``former`` are pids that CRI may have been told the sandbox has, each with the one that it has
+    by now: the pod's namespaces are named by them.
 
     CRI adds them only where it made the files itself, and so: read-only where the root file system
     is, with the ids of the pod's user namespace.  A mount that the pod's author, or CRI, put in
@@ -208,7 +211,19 @@ def complete_member(bundle: str, pod_bundle: str) -> None:
         if there not in taken
     ]
     spec["mounts"] = kept + added
+    if former and isinstance(linux, dict):
+        _rename_namespaces(linux.get("namespaces"), former)
     files.replace_file(path, fastjson.dumps(spec).encode())
+
+
+def _rename_namespaces(namespaces: object, former: Mapping[int, int]) -> None:
+    for each in namespaces if isinstance(namespaces, list) else ():
+        if not isinstance(each, dict) or not isinstance(path := each.get("path"), str):
+            continue
+        for old, new in former.items():
+            if path.startswith(f"/proc/{old}/ns/"):
+                each["path"] = path.replace(f"/{old}/", f"/{new}/", 1)
+                break
 
 
 def _is_default_shm(mount: Mapping[str, Any]) -> bool:

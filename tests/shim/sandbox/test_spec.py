@@ -163,3 +163,17 @@ def test_the_files_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "hosts").read_text() == "/etc/hosts"
     assert (tmp_path / "shm").stat().st_mode & 0o7777 == 0o1777
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
+
+
+def test_a_member_of_a_sandbox_that_was_exchanged(tmp_path: Path) -> None:
+    """CRI names the pod's namespaces by the pid that it was told."""
+    paths = {"pid": "/proc/41/ns/pid", "user": "/proc/41/ns/user", "ipc": "/proc/411/ns/ipc"}
+    namespaces = [{"type": kind, "path": path} for kind, path in paths.items()]
+    namespaces += [{"type": "uts"}, {"type": "network", "path": "/run/netns/41"}]
+    spec = {"mounts": [], "linux": {"namespaces": namespaces}}
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    complete_member(str(tmp_path), "/pod", {41: 52})
+    found = json.loads((tmp_path / "config.json").read_text())["linux"]["namespaces"]
+    assert [each.get("path") for each in found] == [
+        "/proc/52/ns/pid", "/proc/52/ns/user", "/proc/411/ns/ipc", None, "/run/netns/41",
+    ]  # fmt: skip
