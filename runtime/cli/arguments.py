@@ -256,6 +256,15 @@ def _acting(verbs: Any) -> None:
     p = act.add("wait", "wait for the end of a container's init and print its exit status")
     p.add_argument("--pid", type=int, default=0, help="for this process, as exec -d told it")
     p.add_argument("--timeout", type=duration, default=None, metavar="TIME", help="give up then")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--restore", action="store_true", help="for the end of its restore instead")
+    what.add_argument("--checkpoint", action="store_true", help="for the next checkpoint instead")
+    what.add_argument(
+        "--fsrestore", action="store_true", help="until its files are restored instead"
+    )
+    what.add_argument(
+        "--fscheckpoint", action="store_true", help="for the next checkpoint of files instead"
+    )
     p = act.add("reduce", "have the sentry give back memory that it can do without")
     p.add_argument("--wait", action="store_true", help="until it is given back")
     p = act.add("delete", "delete a container that is created or stopped, and all that it holds")
@@ -445,6 +454,13 @@ def _runtime(verbs: Any) -> None:
         )
         for option in ("--no-pivot", "--no-new-keyring"):
             p.add_argument(option, action="store_true", help="accepted for runc's sake")
+        if name != "restore":
+            p.add_argument(
+                "--fs-restore-image-path",
+                default="",
+                metavar="DIR",
+                help="put the files into it that fscheckpoint saved",
+            )
         if name == "create":
             continue
         p.add_argument("-d", "--detach", action="store_true", help="don't wait for its end")
@@ -461,6 +477,19 @@ def _runtime(verbs: Any) -> None:
         choices=("none", "flate-best-speed"),
         default=None,
         help="of the image, where the release has it",
+    )
+
+    p = life.add("fscheckpoint", "save what a sandbox keeps of its files, and no process")
+    p.add_argument("--image-path", required=True, metavar="DIR", help="directory of the files")
+    p.add_argument("--leave-running", action="store_true", help="let it run on afterwards")
+    p.add_argument(
+        "--path",
+        action="append",
+        metavar="[NAME:]PATH",
+        help=(
+            "a mount to save, of the container of that name; can be given several times; all-tmpfs "
+            "is every tmpfs that the sandbox keeps in a file; default /"
+        ),
     )
 
 

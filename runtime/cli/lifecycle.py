@@ -36,8 +36,14 @@ def _request(args: argparse.Namespace, **fields: object) -> Request:
         user_log=os.path.abspath(args.user_log) if args.user_log else "",
         pass_fds=_preserved(args.preserve_fds),
         checkpoint=os.path.abspath(args.image_path) if args.verb == "restore" else "",
+        files_checkpoint=_files_image(args),
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _files_image(args: argparse.Namespace) -> str:
+    named = "" if args.verb == "restore" else args.fs_restore_image_path
+    return os.path.abspath(named) if named else ""
 
 
 def _preserved(count: int) -> dict[int, int]:
@@ -195,6 +201,23 @@ def checkpoint_verb(args: argparse.Namespace) -> None:
         generation=_generation(args, container),
         leave_running=args.leave_running,
         compression=args.compression or "",
+    )
+    if not args.leave_running:
+        attached.quietly(partial(container.wait, 20.0))
+
+
+def fscheckpoint_verb(args: argparse.Namespace) -> None:
+    """``fscheckpoint``: of file systems alone."""
+    from runtime.sandbox.files import image as files_image
+    from runtime.state import loaded_checkpoint
+
+    container = find.find(args)
+    loaded_checkpoint.save_files(
+        container,
+        os.path.abspath(args.image_path),
+        [files_image.parse_path(each) for each in args.path or ["/"]],
+        generation=_generation(args, container),
+        leave_running=args.leave_running,
     )
     if not args.leave_running:
         attached.quietly(partial(container.wait, 20.0))

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import argparse
 
 _MAX_SIGNAL = 64
+#: Seconds, where the caller sets no limit to a wait.
+_NO_TIMEOUT = 1e8
 
 
 def signal_number(text: str) -> int:
@@ -54,6 +56,19 @@ def resume_verb(args: argparse.Namespace) -> None:
 
 def wait_verb(args: argparse.Namespace) -> None:
     container = find.find(args)
+    for wanted, method in (
+        (args.restore, "WaitRestore"),
+        (args.checkpoint, "WaitCheckpoint"),
+        (args.fscheckpoint, "WaitFSCheckpoint"),
+    ):
+        if wanted:
+            container.control().wait_for(method, args.timeout or _NO_TIMEOUT)
+            return
+    if args.fsrestore:
+        control = container.control()
+        if not control.wait_files_restored(container.id, args.timeout or _NO_TIMEOUT):
+            raise NotFound("files", container.id, "no files of it were restored")
+        return
     if args.pid:
         status = container.wait_pid(args.pid, args.timeout)
     else:

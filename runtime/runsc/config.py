@@ -46,6 +46,8 @@ class RunscConfig(Record):
     port_forward: bool = True
     #: Whether checkpoints of whole pods are made and restored by containerd's proposed service.
     pod_checkpoint: bool = False
+    #: A folder below which a pod's author may have file systems saved and restored; empty: nowhere.
+    fs_checkpoints: str = ""
     #: How checkpoints are compressed; empty for the default.
     checkpoint_compression: str = ""
     #: Which emptyDirs without annotations a sandbox keeps: ``memory``, ``all`` or ``none``.

@@ -400,6 +400,35 @@ class Control:
         what = f"restore {argument['CID']!r}"
         self._plain_call("RestoreSubcontainer", argument, fds, timeout, what)
 
+    def save_files(
+        self, files: Sequence[int], paths: Sequence[tuple[str, str]], timeout: float
+    ) -> None:
+        """Save what the sandbox keeps of ``paths`` (container name, path) to four files."""
+        argument = {
+            "paths": [{"container_name": name, "path": path} for name, path in paths],
+            "exit_after_saving": False,
+            "use_checkpoint_gofer": False,
+        }
+        self._plain_call("FSSave", argument, files, timeout, "save file systems")
+
+    def wait_files_restored(self, container_id: str, timeout: float) -> bool:
+        """Wait until a container's files are all there; False if the image has none for it.
+
+        Raises Failed with the sentry's words where they can't be read.
+        """
+        try:
+            what = f"restore files of {container_id!r}"
+            self._plain_call("WaitFSRestore", {"CID": container_id}, (), timeout, what)
+        except Failed as fault:
+            if "no filesystems restored for container" in str(fault):
+                return False
+            raise
+        return True
+
+    def wait_for(self, method: str, timeout: float) -> None:
+        """Wait for what goes on in the sandbox: ``WaitRestore``, ``WaitFSCheckpoint``, ..."""
+        self._plain_call(method, None, (), timeout, method)
+
     def _plain_call(
         self, method: str, argument: object, fds: Sequence[int], timeout: float, what: str
     ) -> None:

@@ -136,6 +136,9 @@ class BootCommand(Record):
     cpu_period: int | None = None
     attached: bool = False
     user_log_fd: int = -1
+    #: What file systems are restored from, and what a program may save them to.
+    restored_files: tuple[int, ...] = ()
+    saved_files: tuple[int, ...] = ()
     #: Files for the container's init: its number to ours.
     pass_fds: Mapping[int, int] = {}
     files: Donated = Donated()
@@ -411,6 +414,10 @@ class DirectDriver:
             line.add("--attached")
         if wanted.user_log_fd >= 0:
             line.give("user-log-fd", wanted.user_log_fd)
+        for fd in wanted.restored_files:
+            line.give("fs-restore-fds", fd)
+        for fd in wanted.saved_files:
+            line.give("fs-save-fds", fd)
         line.give_all(wanted.files.of_command)
         if wanted.files.samples_to_stdout:
             line.give("profiling-metrics-fd", wanted.stdio[1])

@@ -37,6 +37,7 @@ MAX_FILE = 1 << 20
 _STRINGS = (
     "binary_name",
     "checkpoint_compression",
+    "fs_checkpoints",
     "log_level",
     "log_path",
     "root",
@@ -124,7 +125,7 @@ def check(where: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], list
                 raise InvalidRequest(place, f"{value!r} is neither flate-best-speed nor none")
             if key == "share_volumes" and value not in ("memory", "all", "none"):
                 raise InvalidRequest(place, f"{value!r} is none of memory, all, none")
-            if key == "root" and value and not value.startswith("/"):
+            if key in ("root", "fs_checkpoints") and value and not value.startswith("/"):
                 raise InvalidRequest(place, f"{value!r} is not an absolute path")
         elif key in _NUMBERS:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _ID_LIMIT:
@@ -200,6 +201,7 @@ def config_of(found: Mapping[str, Any], namespace: str, container_id: str = "") 
         allow_cgroup_parent=found.get("allow_cgroup_parent", False),
         pod_annotations=tuple(found.get("pod_annotations", ())),
         port_forward=found.get("port_forward", True),
+        fs_checkpoints=found.get("fs_checkpoints", ""),
         pod_checkpoint=found.get("pod_checkpoint", False),
         checkpoint_compression=found.get("checkpoint_compression", ""),
         share_volumes=found.get("share_volumes", "memory"),

@@ -86,6 +86,11 @@ class Generation(Record):
         return "directfs" in self.global_flags
 
     @property
+    def saves_files(self) -> bool:
+        """Whether file systems can be saved alone, and put into fresh containers (2026)."""
+        return {"fs-restore-fds", "fs-save-fds"} <= self.boot_flags
+
+    @property
     def pid_namespace_flag(self) -> bool:
         """Whether boot must be told of a PID namespace of its own (until release-20240916)."""
         return "pidns" in self.boot_flags

@@ -44,6 +44,8 @@ class BootParams(Record):
     user_log: str = ""
     #: Further files of the first container's init: its number to ours, which stays the caller's.
     pass_fds: Mapping[int, int] = {}
+    #: What the file systems of a fresh sandbox are restored from; stays the caller's.
+    restored_files: tuple[int, ...] = ()
     #: What the containers are restored from, in place of being started; stays the caller's.
     image: Image | None = None
 

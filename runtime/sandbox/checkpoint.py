@@ -148,7 +148,7 @@ def save(
         )
     except BaseException:
         if freeze:
-            _resume(control)
+            resume(control)
         raise
     if leave_running:
         return
@@ -156,10 +156,9 @@ def save(
         end()
         return
     if modern:
-        _end(control, original.id, timeout)
-    if modern or original.paused:
-        # All processes were killed, but those that are frozen don't notice.
-        _resume(control)
+        end_frozen(control, original.id, timeout)
+    elif original.paused:
+        resume(control)
 
 
 def _check_old(
@@ -193,11 +192,17 @@ def _write(control: Control, path: str, about: About, resume: bool, timeout: flo
         draft.commit(about)
 
 
-def _end(control: Control, sandbox_id: str, timeout: float) -> None:
-    """Have the sentry end by itself, so that whoever waits for it hears of no failure.
+def end_frozen(control: Control, sandbox_id: str, timeout: float) -> None:
+    """Have a frozen sentry end by itself, so that whoever waits for it hears of no failure.
 
     There is no other call for it than a checkpoint, so this one goes nowhere.
     """
+    _end(control, sandbox_id, timeout)
+    # All processes were killed, but those that are frozen don't notice.
+    resume(control)
+
+
+def _end(control: Control, sandbox_id: str, timeout: float) -> None:
     fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         control.checkpoint(
@@ -209,7 +214,8 @@ def _end(control: Control, sandbox_id: str, timeout: float) -> None:
         os.close(fd)
 
 
-def _resume(control: Control) -> None:
+def resume(control: Control) -> None:
+    """Have a frozen sandbox go on, if it is there.  Never raises."""
     try:
         control.resume(RESUME_TIMEOUT)
     except RuntimeFault:

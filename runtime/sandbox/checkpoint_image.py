@@ -71,21 +71,23 @@ class About(Record):
     network: Mapping[str, Any] | None = None
 
 
-class Draft:
-    """An image in the making.  Nothing of it has its final name before ``commit``.
+class FilesDraft:
+    """Files in the making.  None of them has its final name before ``commit_with``.
 
     A context manager: what was not committed is removed at the end, directories made for it too.
     One thread at a time.
     """
 
-    def __init__(self, path: str, paged: bool) -> None:
+    def __init__(self, path: str, names: tuple[str, ...], about: str) -> None:
         """Create the files, and ``path`` where it is missing.
 
-        Raises InvalidRequest for a path that can't be used, AlreadyExists if there is an image.
+        ``about`` is the name of the file of ours that tells of them; the first of ``names`` may
+        not stay empty.  Raises InvalidRequest for a path that can't be used, AlreadyExists if an
+        image is there.
         """
         self.path = path
         self._made: list[str] = []
-        self._names = (STATE, PAGES_META, PAGES) if paged else (STATE,)
+        self._names, self._about = names, about
         self._temporary: dict[str, str] = {}
         self._linked: list[str] = []
         self._committed = False
@@ -94,7 +96,7 @@ class Draft:
         _check_path(path)
         self._directory = self._open_directory()
         try:
-            for name in (STATE, PAGES_META, PAGES, ABOUT):
+            for name in dict.fromkeys((*names, about, STATE, PAGES_META, PAGES)):
                 if _exists(self._directory, name):
                     raise AlreadyExists("checkpoint", os.path.join(path, name))
             for name in self._names:
@@ -133,20 +135,23 @@ class Draft:
         self._temporary[name] = temporary
         return fd
 
-    def commit(self, about: About) -> None:
-        """Give the files their names, that of the state last.  Raises AlreadyExists, Failed."""
+    def commit_with(self, tell: Callable[[Mapping[str, tuple[int, int]]], object]) -> None:
+        """Give the files their names, that of the first last.  Raises AlreadyExists, Failed.
+
+        ``tell`` makes of the files' sizes and checksums what our own file is to say, as JSON.
+        """
         files = {name: _measure(fd, name) for name, fd in zip(self._names, self.fds, strict=True)}
-        if not files[STATE][0]:
-            raise Failed(f"{STATE}: the sentry wrote nothing")
-        text = fastjson.dumps(_encode(about, files))
-        fd = self._create(ABOUT)
+        first = self._names[0]
+        if not files[first][0]:
+            raise Failed(f"{first}: the sentry wrote nothing")
+        fd = self._create(self._about)
         try:
-            write_all(fd, text.encode("ascii"))
+            write_all(fd, fastjson.dumps(tell(files)).encode("ascii"))
         except OSError as error:
-            raise Failed(f"write {ABOUT}: {_reason(error)}") from None
+            raise Failed(f"write {self._about}: {_reason(error)}") from None
         finally:
             os.close(fd)
-        for name in (ABOUT, *reversed(self._names)):
+        for name in (self._about, *reversed(self._names)):
             self._link(name)
         self._committed = True
 
@@ -194,6 +199,18 @@ class Draft:
         self._made.clear()
 
 
+class Draft(FilesDraft):
+    """An image of a whole sandbox in the making."""
+
+    def __init__(self, path: str, paged: bool) -> None:
+        """Raises as for any files."""
+        super().__init__(path, (STATE, PAGES_META, PAGES) if paged else (STATE,), ABOUT)
+
+    def commit(self, about: About) -> None:
+        """Raises AlreadyExists, Failed."""
+        self.commit_with(lambda files: _encode(about, files))
+
+
 class Image:
     """A checkpoint that was found sound, its files open.
 
@@ -229,6 +246,42 @@ class Image:
             os.close(fd)
 
 
+def open_files(
+    path: str, names: tuple[str, ...], about: str, go_on: Callable[[], None] = lambda: None
+) -> tuple[int, ...]:
+    """Open the files ``names`` in directory ``path``, and check them by our own file ``about``.
+
+    If that is there: it is as ``commit_with`` wrote it, with a member ``files``.  Reads all of
+    them, and calls ``go_on`` meanwhile.  The caller closes them.  Raises NotFound if one is
+    missing, InvalidRequest if it is damaged.
+    """
+    _check_path(path)
+    directory = _open_image(path)
+    fds: list[int] = []
+    try:
+        for name in names:
+            if not _exists(directory, name):
+                raise NotFound(_FIELD, path, f"no {name} in {path}")
+            fds.append(_open(directory, path, name))
+        document = _read_about(directory, path, about)
+        if document is not None:
+            _check_files(
+                path, dict(zip(names, fds, strict=True)), _files_of(path, document, about), go_on
+            )
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    finally:
+        os.close(directory)
+    return tuple(fds)
+
+
+def sizes(files: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    """Sizes and checksums in the form of our own files."""
+    return {name: {"size": size, "crc32": crc} for name, (size, crc) in files.items()}
+
+
 def load(path: str, runsc: str, go_on: Callable[[], None] = lambda: None) -> Image:
     """Open and check the image in directory ``path``, for the runsc of version ``runsc``.
 
@@ -237,12 +290,7 @@ def load(path: str, runsc: str, go_on: Callable[[], None] = lambda: None) -> Ima
     runsc's.
     """
     _check_path(path)
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFound(_FIELD, path) from None
-    except OSError as error:
-        raise InvalidRequest(_FIELD, f"{path}: {_reason(error)}") from None
+    directory = _open_image(path)
     fds: list[int] = []
     try:
         names = [name for name in (STATE, PAGES_META, PAGES) if _exists(directory, name)]
@@ -270,6 +318,15 @@ def load(path: str, runsc: str, go_on: Callable[[], None] = lambda: None) -> Ima
     finally:
         os.close(directory)
     return Image(path, tuple(fds), header, about)
+
+
+def _open_image(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(_FIELD, path) from None
+    except OSError as error:
+        raise InvalidRequest(_FIELD, f"{path}: {_reason(error)}") from None
 
 
 # -- checks ------------------------------------------------------------------------------------
@@ -380,20 +437,20 @@ def _open(directory: int, path: str, name: str) -> int:
     return fd
 
 
-def _read_about(directory: int, path: str) -> object:
-    if not _exists(directory, ABOUT):
+def _read_about(directory: int, path: str, about: str = ABOUT) -> object:
+    if not _exists(directory, about):
         return None
-    fd = _open(directory, path, ABOUT)
+    fd = _open(directory, path, about)
     try:
         data = os.pread(fd, _MAX_ABOUT + 1, 0)
     finally:
         os.close(fd)
     if len(data) > _MAX_ABOUT:
-        raise _broken(path, f"{ABOUT} is larger than {_MAX_ABOUT} bytes")
+        raise _broken(path, f"{about} is larger than {_MAX_ABOUT} bytes")
     try:
         return fastjson.loads(data) or {}
     except ValueError:
-        raise _broken(path, f"{ABOUT} is not JSON") from None
+        raise _broken(path, f"{about} is not JSON") from None
 
 
 # -- our own file ------------------------------------------------------------------------------
@@ -414,7 +471,7 @@ def _encode(about: About, files: Mapping[str, tuple[int, int]]) -> dict[str, Any
             }
             for each in about.containers
         ],
-        "files": {name: {"size": size, "crc32": crc} for name, (size, crc) in files.items()},
+        "files": sizes(files),
         "network": about.network,
     }
 
@@ -427,12 +484,22 @@ def _decode(path: str, document: object) -> tuple[About, dict[str, tuple[int, in
             _FIELD, f"image {path} has format {document.get('format')!r:.20}, known is {_FORMAT}"
         )
     try:
-        return _about(document), {
+        return _about(document), _files_of(path, document, ABOUT)
+    except (KeyError, TypeError, AttributeError, ValueError, InvalidRequest):
+        raise _broken(path, f"{ABOUT} lacks something") from None
+
+
+def _files_of(path: str, document: object, about: str) -> dict[str, tuple[int, int]]:
+    """Sizes and checksums of the files.  Raises InvalidRequest."""
+    try:
+        if not isinstance(document, dict):
+            raise TypeError("not an object")
+        return {
             str(name): (_number(each, "size"), _number(each, "crc32"))
             for name, each in document["files"].items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError, InvalidRequest):
-        raise _broken(path, f"{ABOUT} lacks something") from None
+    except (KeyError, TypeError, AttributeError):
+        raise _broken(path, f"{about} lacks something") from None
 
 
 def _about(document: Mapping[str, Any]) -> About:

@@ -14,6 +14,7 @@ from runtime.base.cleanup_steps import Steps
 from runtime.base.errors import (
     AlreadyExists,
     DeadlineExceeded,
+    Failed,
     NotFound,
     RuntimeFault,
     SandboxGone,
@@ -146,6 +147,7 @@ class Sandbox:
         try:
             with stage("start"):
                 self._start_init(deadline, before)
+                self._await_files(self.id, self._params, deadline)
             _log.debug("init.started", sandbox=self.id)
         except BaseException:
             setup.put_back()
@@ -475,6 +477,27 @@ class Sandbox:
         if before is not None:
             before()
             stopped_start.let_go(self._control, cid, deadline)
+        try:
+            self._await_files(cid, self._sub(cid).params, deadline)
+        except RuntimeFault:
+            self._control.destroy_subcontainer(cid, _left(deadline))
+            raise
+
+    def _await_files(self, cid: str, params: BootParams, deadline: float) -> None:
+        """Wait until a container's files are there, if the sandbox's are restored.
+
+        Until then its programs wait for what they read.  Raises Failed where they can't be had, or
+        where a sandbox of one container has none in the image.
+        """
+        if not self._params.restored_files:
+            return
+        spec = params.spec
+        if self._control.wait_files_restored(cid, _left(deadline)):
+            return
+        if spec.container_type:
+            _log.info("files.none_restored", container=cid, name=spec.container_name)
+            return
+        raise Failed(f"the checkpoint has no files for container {spec.container_name!r}")
 
     def abandon(self, cid: str) -> None:
         """Close the stdio of a subcontainer that will never be started, as its end would."""

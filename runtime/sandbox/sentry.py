@@ -49,6 +49,8 @@ _RLIMIT_MEMLOCK = 8
 #: A sentry puts a file at number 256, for which its table would grow once it has threads.
 _DESCRIPTORS = 512
 #: Seconds for a process that failed to be gone, so that its last words are complete.
+#: Of annotations about checkpoints of file systems alone; see ``files/image.py``.
+_FILES_PREFIX = "dev.gvisor.internal.fscheckpoint."
 _DYING_TIMEOUT = 1.0
 #: Seconds to reap each of those that were killed.
 _UNDO_TIMEOUT = 10.0
@@ -137,6 +139,8 @@ class Sentry:
                             cpu_period=params.cpu_period,
                             attached=params.attached,
                             user_log_fd=_open_user_log(params.user_log, ours),
+                            restored_files=params.restored_files,
+                            saved_files=_open_saved_files(params, ours),
                             pass_fds=params.pass_fds,
                             files=files,
                         ),
@@ -404,6 +408,17 @@ def _ring_of_its_own(params: BootParams, ring: PinRing) -> int:
     if params.image is not None or not params.driver.generation.pins_files:
         return -1
     return ring.to_donate()
+
+
+def _open_saved_files(params: BootParams, ours: FdSet) -> tuple[int, ...]:
+    """What a program in the sandbox may save file systems to."""
+    annotations = params.spec.annotations
+    if not any(name.startswith(_FILES_PREFIX) for name in annotations):
+        return ()
+    from runtime.sandbox.files.image import open_for_saving
+
+    folder = params.config.fs_checkpoints
+    return open_for_saving(annotations, folder, params.driver.generation, ours)
 
 
 def _open_user_log(path: str, fds: FdSet) -> int:

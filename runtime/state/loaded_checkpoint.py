@@ -9,6 +9,7 @@ from __future__ import annotations
 from runtime.base.errors import NotFound
 from runtime.runsc.urpc import DEFAULT_TIMEOUT
 from runtime.sandbox import checkpoint
+from runtime.sandbox.files import image as files_image
 from runtime.state import writer
 from runtime.state.loaded_state import PAUSED, RUNNING, STOPPED
 
@@ -70,6 +71,36 @@ def save(
         compression=compression,
         timeout=timeout,
     )
+
+
+def save_files(
+    container: StoredContainer,
+    path: str,
+    paths: Sequence[tuple[str, str]],
+    *,
+    generation: Generation,
+    leave_running: bool,
+    timeout: float = checkpoint.TIMEOUT,
+) -> None:
+    """Save file systems of the container's sandbox alone in directory ``path``.
+
+    ``paths`` are container names and paths of mounts.  It ends then, with status 0, or runs on.
+    Raises as :func:`runtime.sandbox.files.image.save` does, and goes on then; InvalidState.
+    """
+    files_image.require(generation)
+    status = container.require("checkpoint", RUNNING, PAUSED)
+    control = container.control()
+    freeze = not leave_running and status != PAUSED
+    if freeze:
+        control.pause(timeout)  # what runs on would write what is lost then
+    try:
+        files_image.save(control, generation, path, paths, timeout=timeout)
+    except BaseException:
+        if freeze:
+            checkpoint.resume(control)
+        raise
+    if not leave_running:
+        checkpoint.end_frozen(control, container.sandbox_id, timeout)
 
 
 def count_execs(processes: Iterable[SandboxProcess]) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runtime.network.setup import PendingScrape
     from runtime.sandbox.boot_params import BootParams
     from runtime.sandbox.checkpoint_image import Image
+    from runtime.sandbox.files.image import FilesImage
     from runtime.sandbox.port_forward import PortForward
     from runtime.sandbox.sandbox import Sandbox
     from runtime.task.pod_memory import PodMemory
@@ -77,6 +78,8 @@ class Holdings:
         self.forward_program = ""
         #: The checkpoint that the container is to be restored from.
         self.image: Image | None = None
+        #: What its sandbox's file systems are to be restored from.
+        self.files_image: FilesImage | None = None
         #: Cgroups that are about to be made, in the form of their JSON.
         self.planned: tuple[Mapping[str, Any], ...] = ()
         #: With what the container is made.
@@ -114,6 +117,9 @@ class Holdings:
             image, scrape = self.image, self.scrape
             if image is not None and steps.run("close the checkpoint", image.close):
                 self.image = None
+            files = self.files_image
+            if files is not None and steps.run("close the saved files", files.close):
+                self.files_image = None
             if scrape is not None and steps.run("end the network helper", scrape.cancel):
                 self.scrape = None
             forward = self.port_forward

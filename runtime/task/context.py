@@ -54,6 +54,8 @@ class CreateRequest(Record):
     checkpoint: str = ""
     #: What is there, if it was opened and checked already; it is taken over.
     image: Image | None = None
+    #: A checkpoint of file systems alone, which those of a sandbox of its own are restored from.
+    files_checkpoint: str = ""
     #: Whether sentry and gofers die with this process.
     attached: bool = False
     #: A file for what the sentry has to say to the container's user.

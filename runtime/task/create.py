@@ -88,6 +88,8 @@ STEPS_OF_MEMBER = (
 #: What lets a container make and use sockets of the host's, in all that it mounts.  (FIFOs can't be
 #: made: gVisor runsc/fsgofer, Mknod.)
 _SOCKET_FLAG = "host-uds"
+#: An annotation; see ``sandbox/files/image.py``.
+_RESTORED_FILES = "dev.gvisor.internal.fscheckpoint.restore-path"
 #: Seconds for reading the network namespace and taking over its addresses.
 NETWORK_TIMEOUT = 20.0
 
@@ -178,6 +180,8 @@ def _acquire(
     container.made_with = driver, config.flags
     if request.checkpoint:
         _open_image(request, holdings, driver, root, lambda: _go_on(container))
+    if root is None:
+        _open_files_image(container, request, holdings, driver)
     step("rootfs")
     if request.rootfs:
         holdings.rootfs = os.path.join(request.bundle, "rootfs")
@@ -208,6 +212,7 @@ def _acquire(
         stdio=io.sentry_fds,
         tty=request.io.terminal,
         image=holdings.image,
+        restored_files=holdings.files_image.fds if holdings.files_image is not None else (),
         attached=request.attached,
         user_log=request.user_log or (_user_log(spec, config, driver) if root is None else ""),
         pass_fds=request.pass_fds,
@@ -218,6 +223,8 @@ def _acquire(
         sandbox = _boot(container, params, context, holdings, step, deadline)
     else:
         sandbox = _join(container, params, context, holdings, step, root)
+    if holdings.files_image is not None:
+        holdings.files_image.close()  # the sentry has them
     step("hooks")
     hook_stages.while_creating(container, sandbox, deadline)
     step("full record")
@@ -275,6 +282,30 @@ def _open_image(
             f"container {request.id!r} can't be restored by itself: its sandbox {root.id!r} was "
             "not created from a checkpoint, or is complete",
         )
+
+
+def _open_files_image(
+    container: Container, request: CreateRequest, holdings: Holdings, driver: Driver
+) -> None:
+    """Find and check what a sandbox's file systems are to be restored from, if there is anything.
+
+    A caller's own choice, or that of a pod's author as far as the operator permits it.  Raises
+    NotFound, InvalidRequest, Unsupported.
+    """
+    annotations = container.spec.annotations if container.spec is not None else {}
+    if not request.files_checkpoint and _RESTORED_FILES not in annotations:
+        return
+    from runtime.sandbox.files import image as files_image
+
+    path, folder = request.files_checkpoint, request.config.fs_checkpoints
+    if not path:
+        path = files_image.wanted(annotations, _RESTORED_FILES, folder)
+        files_image.check_links(folder, path)
+    if request.checkpoint:
+        raise InvalidRequest("checkpoint", "is of the whole sandbox, with its file systems")
+    holdings.files_image = files_image.FilesImage(
+        files_image.load(path, driver.generation, lambda: _go_on(container))
+    )
 
 
 def _fit_image(container: Container, io: IORequest, root: Container | None) -> None:

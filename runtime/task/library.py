@@ -71,6 +71,8 @@ class Request(Record):
     pass_fds: Mapping[int, int] = {}
     #: The directory of an image: what is run is restored from it, in place of being started.
     checkpoint: str = ""
+    #: Likewise of an image of file systems alone: what is run has those.
+    files_checkpoint: str = ""
 
 
 class _Session:
@@ -253,6 +255,7 @@ def _create(request: Request, context: Context) -> tuple[Container, AdoptedSandb
         io=IORequest(terminal=terminal),
         config=request.config,
         checkpoint=request.checkpoint,
+        files_checkpoint=request.files_checkpoint,
         attached=request.attached,
         user_log=request.user_log,
         pass_fds=request.pass_fds,

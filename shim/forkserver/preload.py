@@ -39,7 +39,12 @@ _SELDOM = (
     *("runtime.cgroups.systemd", "runtime.host.dbus", "runtime.host.kvm", "runtime.host.loopdev"),
     *("runtime.host.systemd", "runtime.network.restored", "runtime.sandbox.checkpoint"),
     *("runtime.sandbox.checkpoint_image", "runtime.sandbox.idmapped_mounts"),
-    *("runtime.sandbox.restore", "runtime.task.start_container_hooks", "shim.sandbox"),
+    *(
+        "runtime.sandbox.files",
+        "runtime.sandbox.restore",
+        "runtime.task.start_container_hooks",
+        "shim.sandbox",
+    ),
     *("shim.stdio.binary_logger", "shim.stdio.console", "protos"),
 )
 #: Of the standard library, which isn't ours to go, what spares forks of the server an import.

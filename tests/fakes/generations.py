@@ -38,7 +38,8 @@ _SOURCES = {
     ),
     2026: (
         f"{_BOOT} gofer-filestore-fds gofer-mount-confs total-host-memory cpu-quota cpu-period "
-        f"{_BOOT_2024} final-metrics-log-fd nvidia-host-params pin-ring-fd",
+        f"{_BOOT_2024} final-metrics-log-fd nvidia-host-params pin-ring-fd fs-restore-fds "
+        "fs-save-fds",
         f"{_GOFER} dev-io-fd gofer-mount-confs rpc-fd sync-chroot-fd",
         f"{_GLOBAL} {_LATER} cpu-num-from-quota=true platform=systrap overlay2=root:self",
         " <container ID>",

@@ -177,7 +177,9 @@ class PodNode:
     def start(self) -> None:
         """Make the network, start the daemon and wait until pods can be run on it."""
         (self.daemon.folder / "logs").mkdir(parents=True)
-        options = f'root = "{self.daemon.folder}/runsc"\npod_checkpoint = true\n'
+        folder = self.daemon.folder
+        options = f'root = "{folder}/runsc"\nfs_checkpoints = "{folder}/saved"\n'
+        options += "pod_checkpoint = true\n"
         if self.without_pause:  # containerd chooses else
             options += 'pod_annotations = ["dev.gvisor.*"]\n'
         texts = {

@@ -287,6 +287,15 @@ def test_device_gofer_and_the_drivers_version(year: int) -> None:
     assert not driver.start_subcontainer_argument("c", spec, settings, (), 0)["IsDevIoFilePresent"]
 
 
+def test_files_of_file_systems_that_are_restored_and_saved() -> None:
+    argv = boot_argv(2026, restored_files=(30, 31, 32, 33), saved_files=(34, 35, 36, 37))
+    for name in ("fs-restore-fds", "fs-save-fds"):
+        words = [word for word in argv if word.startswith(f"--{name}=")]
+        assert len(words) == 4
+        assert argv.index("boot") < argv.index(words[0])
+    assert not [word for word in boot_argv(2024) if "fs-" in word]
+
+
 def test_command_lines_have_known_flags_only() -> None:
     for year, generation in GENERATIONS.items():
         for argv, known in (

@@ -116,6 +116,7 @@ ABILITIES = {
     "knows_newer_fields": (False, False, True),
     "lets_override_2026": (False, False, True),
     "bounds_overlays": (False, False, True),
+    "saves_files": (False, False, True),
 }
 
 
