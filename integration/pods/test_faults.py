@@ -97,6 +97,8 @@ def _settle_alone(pods: PodNode, found: Scene, row: Row) -> None:
         until(lambda: not footprint.alive(found.shim), 10, "the shim ends by itself")
     else:
         assert footprint.alive(found.shim)
+    if row.moment.endswith("start"):
+        found.until_running()  # for what isn't yet, the next containerd kills and deletes
     pods.close()
     pods.revive()
 
@@ -147,6 +149,21 @@ def _pod(found: Scene) -> str:
     if each is None:
         return "gone"
     return "ready" if each.state == cri.READY else "not ready"
+
+
+@pytest.mark.gvisor
+@pytest.mark.core
+def test_containerd_is_back_before_the_pod_runs(pods: PodNode) -> None:
+    """It asks for the state, and takes what doesn't run yet for nothing: that pod is not ready."""
+    with scene(pods, "pod start") as found:
+        found.strike("containerd")
+        pods.close()
+        pods.daemon.start()
+        found.release()
+        pods.wait_ready()
+        until(lambda: _pod(found) == "not ready", 20, "the pod is not ready")
+    pods.clean()
+    pods.assert_clean()
 
 
 @pytest.mark.core

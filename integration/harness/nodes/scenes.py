@@ -23,7 +23,7 @@ from integration.harness.host import footprint
 from integration.harness.nodes import gates
 from integration.harness.nodes.pods import Pod, PodNode, kill
 
-CREATED, STOPPED = 1, 3
+CREATED, RUNNING, STOPPED = 1, 2, 3
 _FOREVER = ("sleep", "1000")
 
 
@@ -55,6 +55,10 @@ class Scene:
             elif "gofer" in words:
                 bundle = next(word for word in words if word.startswith("--bundle="))
                 self.gofers[bundle.rpartition("/")[2]] = pid
+
+    def until_running(self) -> None:
+        """Wait until what was about to start runs, as the shim says it to whoever asks next."""
+        _until_state(self, self.container or self.pod_id, RUNNING)
 
     def strike(self, victim: str) -> None:
         """SIGKILL, while the operation is under way."""
