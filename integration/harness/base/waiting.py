@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-#: A loaded machine takes so many times as long as a quiet one, whose seconds the callers give.
+#: A loaded machine takes so many times as long as a quiet one, whose seconds the callers give.  It
+#: costs nothing where tests pass, and proves no time: a time that is promised is measured.
 PATIENCE = 5
 
 
