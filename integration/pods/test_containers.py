@@ -204,19 +204,19 @@ def test_container_made_and_deleted_many_times(pods: PodNode) -> None:
             "records": len(list((pods.daemon.folder / "runsc").rglob("*"))),
         }
 
-    for number in range(10):
+    # The first ones fill the interpreter's pools of small objects, and touch what a fork shares.
+    for number in range(30):
         round_trip(number)
     until(lambda: footprint.idle_size(shim), 5, "idle")
     before, memory = sizes(), (footprint.memory(shim), footprint.memory(sentry))
-    for number in range(10, 100):
+    for number in range(30, 100):
         round_trip(number)
 
     def grown() -> dict[str, int]:
         return {name: n for name, n in sizes().items() if n > before[name]}
 
     until(lambda: footprint.idle_size(shim) and not grown(), 10, f"no growth of {before}")
-    # The interpreter's arenas fill up until some 500 containers have come and gone, and stay so.
-    assert footprint.memory(shim) - memory[0] < 3 << 20
+    assert footprint.memory(shim) - memory[0] < 1 << 20
     assert footprint.memory(sentry) - memory[1] < 16 << 20
     assert pods.exec(steady, "echo", "well").out == "well\n"
 

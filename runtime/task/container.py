@@ -68,7 +68,11 @@ FAILED_START_STATUS = 128
 
 class Container:
     """A container and its processes.  Methods may be called by any thread; those that talk to
-    the sentry block for as long as their deadline says."""
+    the sentry block for as long as their deadline says.
+
+    Nothing that it has refers to it: so all of it goes with its last user, and waits for no
+    garbage collector.
+    """
 
     def __init__(self, context: Context, container_id: str, bundle: str, io: IORequest) -> None:
         self.id = container_id
@@ -90,11 +94,11 @@ class Container:
         #: Whether a delete has freed all that it held, though its caller never heard of it.
         self.freed = False
         self.killing = Killing(self, context.reactor)
-        self.stats = Stats(self)
+        self.stats = Stats(container_id)
         #: Whether its sandbox, another container's, was deleted before it.
         self.orphaned = False
-        #: The containers that are guests in its sandbox.
-        self.guests: Callable[[], list[Container]] = list
+        #: The containers that are guests in its sandbox, or in another's.
+        self.guests: Callable[[Container], list[Container]] = lambda _: []
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
         self._execs: dict[str, Process] = {}  # guarded by _lock
@@ -469,7 +473,7 @@ class Container:
 
     def metrics(self) -> Metrics:
         """See :meth:`runtime.task.stats.Stats.metrics`."""
-        return self.stats.metrics()
+        return self.stats.metrics(self)
 
     def update(self, resources: Mapping[str, Any]) -> None:
         """Apply new limits, all of them or none.  Raises NotFound if stopped.
@@ -568,7 +572,7 @@ class Container:
             execs, self._execs = list(self._execs.values()), {}
         for process in execs:
             process.drop(Exit(status=128 + SIGKILL, at=time.time()))
-        guests = [each.holdings for each in self.guests() if each.holdings is not None]
+        guests = [each.holdings for each in self.guests(self) if each.holdings is not None]
         holdings.release(guests)
         if not ended.wait(EXEC_END_TIMEOUT):
             self.init.exited(Exit(status=128 + SIGKILL, at=time.time()))

@@ -12,6 +12,7 @@ means to the job in the foreground of its terminal.
 from __future__ import annotations
 
 import time
+from _weakref import ref
 
 from runtime.base.errors import (
     DeadlineExceeded,
@@ -75,11 +76,38 @@ if TYPE_CHECKING:
         def init_exited(self, info: ExitInfo) -> None: ...
 
 
+class Gone:
+    """Stands for a container that was deleted, for a timer or a task that comes too late."""
+
+    has_ended = True
+    is_root = False
+
+    def __init__(self, container_id: str, init: Process) -> None:
+        self.id, self.init = container_id, init
+
+    @property
+    def sandbox(self) -> Sandbox:
+        raise NotFound("container", self.id)
+
+    def process(self, exec_id: str) -> Process:
+        raise NotFound("container", self.id)
+
+    def require_created(self) -> None:
+        raise NotFound("container", self.id)
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """There is nothing to do any more."""
+
+    def init_exited(self, info: ExitInfo) -> None:
+        """It has, and was told so."""
+
+
 class Killing:
-    """The signals to one container.  From any thread."""
+    """The signals to one container, which has it.  From any thread."""
 
     def __init__(self, container: Killable, reactor: Reactor) -> None:
-        self._container = container
+        self._of = ref(container)  # or both would wait for the garbage collector
+        self._id, self._init = container.id, container.init
         self._reactor = reactor
         # How a container ended whose sentry was killed on its account; written once, by one who
         # is about to kill.
@@ -88,6 +116,10 @@ class Killing:
         self._insisting = False
         #: Lets a paused sandbox go on, with all that this means to its containers; may raise.
         self.thaw: Callable[[], None] = lambda: None
+
+    @property
+    def _container(self) -> Killable:
+        return self._of() or Gone(self._id, self._init)
 
     def kill(self, exec_id: str, signo: int, everyone: bool) -> None:
         """Signal init, everything in the container, or an exec.
@@ -300,6 +332,8 @@ class Killing:
         """
         from runtime.bundle.fuse import abort_hanging
 
+        if not self._is_stuck():
+            return
         if abort_hanging([each.spec.raw for each in self._container.sandbox.members()]):
             self._reactor.call_later(GOFER_TIMEOUT, self._kill_forced)
         else:

@@ -68,7 +68,7 @@ class Pod:
         validate_id("container", request.id)
         container = Container(self.context, request.id, request.bundle, request.io)
         container.killing.thaw = lambda: self.resume(request.id)
-        container.guests = lambda: self._guests(container)
+        container.guests = self._guests
         with self._lock:
             if self._closed:
                 raise SandboxGone(0, detail="the shim is shutting down")

@@ -48,21 +48,19 @@ LOOK_TIMEOUT = 2.0
 class Stats:
     """The figures of one container.  Thread-safe."""
 
-    def __init__(self, container: Measured) -> None:
-        self._container = container
-        self._log = get_logger("container", container=container.id)
+    def __init__(self, container_id: str) -> None:
+        self._log = get_logger("container", container=container_id)
         self._lock = threading.Lock()
         self._last: Metrics | None = None  # guarded by _lock
         self._cpu = CpuClock()
 
-    def metrics(self) -> Metrics:
-        """Usage now; once the container has ended, its last figures, until it is deleted.
+    def metrics(self, container: Measured) -> Metrics:
+        """Usage now of ``container``; once that has ended, its last figures, until it is deleted.
 
         As with runc, whose cgroup stays until then: containerd asks when it has heard of an OOM,
         and a scrape may come between the end and the Delete.  Where nobody asked while it ran,
         they are what the host's cgroup says.  Raises InvalidState while it is being created.
         """
-        container = self._container
         container.require_created()
         ended = container.init.exit is not None
         if ended and (last := self._known()) is not None:

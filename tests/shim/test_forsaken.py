@@ -33,7 +33,7 @@ class Shim:
         self.bundle = folder / "guest"
         self.bundle.mkdir()
         self.pod._containers["root"] = self.bench.container
-        self.bench.container.guests = lambda: self.pod._guests(self.bench.container)
+        self.bench.container.guests = self.pod._guests
         self.guest_holdings = FakeHoldings()
         self.guest_holdings.sandbox = self.bench.sandbox
         request: Any = type("R", (), {"id": "guest", "bundle": str(self.bundle), "io": IORequest()})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -368,6 +370,33 @@ def test_a_running_container_is_not_deleted(bench: Bench) -> None:
     with pytest.raises(InvalidState, match="cannot delete a running process"):
         bench.container.delete(lambda: None)
     assert bench.holdings.releases == 0
+
+
+def test_a_deleted_container_goes_without_the_garbage_collector(bench: Bench) -> None:
+    """What was to be seen to later finds nothing, and whoever asks is told."""
+    bench.run()
+    bench.sandbox.end_exec(bench.exec("e"), 3)
+    killing, gone = bench.container.killing, weakref.ref(bench.container)
+    bench.container.kill("", 9, True)
+    assert bench.container.metrics()
+    bench.sandbox.end(9)
+    bench.container.delete(lambda: None)
+    assert bench.workers.drain(5)
+    signals = list(bench.sandbox.signals)
+    bench.memory.remove("c")
+    bench.sandbox.on_exit = lambda _: None
+    gc.disable()
+    try:
+        del bench.container
+        assert gone() is None
+    finally:
+        gc.enable()
+    for late in (killing._repeat, killing._kill_gofer, killing._give_up, killing._kill_again):
+        late()
+    killing._let_go_of_files()
+    with pytest.raises(NotFound):
+        killing.kill("", 9, False)
+    assert bench.sandbox.signals == signals and not bench.sandbox.gofers_killed
 
 
 def test_deleting_a_created_container_reports_its_end(bench: Bench) -> None:
