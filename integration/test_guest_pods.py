@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.guest import scene
+from integration.harness.base.waiting import until
 from integration.harness.clients import cri
 from integration.harness.clients.daemon_api import Api, Refused
 from integration.harness.nodes.pods import PodNode
@@ -89,6 +90,43 @@ def test_a_sandbox_has_the_overhead_of_its_pod(guest_pods: PodNode) -> None:
     first = pod.start(*SLEEP, **limited(40))
     guest_pods.call(UPDATE, container_id=first, linux={"memory_limit_in_bytes": 60 * MIB})
     assert scene.text(leaf, "memory.max") == str(204 * MIB)
+
+
+def test_a_pod_without_a_pause_container(guest_pods: PodNode, api: Api) -> None:
+    """The shim's own sandbox is in such a leaf as well, with the pod's sums and its overhead."""
+    pods = guest_pods
+    sums = {"memory_limit_in_bytes": 100 * MIB, "cpu_quota": 150000, "cpu_period": 100000}
+    overhead = {"memory_limit_in_bytes": 20 * MIB, "cpu_quota": 10000, "cpu_period": 100000}
+    pod = pods.pod(variant="shim", linux={"resources": sums, "overhead": overhead})
+    leaf = f"{pod.cgroup}/{pod.id}"
+    first = pod.start(*SLEEP, **limited(40))
+    own = f"{pod.cgroup}/{first}"
+    assert {scene.cgroup_of(pid) for pid in scene.children(pod.shim)} == {leaf}
+    assert scene.members(own) == set()
+    limits = ("memory.max", "cpu.max")
+    assert [scene.text(leaf, file) for file in limits] == [str(120 * MIB), "160000 100000"]
+    assert scene.text(own, "memory.max") == str(40 * MIB)
+    pods.call(UPDATE, container_id=first, linux={"memory_limit_in_bytes": 60 * MIB})
+    assert scene.text(own, "memory.max") == str(60 * MIB)
+    assert scene.text(leaf, "memory.max") == str(140 * MIB)
+    figures = pods.call("PodSandboxStats", pod_sandbox_id=pod.id).stats.linux
+    assert figures.memory.working_set_bytes.value > MIB
+
+    with api.events() as events:
+        over = pod.start(*hog(60), **limited(24))
+        assert pods.wait_reason(over, "OOMKilled", 60) == 137
+        assert pods.status(first).state == cri.RUNNING
+        assert pod.status.state == cri.READY
+        whole = pod.start(*hog(400))
+        assert pods.wait_reason(whole, "OOMKilled", 60) == 137
+        assert pods.wait_reason(first, "Error", 60) == 137
+        until(lambda: pod.status.state == cri.NOT_READY, 60, "the sandbox has ended")
+        for each in (over, whole):
+            topics = events.topics(each)
+            assert topics.count("oom") == 1 and topics.index("oom") < topics.index("exit"), topics
+        assert "oom" not in events.topics(first)
+    pod.remove()
+    assert not scene.exists(leaf) and not scene.exists(own)
 
 
 def test_scores_can_be_lowered(guest_pods: PodNode) -> None:

@@ -24,11 +24,11 @@ def show(unit: str, *properties: str) -> list[str]:
     return [found[name] for name in properties]
 
 
-def in_a_slice(pods: PodNode, **sums: int) -> tuple[Pod, str]:
+def in_a_slice(pods: PodNode, variant: str = "", **sums: int) -> tuple[Pod, str]:
     """A pod as of a kubelet with systemd's driver, and where its cgroup is."""
     name = f"kubepods-burstable-pod{pods.cgroup.replace('-', '_')}.slice"
     linux = {"cgroup_parent": name, "resources": sums} if sums else {"cgroup_parent": name}
-    pod = pods.pod(linux=linux)
+    pod = pods.pod(variant=variant, linux=linux)
     return pod, f"/kubepods.slice/kubepods-burstable.slice/{name}"
 
 
@@ -64,6 +64,25 @@ def test_a_pod_in_scopes(guest_pods: PodNode) -> None:
     pods.delete(container)
     assert scopes() == {sandbox}
     # The count of kills can still be read when nothing of the sandbox is left in the scope.
+    whole = pod.start(*hog(400))
+    assert pods.wait_reason(whole, "OOMKilled", 60) == 137
+    pod.remove()
+    assert scopes() == set()
+    assert not scene.exists(f"{place}/{sandbox}")
+
+
+def test_a_pod_in_scopes_without_a_pause_container(guest_pods: PodNode) -> None:
+    pods = guest_pods
+    pod, place = in_a_slice(pods, "shim", memory_limit_in_bytes=120 * MIB)
+    container = pod.start(*SLEEP, **limited(40))
+    sandbox, own = (f"cri-containerd-{each}.scope" for each in (pod.id, container))
+    assert scopes() == {sandbox, own}
+    what = ("ActiveState", "ControlGroup", "Slice", "MemoryMax")
+    slice_name = place.rpartition("/")[2]
+    assert show(sandbox, *what) == ["active", f"{place}/{sandbox}", slice_name, str(120 * MIB)]
+    assert show(own, *what) == ["active", f"{place}/{own}", slice_name, str(40 * MIB)]
+    for pid in (pod.sentry(), pod.gofer(container)):
+        assert scene.cgroup_of(pid) == f"{place}/{sandbox}"
     whole = pod.start(*hog(400))
     assert pods.wait_reason(whole, "OOMKilled", 60) == 137
     pod.remove()
