@@ -161,6 +161,20 @@ def test_run(shop: Shop) -> None:
     assert ctl.ok("list", "-q") == ""
 
 
+def test_output_that_nobody_reads_any_more(shop: Shop) -> None:
+    """`gvctl exec one cat big | head`."""
+    shop.run("one", "sleep", "1000")
+    bundle = shop.bundle("two", "sh", "-c", "while echo more; do :; done; exit 6")
+    for words in (
+        ("exec", "one", "sh", "-c", "while echo more; do :; done; exit 6"),
+        ("run", "--bundle", bundle, "two"),
+    ):
+        with shop.gvctl.begin(*words) as process:
+            assert process.stdout is not None and process.stdout.readline() == "more\n"
+            process.stdout.close()
+            assert process.wait(20) == 6
+
+
 def test_a_run_passes_signals_on_and_dies_with_its_caller(shop: Shop) -> None:
     ctl = shop.gvctl
     script = "trap 'echo caught; exit 6' TERM; echo ready; while :; do sleep 0.05; done"

@@ -50,7 +50,11 @@ _KEYS = (
 
 
 class CopiedStream:
-    """One direction: from a descriptor to another.  ``close`` names those to close at its end."""
+    """One direction: from a descriptor to another.
+
+    ``close_target`` has that closed once the source has ended, ``close_source`` the source once
+    nobody takes what comes of it, by which its writer learns so.
+    """
 
     def __init__(
         self,
@@ -59,11 +63,13 @@ class CopiedStream:
         *,
         seen: Callable[[bytes], None] | None = None,
         close_target: bool = False,
+        close_source: bool = False,
         is_input: bool = False,
     ) -> None:
         self.source, self.target = source, target
         self.seen = seen
         self.close_target = close_target
+        self.close_source = close_source
         #: Whether it goes to the process, and so doesn't matter once that has ended.
         self.is_input = is_input
         self.waiting = b""
@@ -99,6 +105,8 @@ class CopiedStream:
             return
         except OSError:  # nobody reads any more
             self.waiting = b""
+            if self.open and self.close_source:
+                os.close(self.source)
             self.open = False
         if not self.open:
             self.end()

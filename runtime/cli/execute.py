@@ -108,8 +108,8 @@ def _run_attached(container: StoredContainer, process: ProcessSpec, pid_file: st
     os.set_blocking(our_in, False)
     streams = (
         attached.CopiedStream(0, our_in, close_target=True, is_input=True),
-        attached.CopiedStream(our_out, 1),
-        attached.CopiedStream(our_err, 2),
+        attached.CopiedStream(our_out, 1, close_source=True),
+        attached.CopiedStream(our_err, 2, close_source=True),
     )
     stdio.write_pid(pid_file, os.getpid())
     forward = partial(attached.quietly, container.signal_process, pid)

@@ -104,8 +104,8 @@ def _run_attached(args: argparse.Namespace) -> int:
     os.set_blocking(our_in, False)
     streams = (
         attached.CopiedStream(0, our_in, close_target=True, is_input=True),
-        attached.CopiedStream(our_out, 1),
-        attached.CopiedStream(our_err, 2),
+        attached.CopiedStream(our_out, 1, close_source=True),
+        attached.CopiedStream(our_err, 2, close_source=True),
     )
     running = _Run(args, _request(args, stdio=theirs, attached=True), theirs)
     return running.run(streams)

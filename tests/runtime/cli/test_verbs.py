@@ -424,6 +424,24 @@ def test_a_session_copies_both_ways_and_gives_the_status() -> None:
         os.close(fd)
 
 
+def test_a_writer_hears_that_nobody_reads_any_more() -> None:
+    our_out, their_out = os.pipe()
+    result, sink = os.pipe()
+    os.close(result)
+
+    def process() -> int:
+        try:
+            while True:
+                os.write(their_out, bytes(65536))
+        except BrokenPipeError:
+            return 9
+
+    streams = (attached.CopiedStream(our_out, sink, close_source=True),)
+    assert attached.run(process, lambda _: None, streams) == 9
+    for fd in (their_out, sink):
+        os.close(fd)
+
+
 def test_a_session_ends_though_the_output_is_held() -> None:
     reader, writer = os.pipe()
     null = os.open(os.devnull, os.O_WRONLY)
