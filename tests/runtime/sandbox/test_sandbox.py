@@ -546,6 +546,32 @@ def test_network_that_fails(lab: Lab) -> None:
         sandbox.start_root(time.monotonic() + TIMEOUT)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(True, ""), (False, "has no files for container"), (Failed("I/O error"), "I/O error")],
+)
+def test_a_start_waits_for_files_that_are_restored(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: bool | Failed, words: str
+) -> None:
+    sandbox, _ = lab.boot("wait")
+    asked = []
+
+    def wait(container_id: str, _: float) -> bool:
+        asked.append(container_id)
+        if isinstance(answer, Failed):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(sandbox.control, "wait_files_restored", wait)
+    sandbox._params = sandbox._params.replace(restored_files=(1,))
+    if words:
+        with pytest.raises(Failed, match=words):
+            sandbox.start_root(time.monotonic() + TIMEOUT)
+    else:
+        sandbox.start_root(time.monotonic() + TIMEOUT)
+    assert asked == [sandbox.id]
+
+
 def test_stdio_is_owned_except_shared_devices(tmp_path: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     before = os.fstat(null).st_ctime_ns
