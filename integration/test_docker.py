@@ -143,6 +143,15 @@ def test_terminal(docker: Docker) -> None:
             other.press_until("\x03", "# ")
             other.write("sleep 1000 & exit 9\n")
             assert other.wait() == 9
+        # Its first process has keys and sizes of its own as well.
+        script = (
+            "trap 'stty size' WINCH; trap 'exit 7' INT; echo u''p; while :; do sleep 0.05; done"
+        )
+        terminal.write(f'sh -c "{script}"; echo status $?\n')
+        terminal.expect("\nup\r\n")
+        terminal.resize_until(41, 121, "41 121")
+        terminal.press_until("\x03", "status 7")
+        terminal.press_until("\n", "# ")
         terminal.write("exit 8\n")
         assert terminal.wait() == 8
 
