@@ -8,8 +8,8 @@ its own, and not in the gaps between what it shares.  Nothing here changes what 
 
 from __future__ import annotations
 
+import _io
 import gc
-import io
 import sys
 from _thread import RLock, allocate_lock
 from opcode import EXTENDED_ARG, opmap
@@ -122,27 +122,29 @@ def keep_all() -> list[object]:
     buffers = _buffer_types()
     written: list[object] = []
     left = gc.get_objects()
-    count = sys.getrefcount
+    count, keep, referents = sys.getrefcount, linux.keep_object, gc.get_referents
     while left:
         one = left.pop()
         if count(one) > _IMMORTAL:
             continue
-        if isinstance(one, buffers):
-            written.append(one)
-            continue
-        linux.keep_object(one)
-        if isinstance(one, str):
+        kind = type(one)
+        if kind is str:
+            keep(one)
             hash(one)
-        elif isinstance(one, CodeType):
+        elif kind is CodeType:
+            keep(one)
             left += (getattr(one, name) for name in _OF_CODE)
+        elif issubclass(kind, buffers):
+            written.append(one)
         else:
-            left += gc.get_referents(one)
+            keep(one)
+            left += referents(one)
     return written
 
 
 def _buffer_types() -> tuple[type, ...]:
     """Those of which the memory is written to without the interpreter's lock: locks as well."""
-    found: list[type] = [bytearray, memoryview, type(allocate_lock()), RLock, io.BufferedIOBase]
+    found: list[type] = [bytearray, memoryview, type(allocate_lock()), RLock, _io._BufferedIOBase]
     for module, name in (("array", "array"), ("mmap", "mmap"), ("_cffi_backend", "_CDataBase")):
         kind = getattr(sys.modules.get(module), name, None)
         if isinstance(kind, type):

@@ -151,6 +151,13 @@ def _identity(package: str) -> tuple[int, ...]:
     return tuple(n for info in found for n in (info.st_dev, info.st_ino, info.st_mtime_ns))
 
 
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd has."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
@@ -239,6 +246,8 @@ def main(program: child.Program, path: str, containerd: int, started: int, lock:
     server.facts.born_with = likeness.own()
     _sweep(path)
     try:
+        if has_ended(pidfd):
+            return  # while we imported
         _kept = layout.settle()
         server.listen()
         server.serve()
