@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -349,7 +350,8 @@ class PodNode:
                 lines.append(f'echo "$@" >> {self._calls}')
             if options:
                 lines.append(f"export {_OPTIONS_FILE}={self.daemon.folder}/{options}.toml")
-            lines.append(f'exec {peers.shim_path(runtime, self.daemon.version)} "$@"\n')
+            shim = peers.shim_path(runtime, self.daemon.version)
+            lines.append(f'exec {shlex.quote(str(shim))} "$@"\n')
             script = self.daemon.folder / "bin" / f"containerd-shim-{name}-v2"
             script.parent.mkdir(exist_ok=True)
             script.write_text("\n".join(lines))
