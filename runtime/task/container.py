@@ -583,7 +583,6 @@ class Container:
             hook_stages.after_delete(self)
         if not heard():
             raise Failed(f"delete {self.init.subject}: nobody waits for the outcome any more")
-        release()
         self.init.commit(
             Op.DELETED,
             TaskDeleted(
@@ -594,4 +593,5 @@ class Container:
                 exited_at=exit.at,
             ),
         )
+        release()  # only now, as another of the same id has events as well
         return pid, exit

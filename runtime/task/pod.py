@@ -56,7 +56,7 @@ class Pod:
         """The container of that id, also while it is being created.  Raises NotFound."""
         with self._lock:
             found = self._containers.get(container_id)
-        if found is None:
+        if found is None or found.init.state is State.DELETED:
             raise NotFound("container", container_id, f"container {container_id!r} not created")
         return found
 

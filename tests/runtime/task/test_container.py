@@ -372,6 +372,13 @@ def test_a_running_container_is_not_deleted(bench: Bench) -> None:
     assert bench.holdings.releases == 0
 
 
+def test_an_id_is_free_once_its_containers_deletion_is_told(bench: Bench) -> None:
+    """Else the events of the next one with that id could come before it."""
+    told: list[list[str]] = []
+    bench.container.delete(lambda: told.append(bench.names()))
+    assert [names[-1] for names in told] == ["TaskDeleted"]
+
+
 def test_a_deleted_container_goes_without_the_garbage_collector(bench: Bench) -> None:
     """What was to be seen to later finds nothing, and whoever asks is told."""
     bench.run()
