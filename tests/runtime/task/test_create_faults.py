@@ -35,7 +35,8 @@ from tests.fakes.driver import Unprivileged
 from tests.fakes.generations import GENERATIONS
 from tests.fakes.sandbox import TRUE, FakeIO
 
-TIMEOUT = 10.0
+#: Seconds until a test gives up; a loaded machine needs some of them.
+TIMEOUT = 60.0
 #: In the bundle, which is containerd's to remove.
 LOCATOR = "gvisor-shim.json"
 
