@@ -24,14 +24,24 @@ class Runsc:
         Without ``output`` for one that starts a container, which would keep a pipe open.
         """
         where = subprocess.PIPE if output else subprocess.DEVNULL
-        done = subprocess.run(
-            [self.binary, "--root", self.root, "--network=none", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=where,
-            stderr=where,
-            timeout=timeout,
-        )
+        try:
+            done = subprocess.run(
+                [self.binary, "--root", self.root, "--network=none", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=where,
+                stderr=where,
+                timeout=timeout,
+            )
+        finally:
+            self._remove_namespace()
         return Done(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
+
+    def _remove_namespace(self) -> None:
+        """Releases of 2026 leave a mount: the empty network namespace that their gofers share."""
+        kept = self.root / "null-netns"
+        if kept.exists():
+            subprocess.run(["umount", kept], check=True)
+            kept.unlink()
 
     def ok(self, *arguments: str, output: bool = True) -> str:
         """The output of a command that has to succeed."""
