@@ -37,6 +37,12 @@ _WHERE = {
         '#   imports = ["{folder}/*.toml"]\n'
     ),
 }
+#: Where this was run, and what containerd's own table says; the README has more.
+_VERSIONS = """\
+# Run on containerd 1.6.20, 1.7.24, 2.1.9 (tests of every change), and by hand in November 2026
+# on 2.2.7, 2.3.4, 2.4.0-beta.0; never on 2.0. By containerd's table of August 2026 supported are
+# 2.0 (until March 2027), 2.2 (until 6 November 2026) and 2.3 (until April 2028).
+"""
 #: What a sandbox needs besides its containers: see the README's figures.
 _OVERHEAD = "128Mi"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
@@ -129,6 +135,7 @@ def config_verb(args: argparse.Namespace) -> None:
     shim = os.path.abspath(doctor.found_shim() or _SHIM)
     parts: list[str] = []
     if args.what in ("all", "containerd"):
+        parts.append(_VERSIONS)
         for version in versions:
             whose = f"containerd {release}" if release else f"containerd {version - 1}.x"
             where = _WHERE[version].format(folder=DROP_INS, handler=handler, whose=whose)

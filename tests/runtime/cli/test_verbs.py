@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -373,6 +374,11 @@ def test_config(host: Host) -> None:
     status, out, _ = host.call("config", "containerd", "--containerd", "2.1.9")
     assert status == 0 and "io.containerd.cri.v1.runtime" in out and "grpc.v1.cri" not in out
     assert "# /etc/containerd/conf.d/gvisor.toml, containerd 2.1.9;" in out
+    told = out[: out.index("\n\n")]
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    row = next(line for line in readme.splitlines() if line.startswith("| containerd | 1.6"))
+    assert {*re.findall(r"\d+\.\d+\.\d+", told)} == {*re.findall(r"\d+\.\d+\.\d+", row)}
+    assert "November 2026" in told and "April 2028" in told
     assert '\n#   imports = ["/etc/containerd/conf.d/*.toml"]\n[plugins' in out
     out = host.call("config", "--containerd", "1.7", "--handler", "mine")[1]
     assert "io.containerd.grpc.v1.cri" in out and "conf.d" not in out
