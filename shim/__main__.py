@@ -30,6 +30,7 @@ def _take_output() -> tuple[int, int]:
     kept = os.dup(1), os.dup(2)
     for fd in (1, 2):
         os.dup2(null, fd)
+    os.close(null)
     return kept
 
 
@@ -81,6 +82,10 @@ def _act(call: arguments.Invocation, stdout: int, stderr: int) -> None:
             from shim import bootstrap
 
             bootstrap.start(call, lambda reply: _write(stdout, reply))
+        elif call.action == "take-over":
+            from shim import take_over
+
+            take_over.take_over(call, stdout, stderr)
         else:
             from shim import serve
 

@@ -14,7 +14,7 @@ import threading
 import time
 
 from runtime.base import log, signals, stages
-from runtime.base.errors import InvalidRequest, reason
+from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.cgroups.hierarchy import CgroupRoot
 from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
@@ -26,6 +26,8 @@ from shim import bundles, events, service
 from shim.base import options, sockets
 from shim.forkserver import caller
 from shim.forsaken import Forsaken
+from shim.handover import program
+from shim.handover.upgrade import Upgrade
 from shim.observe.counters import Counters
 from shim.observe.debug_socket import DebugSocket
 from shim.rest import Rest
@@ -34,6 +36,8 @@ from shim.ttrpc.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from runtime.cgroups.metrics import Metrics
     from runtime.runsc.config import RunscConfig
     from runtime.task.events import Event
@@ -59,6 +63,30 @@ PRELOAD_DELAY = 2.0
 #: A thread's stack.  The default of 8 MiB is only reserved, but counts against memory cgroups
 #: and overcommit where a host has hundreds of pods.
 STACK_SIZE = 256 * 1024
+
+
+#: Seconds for what is under way to end, while all else is held still for an upgrade.
+FREEZE_TIMEOUT = 1.0
+#: Seconds that the end of a shim waits for an upgrade that goes on.
+STOP_UPGRADE_TIMEOUT = 20.0
+#: In the pipe of signals: there is a job for the main thread.
+_JOB = 254
+
+
+class Job:
+    """A function for the main thread."""
+
+    def __init__(self, function: Callable[[], str]) -> None:
+        self._function = function
+        self.result = ""
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.result = self._function()
+        except Exception as error:
+            self.result = repr(error)
+        self.done.set()
 
 
 class Daemon:
@@ -130,6 +158,10 @@ class Daemon:
         #: Whether somebody set the log's level who doesn't want to have it set by options.
         self._level_is_set = False
         self.debug = DebugSocket(args.socket_address, self.reactor, self._debug_service)
+        self._jobs: list[Job] = []  # guarded by _jobs_lock; for the main thread
+        self._jobs_lock = threading.Lock()
+        self._jobs_over = False  # guarded by _jobs_lock
+        self.upgrade = Upgrade(self, _command_line(args), self, self._in_main, self._held)
 
     # -- what the objects need of each other ------------------------------------------------
 
@@ -191,22 +223,27 @@ class Daemon:
     def _debug_service(self) -> DebugService:
         from shim.observe.debug_service import DebugService
 
+        return DebugService(
+            self.pod,
+            self.publisher.counts,
+            self.counters,
+            self._about,
+            clients=lambda: self.server.connections,
+            set_level=self._set_level,
+            upgrade=self.upgrade.request,
+        )
+
+    def _about(self) -> Mapping[str, object]:
         args = self.args
-        about = {
+        return {
             "namespace": args.namespace,
             "id": args.id,
             "bundle": args.bundle,
             "address": args.socket_address,
             "forkServer": caller.fork_server,
+            "package": os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
+            "upgrade": self.upgrade.about(),
         }
-        return DebugService(
-            self.pod,
-            self.publisher.counts,
-            self.counters,
-            about,
-            clients=lambda: self.server.connections,
-            set_level=self._set_level,
-        )
 
     def _set_level(self, name: str) -> str:
         """Set the log's level by logrus' name, if there is one; the name of the one before."""
@@ -239,6 +276,84 @@ class Daemon:
         self._close()
         return 0
 
+    def resume(self, told: Callable[[], None]) -> int:
+        """Go on in a process that has become this version; otherwise like :meth:`run`.
+
+        ``told`` is called first, and may say what has become of an upgrade.
+        """
+        self._handle_signals()
+        gc.freeze()
+        gc.enable()
+        told()
+        self.thaw()
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, program.HANDLED)
+        # What has ended meanwhile has told nobody.
+        os.write(self._signals[1], bytes((signals.SIGCHLD,)))
+        self.reactor.call_later(PRELOAD_DELAY, lambda: self.workers.submit(self._preload))
+        self._serve()
+        self._close()
+        return 0
+
+    # -- becoming another version (shim/handover) -------------------------------------------
+
+    def freeze(self) -> str:
+        """Hold everything still; what is under way, if that can't be.  For the upgrade's thread."""
+        if not self.workers.drain(0):
+            return self._under_way()
+        if not self.publisher.freeze():
+            return "an event is being sent"
+        self.server.freeze()
+        if not self.workers.drain(FREEZE_TIMEOUT):
+            return self._under_way()
+        self.reactor.freeze()
+        return "" if self.workers.freeze(FREEZE_TIMEOUT) else self._under_way()
+
+    def _under_way(self) -> str:
+        return f"under way: {', '.join(self.server.handled()) or 'work of its own'}"
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`; idempotent."""
+        self.workers.thaw()
+        self.reactor.thaw()
+        self.server.thaw()
+        self.publisher.thaw()
+
+    def _held(self) -> str:
+        """What is known not to be handed over; empty if there is nothing."""
+        if self.tracing is not None:
+            return "it sends traces"
+        if "Stream" in self.server.handled():
+            return "a task's stdio is a stream"
+        return ""
+
+    def _in_main(self, function: Callable[[], str]) -> str:
+        """Run ``function`` in the main thread, which reads no signal meanwhile; its result."""
+        job = Job(function)
+        with self._jobs_lock:
+            if self._jobs_over:
+                raise Failed("the shim ends")
+            self._jobs.append(job)
+        os.write(self._signals[1], bytes((_JOB,)))
+        job.done.wait()
+        return job.result
+
+    def _run_jobs(self) -> None:
+        while True:
+            with self._jobs_lock:
+                if not self._jobs:
+                    return
+                job = self._jobs.pop()
+            job.run()
+
+    def _refuse_jobs(self) -> None:
+        with self._jobs_lock:
+            self._jobs_over = True
+            jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            job.result = "the shim ends"
+            job.done.set()
+        self.upgrade.stop(STOP_UPGRADE_TIMEOUT)
+
     def _preload(self) -> None:
         """Import what may be imported later, as the files may be replaced or removed by then."""
         from shim.forkserver import preload
@@ -268,22 +383,30 @@ class Daemon:
         def ignore(*_: object) -> None:
             """The number travels through the wake-up pipe."""
 
-        for number in (signals.SIGTERM, signals.SIGINT, signals.SIGUSR1, signals.SIGCHLD):
+        for number in program.HANDLED:
             signals.signal(number, ignore)
         signals.signal(signals.SIGPIPE, signals.SIG_IGN)
         signals.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
 
     def _serve(self) -> None:
         while True:
-            for number in os.read(self._signals[0], 64):
+            numbers = os.read(self._signals[0], 64)
+            for number in numbers:
+                if number == _JOB:
+                    continue
                 if number == signals.SIGCHLD:
                     children.reap_orphans()
+                elif number == signals.SIGHUP:
+                    self.upgrade.request("")
                 elif number == signals.SIGUSR1:
                     self._dump_stacks()
                 elif number == 0 or self.pod.close_if_empty():
                     return
                 else:
                     self.termination.request(number)
+            # Last, as one may not return.
+            if _JOB in numbers:
+                self._run_jobs()
 
     def _dump_stacks(self) -> None:
         import traceback
@@ -294,6 +417,7 @@ class Daemon:
             self._log.error("thread.dumped", thread=names.get(ident, ident), stack=stack)
 
     def _close(self) -> None:
+        self._refuse_jobs()
         # First: the next shim of this pod binds its own when the other one is free.
         self.debug.remove()
         sockets.remove_socket(self.args.socket_address)
@@ -361,7 +485,26 @@ def _log_as_configured(config: RunscConfig, with_level: bool) -> None:
         log.redirect(fd, config.log_path)
 
 
-def _show_launcher() -> None:
+def _command_line(args: DaemonArgs) -> tuple[str, ...]:
+    """How a version that takes over is called: as ``start`` was, by which shims are known."""
+    named = (
+        ("-namespace", args.namespace),
+        ("-address", args.address),
+        ("-publish-binary", args.publish_binary),
+        ("-id", args.id),
+    )
+    return tuple(word for name, value in named if value for word in (name, value))
+
+
+def prepare() -> None:
+    """What concerns the process, before there is a thread."""
+    linux.limit_malloc_arenas(1)
+    open_files.make_room(_DESCRIPTORS)
+    threading.stack_size(STACK_SIZE)
+    linux.set_child_subreaper()
+
+
+def show_launcher() -> None:
     """Have ps show the launcher's command line, as in a fork of the fork server."""
     launcher = sys._xoptions.get("launcher")
     if isinstance(launcher, str):
@@ -373,14 +516,11 @@ def _show_launcher() -> None:
 
 def main(args: DaemonArgs) -> int:
     """Run a shim daemon on ``args.listener_fd``; returns the process's exit status."""
-    linux.limit_malloc_arenas(1)
     open_files.raise_limit()
-    open_files.make_room(_DESCRIPTORS)
-    threading.stack_size(STACK_SIZE)
-    linux.set_child_subreaper()
+    prepare()
     _open_log(args.log_level)
     if not caller.fork_server:
-        _show_launcher()
+        show_launcher()
     started = time.monotonic()
     daemon = Daemon(args)
     try:

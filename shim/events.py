@@ -261,6 +261,9 @@ class Publisher:
         self._sent = 0  # guarded by _lock
         self._refused = 0  # guarded by _lock; given up, as containerd would not have them
         self._closing = False  # guarded by _lock
+        self._frozen = False  # guarded by _lock
+        # The thread's alone: the next pause, and how often the head was refused.
+        self._pause, self._refusals = FIRST_BACKOFF, 0
         self._thread: threading.Thread | None = None  # guarded by _lock
 
     @property
@@ -293,7 +296,7 @@ class Publisher:
             self._start_locked()
 
     def _start_locked(self) -> None:
-        if self._thread is not None or self._transport is None:
+        if self._thread is not None or self._transport is None or self._frozen:
             return
         thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         try:
@@ -324,6 +327,29 @@ class Publisher:
                 self._changed.wait(left)
         return True
 
+    def freeze(self) -> bool:
+        """End the thread and the connection, and keep the queue for :meth:`thaw`; is it so?
+
+        The event that is under way is waited for: whether it was taken has to be known.
+        """
+        with self._changed:
+            self._frozen = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(FORWARD_TIMEOUT + 1)
+            if thread.is_alive():
+                return False
+        if self._transport is not None:
+            self._transport.close()
+        return True
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, maybe in another process."""
+        with self._lock:
+            self._frozen = False
+            self._start_locked()
+
     def close(self) -> None:
         """Stop the thread; what is still queued is lost and counted in the log."""
         with self._changed:
@@ -340,11 +366,13 @@ class Publisher:
 
     def _run(self) -> None:
         assert self._transport is not None
-        pause, refusals = FIRST_BACKOFF, 0
         while True:
             with self._changed:
-                while not self._queue and not self._closing:
+                while not (self._queue or self._closing or self._frozen):
                     self._changed.wait()
+                if self._frozen:
+                    self._thread = None
+                    return
                 if self._closing:
                     return
                 item = self._queue[0]
@@ -353,19 +381,19 @@ class Publisher:
                 self._transport(item)
                 lost = False
             except Undelivered as error:
-                refusals += error.refused
-                if refusals < MAX_REFUSALS:
+                self._refusals += error.refused
+                if self._refusals < MAX_REFUSALS:
                     self._log.debug("event.retried", topic=item.topic, error=str(error))
                     with self._changed:
-                        if not self._closing:
-                            self._sleep(self._changed, pause)
-                    pause = min(pause * 2, LAST_BACKOFF)
+                        if not (self._closing or self._frozen):
+                            self._sleep(self._changed, self._pause)
+                    self._pause = min(self._pause * 2, LAST_BACKOFF)
                     continue
                 self._log.error("event.refused", topic=item.topic, error=str(error))
             except Exception:
                 # A bug in the transport must cost one event, never the pod's event stream.
                 self._log.exception("event.failed", topic=item.topic)
-            pause, refusals = FIRST_BACKOFF, 0
+            self._pause, self._refusals = FIRST_BACKOFF, 0
             with self._changed:
                 if self._queue and self._queue[0] is item:
                     self._queue.popleft()

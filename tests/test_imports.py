@@ -45,7 +45,8 @@ SHIM_ARROWS = {
     "observe": (("base", "ttrpc"), "task"),
     "sandbox": (("base", "ttrpc"), "task"),
     "forkserver": (("base",), "host"),
-    "": (("observe", "sandbox", "forkserver", "stdio", "base", "ttrpc"), "cli"),
+    "handover": ((), "host"),
+    "": (("handover", "observe", "sandbox", "forkserver", "stdio", "base", "ttrpc"), "cli"),
 }
 #: The rooms of ``integration/harness/`` from the ground up; each may import those before it.
 HARNESS = ("base", "host", "clients", "nodes", "figures", "soak")

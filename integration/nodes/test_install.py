@@ -13,6 +13,7 @@ import pytest
 from integration.harness.base import peers
 from integration.harness.clients.daemon_api import Refused
 from integration.nodes.machine import Machine, another_version
+from runtime.base.version import VERSION
 
 _numbers = itertools.count()
 RUNSC = peers.runsc("20240729")
@@ -88,6 +89,13 @@ def test_a_life(machine: Machine, bundle: Path, tmp_path: Path) -> None:
     shown = ", ".join(sorted((old_pod[:13], new_pod[:13])))
     assert f"2 pods run with it: {shown};" in done.stderr, done.stderr
     assert len(versions(machine)) == 2
+    # Only this takes a running pod along, by the link that leads to the newer version now.
+    done = machine.gvctl(newer, "upgrade", "--running", old_container)
+    assert done.stdout == f"{old_pod}: handed over from {VERSION} to {VERSION}\n", done
+    assert second in machine.shim_of(old_pod)
+    assert machine.exec(old_container, "uname", "-r") == "4.4.0\n"
+    # Its sandbox goes on by the runsc of the version that it was made with.
+    assert f"kept version {first[0]}" in installed(machine, newer)
     machine.remove_pod(old_pod)
     assert f"removed version {first[0]}" in installed(machine, newer)
     assert versions(machine) == [second]

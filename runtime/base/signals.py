@@ -9,40 +9,52 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import (
+        SIG_BLOCK,
         SIG_IGN,
+        SIG_UNBLOCK,
         SIGCHLD,
+        SIGHUP,
         SIGINT,
         SIGKILL,
         SIGPIPE,
         SIGTERM,
         SIGUSR1,
         pidfd_send_signal,
+        pthread_sigmask,
         set_wakeup_fd,
         signal,
     )
 else:
     from _signal import (
+        SIG_BLOCK,
         SIG_IGN,
+        SIG_UNBLOCK,
         SIGCHLD,
+        SIGHUP,
         SIGINT,
         SIGKILL,
         SIGPIPE,
         SIGTERM,
         SIGUSR1,
         pidfd_send_signal,
+        pthread_sigmask,
         set_wakeup_fd,
         signal,
     )
 
 __all__ = [
     "SIGCHLD",
+    "SIGHUP",
     "SIGINT",
     "SIGKILL",
     "SIGPIPE",
     "SIGTERM",
     "SIGUSR1",
+    "SIG_BLOCK",
     "SIG_IGN",
+    "SIG_UNBLOCK",
     "pidfd_send_signal",
+    "pthread_sigmask",
     "set_wakeup_fd",
     "signal",
 ]

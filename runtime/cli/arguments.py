@@ -584,6 +584,10 @@ def _installing(install: _Verbs) -> None:
             p.add_argument(
                 "--no-self-test", action="store_true", help="start no sandbox before it is used"
             )
+        if name == "upgrade":
+            p.add_argument("--running", action="store_true", help="upgrade pods that run instead")
+            p.add_argument("--program", metavar="PATH", default="", help="to which shim they are")
+            p.add_argument("ids", nargs="*", metavar="ID", help="only the pods of these")
         p.add_argument(
             "--dry-run", action="store_true", help="say what would be done, and do nothing"
         )

@@ -111,6 +111,7 @@ class Reactor:
         self._woken = False  # guarded by _lock; the eventfd is already written
         self._stopped = False  # guarded by _lock
         self._closed = False  # guarded by _lock
+        self._frozen = False  # guarded by _lock
 
     def start(self) -> None:
         """Start the thread.  Watches and timers may have been added before."""
@@ -130,6 +131,27 @@ class Reactor:
             self._close()
         elif self._ident != get_ident():
             thread.join()
+
+    def freeze(self) -> None:
+        """End the thread between two rounds, and keep all that is watched or due for :meth:`thaw`.
+
+        Waits for the callbacks that run now.  Not to be called by one of them.
+        """
+        with self._lock:
+            self._frozen = True
+            self._wake_locked()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+            self._thread, self._ident = None, 0
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, maybe in another process with the descriptors; idempotent."""
+        with self._lock:
+            if not self._frozen:
+                return
+            self._frozen = False
+        self.start()
 
     def inside(self) -> bool:
         """Is the caller a callback of this reactor?"""
@@ -237,10 +259,14 @@ class Reactor:
 
     def _run(self) -> None:
         self._ident = get_ident()
+        frozen = False
         try:
             while True:
                 with self._lock:
                     if self._stopped:
+                        return
+                    if self._frozen:
+                        frozen = True
                         return
                     self._stale.clear()
                     timeout = self._timeout_locked()
@@ -255,7 +281,8 @@ class Reactor:
                 for fd, mask in ready:
                     self._dispatch(fd, mask)
         finally:
-            self._close()
+            if not frozen:
+                self._close()
 
     def _timeout_locked(self) -> float | None:
         """How long to poll; notes when the poll will end so that others know when to wake us."""

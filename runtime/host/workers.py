@@ -121,6 +121,27 @@ class Workers:
                     return not self._running
             return True
 
+    def freeze(self, timeout: float) -> bool:
+        """End all threads if no call is left, within ``timeout`` seconds; was that so?
+
+        Calls that come nevertheless get new ones.  ``thaw`` has threads parked again.
+        """
+        deadline = time.monotonic() + timeout
+        if not self.drain(timeout):
+            return False
+        self.stop()
+        with self._lock:
+            while self._parked:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._quiet.wait(left):
+                    break
+            return not self._parked and not self._running
+
+    def thaw(self) -> None:
+        """Park threads again, maybe in another process."""
+        with self._lock:
+            self._stopped = False
+
     def stop(self) -> None:
         """Let the parked threads end, and park none any more.  Doesn't wait; idempotent."""
         with self._lock:
@@ -162,3 +183,5 @@ class Workers:
                 return self._handed.pop(0) if self._handed else None
             finally:
                 self._parked -= 1
+                if not self._parked:
+                    self._quiet.notify_all()

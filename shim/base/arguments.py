@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-ACTIONS = ("start", "delete")
+#: ``take-over`` is what a running shim executes another version with (``shim/handover``).
+ACTIONS = ("start", "delete", "take-over")
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
-_SWITCHES = {"debug": "debug", "v": "version", "version": "version", "info": "info"}
+_SWITCHES = {
+    "debug": "debug",
+    "v": "version",
+    "version": "version",
+    "info": "info",
+    "check": "check",
+}
 _VALUES = {
     "namespace": "namespace",
     "id": "id",
@@ -25,6 +32,7 @@ _VALUES = {
     "publish-binary": "publish_binary",
     "socket": "socket",
     "debug-socket": "debug_socket",
+    "state": "state",
 }
 
 
@@ -42,6 +50,9 @@ class Invocation(Record):
     debug: bool = False
     version: bool = False
     info: bool = False
+    #: Of ``take-over``: the number of the descriptor, and whether it is to be checked only.
+    state: str = ""
+    check: bool = False
 
 
 def parse(argv: Sequence[str]) -> Invocation:

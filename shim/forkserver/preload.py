@@ -22,7 +22,7 @@ _NOT = (
     *("runtime.state.destroy", "runtime.state.forward_signals", "runtime.state.loaded"),
     *("runtime.state.loaded_checkpoint", "runtime.state.loaded_limits"),
     *("runtime.state.loaded_state", "runtime.task.attach", "runtime.task.inherited_io"),
-    "runtime.task.library",
+    *("runtime.task.library", "shim.take_over", "shim.handover.unpack"),
 )
 #: Ours that other processes than shims need: of ``start``, ``delete``, networks.
 _OTHERS = (
@@ -45,6 +45,7 @@ _SELDOM = (
         "runtime.task.start_container_hooks",
         "shim.sandbox",
     ),
+    *("shim.handover.names", "shim.handover.pack", "shim.handover.shapes"),
     *("shim.stdio.binary_logger", "shim.stdio.console", "protos"),
 )
 #: Of the standard library, which isn't ours to go, what spares forks of the server an import.

@@ -30,6 +30,8 @@ SERVICE: Final = "gvisor.shim.v1.Debug"
 #: Threads whose stacks are told, and frames of each, the innermost.
 MAX_THREADS: Final = 256
 MAX_FRAMES: Final = 40
+#: Bytes of a program's path.
+MAX_PATH: Final = 4095
 #: Containers that are told of.
 MAX_CONTAINERS: Final = 1024
 
@@ -42,12 +44,15 @@ class DebugService:
         pod: Pod,
         events: Callable[[], tuple[int, int, int]],
         counters: Counters,
-        about: Mapping[str, object],
+        about: Callable[[], Mapping[str, object]],
         *,
         clients: Callable[[], int],
         set_level: Callable[[str], str],
+        upgrade: Callable[[str], int],
     ) -> None:
         """``events`` counts those that wait, were lost, and were sent.  ``about`` goes into Info.
+        ``upgrade`` begins to become another version, by the path of its program or ""; the
+        request's number.
 
         ``set_level`` sets the log's level by logrus' name for it, and returns the one before;
         with an empty name it changes nothing; it raises KeyError.
@@ -55,12 +60,14 @@ class DebugService:
         self._pod, self._events, self._counters = pod, events, counters
         self._about = about
         self._clients, self._set_level = clients, set_level
+        self._begin_upgrade = upgrade
         self._started = time.time()
         self._methods: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "Info": self._info,
             "Counters": self._tell_counters,
             "Stacks": self._stacks,
             "LogLevel": self._log_level,
+            "Upgrade": self._upgrade,
         }
 
     def handle(self, method: str, payload: bytes) -> bytes:
@@ -79,7 +86,7 @@ class DebugService:
     def _info(self, _: Mapping[str, Any]) -> dict[str, Any]:
         queued, lost, sent = self._events()
         return {
-            **self._about,
+            **self._about(),
             "version": VERSION,
             "python": sys.version.split()[0],
             "pid": os.getpid(),
@@ -118,6 +125,12 @@ class DebugService:
             thread = threads.get(ident)
             found.append({"name": thread.name if thread else str(ident), "stack": _stack(frame)})
         return {"threads": found, "left": max(len(frames) - MAX_THREADS, 0)}
+
+    def _upgrade(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        path = request.get("program", "")
+        if not isinstance(path, str) or len(path) > MAX_PATH or "\0" in path:
+            raise StatusError(status.INVALID_ARGUMENT, "program is not a path")
+        return {"number": self._begin_upgrade(path)}
 
     def _log_level(self, request: Mapping[str, Any]) -> dict[str, Any]:
         level = request.get("level", "")

@@ -79,8 +79,10 @@ class Server:
         self._refused = Event()
         self._lock = Lock()  # leaf: taken under a peer's lock
         self._closing = False  # guarded by _lock
+        self._frozen = False  # guarded by _lock
         self._stop_at: float | None = None  # guarded by _lock
         self._attention: set[Peer] = set()  # guarded by _lock
+        self._handled: list[str] = []  # guarded by _lock; methods whose handlers run
         self._thread: Thread | None = None  # guarded by _lock
         self._waker = -1  # guarded by _lock; an eventfd while the I/O thread runs
         # The rest is the I/O thread's alone, once that runs.
@@ -100,6 +102,11 @@ class Server:
         """How many clients are connected."""
         return len(self._peers)
 
+    def handled(self) -> list[str]:
+        """The methods whose handlers run now; one that answers later doesn't."""
+        with self._lock:
+            return sorted(set(self._handled))
+
     def start(self) -> None:
         """Begin to serve.  May be called once."""
         with self._lock:
@@ -110,6 +117,27 @@ class Server:
             self._poller = epoll()
             self._poller.register(self._waker, EPOLLIN)
             self._poller.register(self._listener, EPOLLIN)
+            self._thread = Thread(target=self._run, name="ttrpc", daemon=True)
+            self._thread.start()
+
+    def freeze(self) -> None:
+        """End the I/O thread between two rounds; nothing is accepted or read until :meth:`thaw`.
+
+        Connections and open calls stay, and calls may be answered.  Not for the I/O thread.
+        """
+        with self._lock:
+            self._frozen = True
+            thread, self._thread = self._thread, None
+            self._wake_locked()
+        if thread is not None:
+            thread.join()
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, maybe in another process with the descriptors; idempotent."""
+        with self._lock:
+            if not self._frozen:
+                return
+            self._frozen = False
             self._thread = Thread(target=self._run, name="ttrpc", daemon=True)
             self._thread.start()
 
@@ -147,8 +175,12 @@ class Server:
     # The I/O thread
 
     def _run(self) -> None:
+        frozen = False
         try:
             while not self._finished():
+                if self._frozen:
+                    frozen = True
+                    return
                 for fd, mask in self._poller.poll(self._poll_timeout()):
                     if fd == self._waker:
                         os.eventfd_read(fd)
@@ -158,13 +190,17 @@ class Server:
                         self._accept()
                 self._look_around()
         finally:
-            self._close_listener()
-            for peer in tuple(self._peers.values()):
-                self._close(peer, "server stopped")
-            self._poller.close()
-            with self._lock:
-                os.close(self._waker)
-                self._waker = -1
+            if not frozen:
+                self._end()
+
+    def _end(self) -> None:
+        self._close_listener()
+        for peer in tuple(self._peers.values()):
+            self._close(peer, "server stopped")
+        self._poller.close()
+        with self._lock:
+            os.close(self._waker)
+            self._waker = -1
 
     def _finished(self) -> bool:
         stop_at = self._stop_at
@@ -315,6 +351,15 @@ class Server:
     # Any thread
 
     def _call(self, call: Call) -> None:
+        with self._lock:
+            self._handled.append(call.method)
+        try:
+            self._answer(call)
+        finally:
+            with self._lock:
+                self._handled.remove(call.method)
+
+    def _answer(self, call: Call) -> None:
         try:
             answer = self._handler(call)
             if answer is not None:

@@ -46,7 +46,18 @@ def install_verb(args: argparse.Namespace) -> None:
     steps.Installation(Node(args.node_root), _request(args), _say).run()
 
 
-upgrade_verb = install_verb
+def upgrade_verb(args: argparse.Namespace) -> int:
+    """``upgrade``, of the node or of its running pods."""
+    if args.running:
+        from runtime.cli.install.running import upgrade_running
+
+        return upgrade_running(args)
+    if args.ids or args.program:
+        from runtime.base.errors import InvalidRequest
+
+        raise InvalidRequest("ID" if args.ids else "--program", "is for --running only")
+    install_verb(args)
+    return 0
 
 
 def uninstall_verb(args: argparse.Namespace) -> None:

@@ -38,13 +38,15 @@ class Debugged:
         self.counters = Counters()
         self.publisher = Publisher(None)
         self.level = "info"
+        self.wanted: list[str] = []
         self.service = DebugService(
             self,  # type: ignore[arg-type]  # for the pod
             self.publisher.counts,
             self.counters,
-            {"id": "c"},
+            lambda: {"id": "c"},
             clients=lambda: 3,
             set_level=self.set_level,
+            upgrade=self.upgrade,
         )
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -53,6 +55,10 @@ class Debugged:
         self.listener = listener
         self.server = DebugServer(listener, SERVICE, self.service.handle, self.reactor, uid)
         self.server.listen(self.reactor.watch(listener.fileno(), EPOLLIN, self.server.accept))
+
+    def upgrade(self, program: str) -> int:
+        self.wanted.append(program)
+        return len(self.wanted)
 
     def all(self) -> list[Any]:
         return [self.bench.container]

@@ -1,0 +1,1 @@
+"""A running shim becomes another version of itself: its objects are handed over."""
