@@ -100,7 +100,7 @@ def test_one_that_grows_fast(pods: PodNode, tmp_path: Path) -> None:
     (tmp_path / "grower.c").write_text(GROWER)
     subprocess.run(["gcc", "-static", "-o", tmp_path / "grower", tmp_path / "grower.c"], check=True)
     volume = {"container_path": "/mnt", "host_path": str(tmp_path)}
-    pod = pods.pod(linux={"resources": {"memory_limit_in_bytes": (128 + 64) * MIB}})
+    pod = pods.pod(linux={"resources": {"memory_limit_in_bytes": (128 + 128) * MIB}})
     other = pod.start("sleep", "1000", **limited(64))
     for attempt in range(3):
         config = {"mounts": [volume], "attempt": attempt, **limited(64)}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.harness.base.waiting import until
 from integration.harness.nodes.pods import Pod, PodNode
 
 pytestmark = pytest.mark.gvisor
@@ -64,7 +65,7 @@ def test_containerd_is_killed(pods: PodNode, pod: Pod, tmp_path: Path) -> None:
     when it is in the log.
     """
     script = (
-        "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n;"
+        "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n; [ $n -lt 6 ] || > /mnt/six;"
         " while [ $n = 3 -a ! -e /mnt/go ]; do sleep 0.05; done; sleep 0.05; done; exit 9"
     )
     mounts = [{"container_path": "/mnt", "host_path": str(tmp_path)}]
@@ -74,11 +75,12 @@ def test_containerd_is_killed(pods: PodNode, pod: Pod, tmp_path: Path) -> None:
     pods.close()
     pods.daemon.kill()
     (tmp_path / "go").touch()
+    until((tmp_path / "six").exists, 20, "lines that no containerd is there for")
     pods.revive()
     assert pods.exec(counting, "touch", "/tmp/stop").code == 0
     assert pods.wait_exited(counting).exit_code == 9
     lines = [int(line) for line in pod.log(counting).split()]
-    assert lines == list(range(1, len(lines) + 1)) and len(lines) > 3
+    assert lines == list(range(1, len(lines) + 1)) and len(lines) > 5
     with pods.attach(terminal, tty=True) as stream:
         stream.write("echo st''ill here\n")
         stream.expect("still here\r\n")

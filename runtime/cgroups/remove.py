@@ -116,7 +116,9 @@ def remove_owned(chains: Iterable[tuple[str, ...]], timeout: float) -> None:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise Failed(f"remove cgroup {busy[0]}: still in use after {timeout:g} s")
-        _wait_until_empty(busy[0], min(wait, remaining), remaining)
+        # Strangers never leave it: look for them every now and then.
+        longest = min(remaining, STRANGERS_PATIENCE)
+        _wait_until_empty(busy[0], min(wait, remaining), longest)
         wait = min(wait * 2, _LONGEST_WAIT)
     parents = {path for chain in chains for path in chain[:-1]}
     for path in sorted(parents, key=lambda path: path.count("/"), reverse=True):
