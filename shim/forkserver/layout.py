@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _io
 import gc
+import os
 import sys
 from _thread import RLock, allocate_lock
 from opcode import EXTENDED_ARG, opmap
@@ -164,13 +165,40 @@ def _share(written: list[object]) -> None:
 
 def _ranges() -> Iterator[tuple[int, int]]:
     """Where objects are: the heap, and what the allocators have mapped."""
+    shown = _shown()
     with open("/proc/self/maps", encoding="ascii", errors="replace") as lines:
         for line in lines:
             words = line.split()
             start, end = (int(each, 16) for each in words[0].split("-"))
             name = words[5] if len(words) > 5 else ""
             if words[1] == "rw-p" and (name == "[heap]" or (not name and end - start >= _ARENA)):
-                yield start, end
+                for first, last in shown:
+                    if start <= first < end:
+                        if start < first:
+                            yield start, first
+                        start = min(last, end)
+                if start < end:
+                    yield start, end
+
+
+def _shown() -> list[tuple[int, int]]:
+    """The pages of our command line and environment, by their addresses.
+
+    The kernel merges them with what is mapped beside them, and shows them in /proc only as long as
+    they are no file's (get_mm_cmdline in fs/proc/base.c).
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    arguments, their_end, environment, its_end = (int(fields[n - 3]) for n in (48, 49, 50, 51))
+    page = os.sysconf("SC_PAGE_SIZE")
+    found: list[tuple[int, int]] = []
+    for start, end in sorted([(arguments, their_end), (environment, its_end)]):
+        first, last = start // page * page, -(-end // page) * page
+        if found:
+            first = max(first, found[-1][1])  # usually they have a page in common
+        if first < last:
+            found.append((first, last))
+    return found
 
 
 def classes() -> Iterator[type]:

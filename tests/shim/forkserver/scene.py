@@ -21,6 +21,7 @@ from tests.shim.launchers import NAME, compile_launcher, install
 ON = {"GVISOR_SHIM_FORK_SERVER": "on"}
 #: This process is containerd to the shims that it starts itself.
 US = os.readlink("/proc/self/exe")
+PREPARED = Path(__file__).with_name("prepared.py")
 
 
 def until(found: Callable[[], Any], what: str, timeout: float = 30) -> Any:
@@ -85,9 +86,14 @@ class Scene:
         launcher: Path | None = None,
         stdin: bytes | None = None,
         environment: Mapping[str, str] | None = None,
-        prepare: Callable[[], None] | None = None,
+        prepare: str = "",
     ) -> subprocess.CompletedProcess[bytes]:
+        """What containerd runs, in a process that ``prepare`` of prepared.py has changed before."""
         words, bundle = self.command(action, name, binary, launcher)
+        if prepare:
+            # No fork of this process may run Python: threads of other tests' gRPC go on in it, and
+            # write to its stderr or abort it.
+            words = [sys.executable, "-I", str(PREPARED), prepare, *words]
         done = subprocess.run(
             words,
             cwd=bundle,
@@ -95,7 +101,6 @@ class Scene:
             env={**ON, "PATH": os.environ["PATH"], "WHAT": "a value", **(environment or {})},
             capture_output=True,
             timeout=60,
-            preexec_fn=prepare,
         )
         if action == "start" and not done.returncode:
             self.daemons.append(self.daemon(name))
@@ -107,7 +112,7 @@ class Scene:
     def start(self, name: str, **options: Any) -> int:
         """Start a shim; its pid."""
         done = self.run("start", name, **options)
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (done.returncode, done.stderr) == (0, b""), done
         return self.daemon(name)
 
     def server(self) -> forkservers.ForkServerInfo:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.host import forkservers, linux
+from runtime.host import forkservers
 from shim.forkserver import caller
 from tests.shim.forkserver.scene import ON, US, Scene, alive, kill, until
 
@@ -80,24 +78,8 @@ def properties(pid: int, name: str) -> dict[str, object]:
     return found
 
 
-def peculiar() -> None:
-    """What an operator may have changed of containerd since the server was born."""
-    os.umask(0o027)
-    os.nice(3)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 700), min(hard, 900)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    Path("/proc/self/oom_score_adj").write_text("321")
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMIN, signal.SIGUSR1})
-    linux.set_timer_slack(77_000)
-    linux.set_io_priority(2 << 13 | 6)
-
-
-@pytest.mark.parametrize("prepare", [None, peculiar])
-def test_a_forked_shim_is_like_one_that_was_started(scene: Scene, prepare: object) -> None:
+@pytest.mark.parametrize("prepare", ["", "peculiar"])
+def test_a_forked_shim_is_like_one_that_was_started(scene: Scene, prepare: str) -> None:
     scene.start("aa")
     server = scene.server()
     before = forks(server)
@@ -146,10 +128,9 @@ def test_standard_descriptors_may_be_closed(scene: Scene) -> None:
     server = scene.server()
     before = forks(server)
     info = subprocess.run(
-        [scene.launcher, "-info"],
+        ["/bin/sh", "-c", 'exec "$0" -info <&- 2>&-', scene.launcher],
         stdout=subprocess.PIPE,
         timeout=9,  # before the end of a standard input is given up
-        preexec_fn=lambda: (os.close(0), os.close(2)),  # type: ignore[func-returns-value]
     )
     assert info.stdout.startswith(b"\n\x17io.containerd.gvisor.v2")
     assert forks(server) == before + 2
@@ -254,16 +235,13 @@ def test_what_it_can_not_become_ends_it(scene: Scene) -> None:
     scene.start("aa")
     server = scene.server()
 
-    def without_new_privileges() -> None:
-        ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
-
-    pid = scene.start("bb", prepare=without_new_privileges)
+    pid = scene.start("bb", prepare="without_new_privileges")
     assert b"NoNewPrivs:\t1\n" in read(pid, "status")
     until(lambda: not alive(server.pid), "its end")
     # The one that was left behind has it.
     other = scene.server()
     before = forks(other)
-    pid = scene.start("cc", prepare=without_new_privileges)
+    pid = scene.start("cc", prepare="without_new_privileges")
     assert b"NoNewPrivs:\t1\n" in read(pid, "status")
     assert forks(other) == before + 2
 
@@ -274,11 +252,8 @@ def test_servers_that_are_always_unlike_are_given_up(scene: Scene) -> None:
     path = scene.server().socket
     for number in range(3):
         server = scene.server()
-
-        def differently(number: int = number) -> None:  # each in another way than the last
-            ctypes.CDLL(None).prctl(38, 1, 0, 0, 0) if number % 2 == 0 else None
-
-        scene.start(f"b{number}", prepare=differently)
+        # Each in another way than the last.
+        scene.start(f"b{number}", prepare="" if number % 2 else "without_new_privileges")
         until(lambda pid=server.pid: not alive(pid), "its end")  # type: ignore[misc]
         assert len(forkservers.reasons(path)) == number + 1
     pid = scene.start("cc")

@@ -29,7 +29,10 @@ def private():
     with open("/proc/self/smaps_rollup") as lines:
         return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
-if len(sys.argv) > 2:
+if "shown" in sys.argv:
+    # As long as an arena of the allocator's, beside which it lies otherwise.
+    linux.show_arguments([b"an argument", b"x" * (1 << 20)], [b"NAME=value"])
+if "unknown" in sys.argv:
     layout.is_known = lambda: False
 kept = layout.settle()
 child = os.fork()
@@ -148,3 +151,15 @@ print(code._co_code_adaptive == before == code.co_code)
 
 def test_an_interpreter_that_is_not_known_is_left_alone() -> None:
     assert run("print(linux.give_back())", "unknown").strip() == "0"
+
+
+@needs_known
+def test_command_line_and_environment_are_shown_still() -> None:
+    """Of the server and of its forks, wherever the kernel has put them."""
+    program = """
+for pid in (os.getppid(), os.getpid()):
+    for name, size in (("cmdline", 11), ("environ", 10)):
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            print(file.read()[:size].decode())
+"""
+    assert run(program, "shown").splitlines() == ["an argument", "NAME=value"] * 2
