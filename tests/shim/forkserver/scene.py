@@ -119,6 +119,19 @@ class Scene:
         """The one server, once it answers."""
         return until(lambda: forkservers.every(str(self.servers)), "a server")[0]
 
+    def next_server(
+        self, ended: forkservers.ForkServerInfo, prepare: str
+    ) -> forkservers.ForkServerInfo:
+        """The one after ``ended``, which ends.
+
+        The start that it couldn't serve leaves none if it found that one's lock still; the next
+        start does.
+        """
+        until(lambda: not alive(ended.pid), "its end")
+        if not os.path.exists(ended.socket + ".lock"):
+            self.start(f"after-{ended.pid}", prepare=prepare)
+        return self.server()
+
     def none(self) -> bool:
         """Whether there is no server, and none on its way."""
         return not self.servers.exists() or not os.listdir(self.servers)

@@ -237,9 +237,8 @@ def test_what_it_can_not_become_ends_it(scene: Scene) -> None:
 
     pid = scene.start("bb", prepare="without_new_privileges")
     assert b"NoNewPrivs:\t1\n" in read(pid, "status")
-    until(lambda: not alive(server.pid), "its end")
     # The one that was left behind has it.
-    other = scene.server()
+    other = scene.next_server(server, "without_new_privileges")
     before = forks(other)
     pid = scene.start("cc", prepare="without_new_privileges")
     assert b"NoNewPrivs:\t1\n" in read(pid, "status")
@@ -250,12 +249,15 @@ def test_servers_that_are_always_unlike_are_given_up(scene: Scene) -> None:
     """As where a security module gives the interpreter another label than the launcher."""
     scene.start("aa")
     path = scene.server().socket
+    server = scene.server()
     for number in range(3):
-        server = scene.server()
         # Each in another way than the last.
-        scene.start(f"b{number}", prepare="" if number % 2 else "without_new_privileges")
-        until(lambda pid=server.pid: not alive(pid), "its end")  # type: ignore[misc]
+        prepare = "" if number % 2 else "without_new_privileges"
+        scene.start(f"b{number}", prepare=prepare)
+        if number < 2:
+            server = scene.next_server(server, prepare)
         assert len(forkservers.reasons(path)) == number + 1
+    until(lambda: not alive(server.pid), "its end")
     pid = scene.start("cc")
     assert alive(pid)
     assert not os.path.exists(path + ".lock"), "another one was left behind"
