@@ -39,7 +39,8 @@ def nothing_is_left() -> Iterator[None]:
     fds, kids = open_fds(), our_children()
     yield
     assert open_fds() == fds
-    assert our_children() == kids
+    # Zombies that other tests of this process have left may be reaped meanwhile.
+    assert set(our_children()) <= set(kids)
 
 
 def run(child: Child) -> int:
