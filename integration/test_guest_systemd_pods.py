@@ -85,6 +85,8 @@ def test_a_pod_in_scopes_without_a_pause_container(guest_pods: PodNode) -> None:
         assert scene.cgroup_of(pid) == f"{place}/{sandbox}"
     whole = pod.start(*hog(400))
     assert pods.wait_reason(whole, "OOMKilled", 60) == 137
+    # containerd closes a container's connection once it has heard of its end, also below a Kill.
+    assert pods.wait_reason(container, "Error", 60) == 137
     pod.remove()
     assert scopes() == set()
     assert not scene.exists(f"{place}/{sandbox}")

@@ -256,7 +256,8 @@ def test_a_version_that_fails_after_all_gives_the_process_back(
     assert "ZeroDivisionError" in upgrade(shim, other.launcher)
     assert upgrades(shim)["taken"] == 0
     assert info(shim)["package"] != str(other.packages)
-    assert node.exec(name, "touch", "/stop").code == 0
+    # It may end with the container that it ends.
+    assert node.exec(name, "touch", "/stop").code in (0, 137)
     assert_counted(reader.lines())
     assert process.wait(60) == 7
 
@@ -337,7 +338,8 @@ def test_containerd_dies_and_the_shim_gets_a_signal(
     node.close()
     gate.open()
     node.daemon.start()
-    until(lambda: upgrades(shim)["taken"] == 1, PATIENCE, "it is over")
+    # SIGHUP asks for one more, once the first is over.
+    until(lambda: upgrades(shim)["taken"] >= 1, PATIENCE, "it is over")
     assert node.shim_pid(name) == pid
     assert node.exec(name, "echo", "here").out == "here\n"
     wait = node.api.task_later("Wait", container_id=name)

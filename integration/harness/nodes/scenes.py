@@ -50,7 +50,9 @@ class Scene:
             self._shim_id = words[words.index("-id") + 1]
         for pid in footprint.descendants(self.shim):
             words = footprint.command_line(pid)
-            if "boot" in words and footprint.parent(pid) == self.shim:
+            if footprint.parent(pid) != self.shim:
+                continue  # what a gofer forks has its command line for a moment
+            if "boot" in words:
                 self.sentry = pid
             elif "gofer" in words:
                 bundle = next(word for word in words if word.startswith("--bundle="))
