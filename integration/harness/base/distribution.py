@@ -16,7 +16,8 @@ from xdist.workermanage import WorkerController
 
 from integration.harness.base import peers
 
-#: What takes minutes: begun last, it would be waited for alone.
+#: What takes minutes: begun last, it would be waited for alone.  In this order, so that guests boot,
+#: which takes all of a processor, beside what doesn't strike at single moments.
 LONG = ("integration/test_vm.py", "integration/pods/test_soak.py", "integration/nodes/")
 _COMBINATION = re.compile(
     rf"\b({'|'.join(map(re.escape, peers.CONTAINERDS))})"
@@ -55,11 +56,13 @@ class Distribution(LoadScopeScheduling):
 
         def rank(name: str) -> int:
             daemon = combination(name)
-            if name.startswith(LONG):
-                return 0
+            for place, long in enumerate(LONG):
+                if name.startswith(long):
+                    return place
+            after = len(LONG)
             if not daemon:
-                return 4  # short, unit tests for the most part: at the end nobody is idle
-            return 1 if daemon == mine else 2 if daemon not in last else 3
+                return after + 3  # short, unit tests for the most part: at the end nobody is idle
+            return after if daemon == mine else after + 1 if daemon not in last else after + 2
 
         self.workqueue.move_to_end(min(self.workqueue, key=rank), last=False)
         super()._assign_work_unit(node)
