@@ -16,8 +16,8 @@ from xdist.workermanage import WorkerController
 
 from integration.harness.base import peers
 
-#: What takes minutes: begun last, it would be waited for alone.  In this order, so that guests boot,
-#: which takes all of a processor, beside what doesn't strike at single moments.
+#: What takes minutes: begun last, it would be waited for alone.  In this order, so that guests
+#: boot, which takes all of a processor, beside what doesn't strike at single moments.
 LONG = ("integration/test_vm.py", "integration/pods/test_soak.py", "integration/nodes/")
 _COMBINATION = re.compile(
     rf"\b({'|'.join(map(re.escape, peers.CONTAINERDS))})"
