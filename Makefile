@@ -40,7 +40,7 @@ soak:  ## 2,000 pods through CRI, while shims, sentries, gofers and containerd a
 demo:  ## show a container under gVisor, from creation to exit (as root)
 	integration/demo
 
-bundle:  ## build dist/gvisor-shim-VERSION-ARCH.tar.zst, which needs nothing on a node but glibc (as root)
+bundle:  ## build dist/gvisor-shim-VERSION-ARCH.tar.zst, which needs nothing on a node but a kernel (as root)
 	integration/setup -q
 	$(PYTHON) -m deploy.bundle
 

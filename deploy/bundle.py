@@ -3,10 +3,11 @@
     python -m deploy.bundle [--arch ARCH --sysroot DIR --packages DIR] [--out DIR] [--level N]
 
 Run by the Python that it copies, in a checkout's virtual environment.  The result is
-``OUT/gvisor-shim-VERSION-ARCH.tar.zst`` with its SHA-512 beside it.  A node needs glibc and
-nothing else: the interpreter finds the libraries of the bundle by a path relative to itself, the
-launcher the interpreter.  The same input gives the same bytes: files are sorted, their times and
-owners fixed, compiled modules are checked by no time, and nothing names where it was built.
+``OUT/gvisor-shim-VERSION-ARCH.tar.zst`` with its SHA-512 beside it.  A node needs nothing but a
+kernel: the bundle has a C library of its own, which the interpreter and its modules find by a path
+relative to themselves; the programs that are executed are static.  The same input gives the same
+bytes: files are sorted, their times and owners fixed, compiled modules are checked by no time, and
+nothing names where it was built.
 
 With ``--sysroot`` Python and libraries are taken from there, a folder in which Debian packages of
 another architecture were unpacked (``deploy/sysroot``), and ``--packages`` names the folder of that
@@ -36,14 +37,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 #: Debian's architectures, with the word of GNU triplets for each.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+#: The dynamic loader of each.
+LOADERS = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}
+#: Where the interpreter's own file lies; ``bin/python3.X`` is what has the loader run it.
+PROGRAM = f"lib/{PYTHON}/interpreter"
 #: Of the standard library, what no program of ours can use.
 UNUSED = {
     "EXTERNALLY-MANAGED", "LICENSE.txt", "__phello__", "_distutils_system_mod.py", "curses", "dbm",
     "dist-packages", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages",
     "sitecustomize.py", "sqlite3", "test", "tkinter", "turtle.py", "turtledemo", "venv",
 }  # fmt: skip
-#: Libraries outside glibc that come along: the Debian package of each, and its licence.
+_GLIBC = ("libc6", "LGPL-2.1-or-later")
+#: Libraries that come along: the Debian package of each, and its licence.
 LIBRARIES = {
+    **dict.fromkeys(
+        ("libc.so.6", "libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1", "libutil.so.1"),
+        _GLIBC,
+    ),
     "libbz2.so.1.0": ("libbz2-1.0", "bzip2-1.0.6"),
     "libcrypto.so.3": ("libssl3", "Apache-2.0"),
     "libexpat.so.1": ("libexpat1", "MIT"),
@@ -54,8 +64,6 @@ LIBRARIES = {
     "libstdc++.so.6": ("libstdc++6", "GPL-3.0-or-later WITH GCC-exception-3.1"),
     "libz.so.1": ("zlib1g", "Zlib"),
 }
-#: glibc's own, which a node has.
-GLIBC = re.compile(r"(libc|libm|libdl|libpthread|librt|libutil|ld-linux[\w-]*)\.so\.\d")
 #: What is taken of the wheels: the distribution, what of it, and its licence.
 WHEELS = {
     "protobuf": ("google/", "BSD-3-Clause"),
@@ -86,6 +94,10 @@ class Target(NamedTuple):
     @property
     def triplet(self) -> str:
         return f"{MACHINES[self.arch]}-linux-gnu"
+
+    @property
+    def loader(self) -> str:
+        return LOADERS[self.arch]
 
     @property
     def native(self) -> bool:
@@ -159,7 +171,7 @@ def copy_python(target: Target, tree: Path) -> None:
     if target.sysroot != Path("/"):
         interpreter, stdlib = Path("/usr/bin", PYTHON), Path("/usr/lib", PYTHON)
     sysroot = target.sysroot
-    program = tree / "bin" / PYTHON
+    program = tree / PROGRAM
     copy(sysroot / interpreter.relative_to("/"), program)
     source = sysroot / stdlib.relative_to("/")
     unused = UNUSED | {path.name for path in source.glob("config-*")}
@@ -170,13 +182,14 @@ def copy_python(target: Target, tree: Path) -> None:
             continue
         copy(source / name, tree / "lib" / PYTHON / name)
     # Also for the libraries that the bundle's extension modules name: it is no RUNPATH.
-    run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", program)
+    run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/..", program)
 
 
 def wanted_extension(path: Path) -> bool:
     if _TEST_MODULE.match(path.name):
         return False
-    return all(GLIBC.fullmatch(name) or name in LIBRARIES for name in needed(path))
+    loaders = LOADERS.values()
+    return all(name in LIBRARIES or name in loaders for name in needed(path))
 
 
 def copy_wheels(target: Target, place: Path) -> list[Component]:
@@ -200,23 +213,24 @@ def copy_wheels(target: Target, place: Path) -> list[Component]:
 
 
 def copy_libraries(target: Target, tree: Path) -> list[Component]:
-    """Those that programs and modules name, and that aren't glibc's; what they and Python are."""
+    """Those that programs and modules name, and the loader; what they and Python are."""
     copied: set[str] = set()
+    known = {**LIBRARIES, target.loader: _GLIBC}
     todo = [path for path in tree.rglob("*") if path.is_file() and is_elf(path)]
     while todo:
         for name in needed(todo.pop()):
-            if GLIBC.fullmatch(name) or name in copied:
+            if name in copied:
                 continue
-            if name not in LIBRARIES:
+            if name not in known:
                 raise RuntimeError(f"{name}: no package and licence are known")
             folders = (f"usr/lib/{target.triplet}", f"lib/{target.triplet}")
             paths = [target.sysroot / folder / name for folder in folders]
             copy(next(path for path in paths if path.exists()), tree / "lib" / name)
-            (tree / "lib" / name).chmod(0o644)
+            (tree / "lib" / name).chmod(0o755 if name == target.loader else 0o644)
             todo.append(tree / "lib" / name)
             copied.add(name)
     found = [debian_component(target, tree, f"lib{PYTHON}-minimal", "PSF-2.0")]
-    for package, licence in sorted({LIBRARIES[name] for name in copied}):
+    for package, licence in sorted({known[name] for name in copied}):
         found.append(debian_component(target, tree, package, licence))
     return found
 
@@ -269,18 +283,28 @@ def compile_native(target: Target, place: Path, work: Path) -> None:
 
 
 def compile_launchers(target: Target, tree: Path, work: Path) -> None:
-    """The two programs.  They are of one build with all that lies beside them."""
+    """The programs that are executed.  The two launchers are of one build with all beside them."""
+    shutil.copyfile(ROOT / "shim/native/interpreter.c", work / "interpreter.c")
+    paths = {"LOADER": f"lib/{target.loader}", "PROGRAM": PROGRAM}
+    macros = [f'-D{name}="../{path}"' for name, path in paths.items()]
+    compile_program(target, work, "interpreter.c", PYTHON, *macros)
+    copy(work / PYTHON, tree / "bin" / PYTHON)
     digest = hashlib.sha256()
     for name in files_below(tree):
         digest.update(f"{name}\0".encode() + (tree / name).read_bytes())
     build = f'-DBUILD="{digest.hexdigest()[:16]}"'
     shutil.copyfile(ROOT / "shim/native/launcher.c", work / "launcher.c")
-    for program, macros in (("containerd-shim-gvisor-v2", ()), ("gvctl", ("-DGVCTL",))):
-        run(
-            target.tool("gcc"), "-O2", "-g0", "-Wall", "-Wextra", build, *macros, "launcher.c",
-            "-o", program, "-Wl,--build-id=none", "-s", cwd=work,
-        )  # fmt: skip
+    for program, options in (("containerd-shim-gvisor-v2", ()), ("gvctl", ("-DGVCTL",))):
+        compile_program(target, work, "launcher.c", program, build, *options)
         copy(work / program, tree / "bin" / program)
+
+
+def compile_program(target: Target, work: Path, source: str, program: str, *macros: str) -> None:
+    """A program that needs no loader and no library, as it names neither."""
+    run(
+        target.tool("gcc"), "-O2", "-g0", "-Wall", "-Wextra", "-static", *macros, source,
+        "-o", program, "-Wl,--build-id=none", "-s", cwd=work,
+    )  # fmt: skip
 
 
 _COMPILE = """
@@ -336,7 +360,6 @@ def build_tree(target: Target, tree: Path, work: Path) -> list[Component]:
         "name": "gvisor-shim",
         "version": version(),
         "arch": target.arch,
-        "glibc": needed_glibc(tree),
         "python": platform.python_version(),
         "components": [each._asdict() for each in components],
     }
@@ -348,17 +371,6 @@ def build_tree(target: Target, tree: Path, work: Path) -> list[Component]:
 
 def every_file(tree: Path) -> list[Path]:
     return [path.relative_to(tree) for path in sorted(tree.rglob("*")) if path.is_file()]
-
-
-def needed_glibc(tree: Path) -> str:
-    """The oldest glibc that has all that programs and libraries ask for."""
-    newest = (0, 0)
-    for path in tree.rglob("*"):
-        if path.is_file() and is_elf(path):
-            for word in re.findall(r"GLIBC_(\d+\.\d+)", run("readelf", "-V", path)):
-                major, minor = word.split(".")
-                newest = max(newest, (int(major), int(minor)))
-    return ".".join(map(str, newest))
 
 
 def digest_of(path: Path) -> str:

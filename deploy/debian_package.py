@@ -25,7 +25,6 @@ Version: {version}
 Architecture: {arch}
 Maintainer: containerd-shim-gvisor <root@localhost>
 Installed-Size: {size}
-Depends: libc6 (>= {glibc})
 Recommends: containerd (>= 1.6)
 Suggests: runsc
 Section: admin
@@ -82,7 +81,6 @@ def build(tree: Path, out: Path, level: int) -> Path:
             _CONTROL.format(
                 version=contents["version"],
                 arch=contents["arch"],
-                glibc=contents["glibc"],
                 size=-(-size // 1024),
             )
         )

@@ -70,4 +70,10 @@ def run() -> NoReturn:
     from runtime.cli import main
     from shim.observe import debug_client
 
+    # What ps shows is the interpreter's name otherwise, or the dynamic loader's.
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(b"gvctl")
+    except OSError:
+        pass
     main.run(ask_for_update, debug_client.ask, debug_client.Posted)

@@ -1,4 +1,4 @@
-"""A root file system with glibc and busybox and nothing else, and programs that see no other.
+"""A root file system with busybox and nothing else, and programs that see no other.
 
 They have a mount namespace of their own, in which the kernel's file systems, /run and /tmp are
 those of the machine, and folders that are named lie where they do outside.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from integration.harness.base import linux, peers
 
-#: Of glibc what programs load.
+#: Of glibc what containerd loads.
 _GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1")
 _SHARED = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _ETC = {
@@ -34,7 +34,8 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 class BareRoot:
     """The tree in ``folder``.  ``folders`` of the machine are the same inside.
 
-    ``elsewhere`` are further ones, by the path that they have inside.
+    ``elsewhere`` are further ones, by the path that they have inside.  With ``glibc`` it has the
+    machine's C library, which Debian's containerd needs.
     """
 
     def __init__(
@@ -42,28 +43,21 @@ class BareRoot:
         folder: Path,
         folders: Iterable[Path] = (),
         elsewhere: Mapping[str, Path] | None = None,
+        glibc: bool = True,
     ) -> None:
         self.folder = folder
         self._folders = [*map(str, folders)]
         self._elsewhere = elsewhere or {}
+        self._glibc = glibc
 
     def make(self) -> None:
         """Idempotent."""
         if (self.folder / "bin/busybox").exists():
             return
-        triplet = f"{platform.machine()}-linux-gnu"
-        loader = next(Path("/lib64").glob("ld-linux*"), None) or next(
-            Path("/lib").glob("ld-linux*")
-        )
-        inside = self.folder / "lib" / triplet
         for name in ("bin", "etc", "root", "usr/bin", "opt", "var/lib", "old"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        inside.mkdir(parents=True, exist_ok=True)
-        for name in _GLIBC:
-            shutil.copy(Path("/lib", triplet, name), inside / name)
-        target = self.folder / loader.relative_to("/")
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(loader, target)
+        if self._glibc:
+            self._copy_glibc()
         for name, text in _ETC.items():
             (self.folder / "etc" / name).write_text(text)
         shutil.copy(peers.busybox(), self.folder / "bin/busybox")
@@ -73,6 +67,19 @@ class BareRoot:
                 (self.folder / "bin" / applet).symlink_to("busybox")
         for shared in (*_SHARED, *self._folders, *self._elsewhere):
             (self.folder / shared.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+    def _copy_glibc(self) -> None:
+        triplet = f"{platform.machine()}-linux-gnu"
+        loader = next(Path("/lib64").glob("ld-linux*"), None) or next(
+            Path("/lib").glob("ld-linux*")
+        )
+        inside = self.folder / "lib" / triplet
+        inside.mkdir(parents=True)
+        for name in _GLIBC:
+            shutil.copy(Path("/lib", triplet, name), inside / name)
+        target = self.folder / loader.relative_to("/")
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(loader, target)
 
     def command(self, *words: str | Path) -> list[str]:
         """The command line that runs a program, found at its path inside, in there."""

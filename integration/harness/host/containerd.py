@@ -44,7 +44,7 @@ _NEEDLESS = ("io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.erofs")
 
 #: The switch of the shim's fork server, which the tests' own environment may set for all.
 FORK_SERVER = "GVISOR_SHIM_FORK_SERVER"
-#: Has every daemon, with its shims, see a file system with glibc and busybox alone.
+#: Has every daemon, with its shims, see a file system with busybox and glibc alone.
 BARE_ROOT = "GVISOR_SHIM_BARE_ROOT"
 _KEPT = ("LANG", "LC_ALL", "HOME", "TMPDIR", FORK_SERVER)
 

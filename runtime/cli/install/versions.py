@@ -34,7 +34,6 @@ class Bundle(Record):
     folder: str
     version: str
     arch: str
-    glibc: str
     sums: bytes
 
     def names(self) -> dict[str, str]:
@@ -63,7 +62,6 @@ def own_bundle() -> Bundle:
         folder=folder,
         version=str(values["version"]),
         arch=str(values["arch"]),
-        glibc=str(values["glibc"]),
         sums=sums,
     )
 

@@ -127,7 +127,7 @@ def snapshot(root: Path) -> dict[str, str | None]:
 
 def bundle(folder: Path, version: str = "1.0") -> Path:
     """A bundle: what it says of itself, and something to copy."""
-    contents = {"version": version, "arch": "amd64", "glibc": "2.36"}
+    contents = {"version": version, "arch": "amd64"}
     files = {"share/contents.json": json.dumps(contents), "bin/gvctl": "a program\n"}
     lines = []
     for name, text in files.items():
