@@ -134,7 +134,7 @@ def test_promtool_has_nothing_to_say_of_our_names(pods: PodNode) -> None:
 
 
 def _wait_known(exporter: str, pod: Pod) -> None:
-    """Until a page has it; one that was made just before is given again for a second."""
+    """Until a page has it; one that was made before is given again while it is fresh."""
     until(lambda: samples(scrape(exporter), "gvisor_sandbox_up", pod), 20, "a page has the pod")
 
 
@@ -166,7 +166,7 @@ def test_a_hung_sentry_harms_no_scrape_and_no_scrape_harms_it(pods: PodNode, exp
             assert samples(page, "gvisor_container_pids", good)
             # Other processes of the machine may slow it; by itself it takes some milliseconds.
             assert took < 20
-            time.sleep(1.1)  # a page is given again for a second
+            time.sleep(1.1)  # scrapes closer to each other may have one look
     finally:
         os.kill(hung.sentry(), signal.SIGCONT)
     until(lambda: up_of(hung) == [1], 30, "it answers again")

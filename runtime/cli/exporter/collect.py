@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     #: Asks a shim, by its address, a method of its debug socket; the connection is to be closed.
     PostDebug = Callable[[str, str], Exchange]
 
-#: Seconds in which sentries and shims have to answer.
-TIMEOUT = 1.0
+#: Seconds in which sentries and shims have to answer: where somebody waits, and where nobody does.
+#: A busy node gives an honest sentry its turn late.
+TIMEOUT, PATIENCE = 1.0, 2.5
 #: Seconds for which a sentry is not asked that didn't answer: at first, and at most.
 FIRST_REST, LONGEST_REST = 10.0, 300.0
 #: Bytes of a sentry's reply.
@@ -122,13 +123,11 @@ class Collector:
         post_debug: PostDebug | None,
         *,
         sentry_metrics: str = "",
-        timeout: float = TIMEOUT,
     ) -> None:
         """``sentry_metrics`` is a regular expression of Go's for names, ``-`` for none at all."""
         self._args = args
         self._post_debug = post_debug
         self._only = sentry_metrics
-        self._timeout = timeout
         self._cgroup_root = factory.CgroupRoot()
         self._known: dict[tuple[str, str, str], tuple[object, StoredContainer]] = {}
         self._cgroups: dict[tuple[int, int], Cgroup] = {}
@@ -136,12 +135,15 @@ class Collector:
         self._servers: dict[str, int] = {}
         self._rests: dict[tuple[str, str], _Rest] = {}
 
-    def look(self) -> NodeLook:
-        """One look.  Raises InvalidRequest for what the command line says."""
+    def look(self, timeout: float = TIMEOUT) -> NodeLook:
+        """One look, with so many seconds for sentries and shims to answer.
+
+        Raises InvalidRequest for what the command line says.
+        """
         began = time.monotonic()
         found, problems = self._find()
         alive = [each for each in found if self._is_alive(each)]
-        self._ask(alive, began + self._timeout)
+        self._ask(alive, began + timeout)
         for each in alive:
             each.host = self._host(each)
         looks = tuple(self._described(each) for each in alive)

@@ -1,7 +1,7 @@
 """``gvctl metrics``: prints the page, or serves it by HTTP to the node's own Prometheus.
 
-Served on a socket in the file system or on a loopback address only: the page names pods.  Requests
-that come while one look is under way share the next; connections are few and short.
+Served on a socket in the file system or on a loopback address only: the page names pods.  What is
+given to whom, ``pages`` decides; connections are few and short.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ import socket
 import stat
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, UnixStreamServer
 
 from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.cli import output
-from runtime.cli.exporter.collect import Collector
+from runtime.cli.exporter.collect import PATIENCE, TIMEOUT, Collector
 from runtime.cli.exporter.figures import render
+from runtime.cli.exporter.pages import Pages
 from runtime.cli.exporter.text import CONTENT_TYPE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
     from typing import Any
 
-#: Seconds for which a page may be given again: two servers that scrape cost a sandbox one look.
-FRESH = 1.0
 #: Connections at a time, and seconds that one may take to ask or to read.
 MAX_CONNECTIONS = 16
 CONNECTION_TIMEOUT = 10.0
+#: What a page ends with.
+_AGE = b"""\
+# HELP gvisor_scrape_age_seconds How long ago the look began that the other figures are of.
+# TYPE gvisor_scrape_age_seconds gauge
+gvisor_scrape_age_seconds %.3f
+"""
 _INDEX = b"<title>gvctl metrics</title><a href='/metrics'>Metrics</a>\n"
 
 
@@ -45,24 +48,6 @@ def metrics_verb(args: argparse.Namespace) -> None:
     for problem in look.problems:
         output.warn(problem)
     output.write(render(look))
-
-
-class Pages:
-    """The page of now, made by one thread at a time."""
-
-    def __init__(self, make: Callable[[], str]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._page = b""  # guarded by _lock
-        self._at = -FRESH  # guarded by _lock
-
-    def get(self) -> bytes:
-        """A page that is no older than :data:`FRESH`.  Raises what making it raises."""
-        with self._lock:
-            if time.monotonic() - self._at >= FRESH:
-                self._page = self._make().encode("utf-8")
-                self._at = time.monotonic()
-            return self._page
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,25 +67,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"there is /metrics\n")
         else:
             try:
-                page = self.pages.get()
+                page, age = self.pages.get()
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 output.warn(why)
                 self._answer(500, "text/plain", output.plain(why).encode() + b"\n")
             else:
-                self._answer(200, CONTENT_TYPE, page)
+                self._answer(200, CONTENT_TYPE, page, _AGE % age)
 
     do_HEAD = do_GET
 
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
+    def _answer(self, status: int, kind: str, *body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(sum(map(len, body))))
         # A scraper comes back after longer than an idle connection is kept.
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            for part in body:
+                self.wfile.write(part)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Each scrape in the log would be noise."""
@@ -170,9 +156,12 @@ class _Unix(_Bounded, UnixStreamServer):
 
 def serve(where: str, collector: Collector) -> None:
     """Serve until a signal ends the process.  Raises InvalidRequest, Failed."""
-    pages = Pages(lambda: render(collector.look()))
-    handler = type("Handler", (_Handler,), {"pages": pages})
-    server = _listen(where, handler)
+
+    def make(waited: bool) -> bytes:
+        return render(collector.look(TIMEOUT if waited else PATIENCE)).encode("utf-8")
+
+    pages = Pages(make)
+    server = _listen(where, type("Handler", (_Handler,), {"pages": pages}))
     try:
         # The first look is the slowest; and what is wrong with the command line is said now.
         pages.get()
@@ -184,6 +173,7 @@ def serve(where: str, collector: Collector) -> None:
         sys.stdout.flush()
         server.serve_forever()
     finally:
+        pages.close()
         server.server_close()
         if where.startswith("unix:"):
             _unlink(where.removeprefix("unix:"))

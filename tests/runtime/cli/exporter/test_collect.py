@@ -64,7 +64,7 @@ class Node:
 
     def collector(self, post: Any = None, **options: Any) -> Collector:
         args = arguments.build().parse_args(["--root", str(self.root), "metrics"])
-        return Collector(args, post, timeout=options.pop("timeout", 10.0), **options)
+        return Collector(args, post, **options)
 
     def close(self) -> None:
         self.helpers.close()
@@ -93,8 +93,8 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.close()
 
 
-def only(collector: Collector) -> SandboxLook:
-    [found] = collector.look().sandboxes
+def only(collector: Collector, timeout: float = 10.0) -> SandboxLook:
+    [found] = collector.look(timeout).sandboxes
     return found
 
 
@@ -138,7 +138,7 @@ def test_a_stopped_sentry_is_not_even_asked(node: Node) -> None:
     pid = node.processes["s1"].pid
     os.kill(pid, signal.SIGSTOP)
     os.waitpid(pid, os.WUNTRACED)
-    found = {each.id: each for each in node.collector().look().sandboxes}
+    found = {each.id: each for each in node.collector().look(10.0).sandboxes}
     assert found["s1"].sentry == "stopped" and found["s2"].sentry == ""
     assert node.sentries["s1"].methods() == [] and other.methods() == [EVENT, EXPORT]
     # What the host knows is told all the same.
@@ -149,14 +149,14 @@ def test_silent_sentries_are_waited_for_together_and_then_left_alone(node: Node)
     for number in range(5):
         node.sandbox(f"s{number}").silent.add(EVENT)
     good = node.sandbox("good")
-    collector = node.collector(timeout=0.3)
+    collector = node.collector()
     began = time.monotonic()
-    looks = {each.id: each for each in collector.look().sandboxes}
+    looks = {each.id: each for each in collector.look(0.3).sandboxes}
     assert time.monotonic() - began < 5 * 0.3, "one after the other"
     assert looks["good"].sentry == ""
     assert {looks[f"s{n}"].sentry for n in range(5)} == {"DeadlineExceeded"}
     for _ in range(20):
-        looks = {each.id: each for each in collector.look().sandboxes}
+        looks = {each.id: each for each in collector.look(10.0).sandboxes}
     assert looks["s0"].sentry == "no answer before"
     # Its queue has room for sixteen connections, which its shim needs.
     assert node.sentries["s0"].methods() == [EVENT]
@@ -167,8 +167,8 @@ def test_one_that_answers_again_is_asked_again(node: Node, monkeypatch: pytest.M
     monkeypatch.setattr(collect, "FIRST_REST", 0.0)
     sentry = node.sandbox("s1")
     sentry.silent.add(EVENT)
-    collector = node.collector(timeout=0.2)
-    assert only(collector).sentry == "DeadlineExceeded"
+    collector = node.collector()
+    assert only(collector, 0.2).sentry == "DeadlineExceeded"
     sentry.silent.clear()
     assert only(collector).sentry == "" and not collector._rests
 
@@ -180,9 +180,9 @@ def test_one_that_answers_again_is_asked_again(node: Node, monkeypatch: pytest.M
 def test_a_sentry_that_lies_is_left_out(node: Node, raw: bytes) -> None:
     node.sandbox("s1").raw[EVENT] = raw
     node.sandbox("s2")
-    looks = {each.id: each for each in node.collector().look().sandboxes}
+    looks = {each.id: each for each in node.collector().look(10.0).sandboxes}
     assert looks["s1"].sentry and looks["s2"].sentry == ""
-    render(node.collector().look())
+    render(node.collector().look(10.0))
 
 
 def test_one_that_closes_or_dies_meanwhile(node: Node) -> None:
@@ -191,7 +191,7 @@ def test_one_that_closes_or_dies_meanwhile(node: Node) -> None:
     assert found.sentry == "Disconnected" and found.containers[0].metrics is not None
     node.processes["s1"].kill()
     node.processes["s1"].wait()
-    assert node.collector().look().sandboxes == ()
+    assert node.collector().look(10.0).sandboxes == ()
 
 
 def test_an_old_release_without_metrics_of_its_own(node: Node) -> None:
@@ -228,7 +228,7 @@ def test_cpu_time_never_goes_back(node: Node) -> None:
 def test_a_broken_file_hides_no_sandbox(node: Node) -> None:
     node.sandbox("s1")
     (node.root / "bad_sandbox:bad.state").write_text("{")
-    look = node.collector().look()
+    look = node.collector().look(10.0)
     assert len(look.sandboxes) == 1 and "bad_sandbox" in look.problems[0]
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from runtime.base.errors import Failed, InvalidRequest
 from runtime.cli.exporter import serve
-from runtime.cli.exporter.serve import Pages, _Handler, _listen, _loopback
+from runtime.cli.exporter.pages import Pages
+from runtime.cli.exporter.serve import _Handler, _listen, _loopback
 
 WAIT = 20.0
 
@@ -26,7 +27,8 @@ class Served:
     def __init__(self, path: str) -> None:
         self.path = path
         self.make: Callable[[], str] = lambda: "up 1\n"
-        handler = type("H", (_Handler,), {"pages": Pages(lambda: self.make())})
+        self.pages = Pages(lambda _: self.make().encode())
+        handler = type("H", (_Handler,), {"pages": self.pages})
         self.server = _listen(f"unix:{path}", handler)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()
@@ -48,6 +50,7 @@ class Served:
     def close(self) -> None:
         self.server.shutdown()
         self.thread.join()
+        self.pages.close()
         self.server.server_close()
 
 
@@ -60,7 +63,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def test_a_page(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = "text/plain; version=0.0.4; charset=utf-8"
-    assert served.get() == (200, kind, b"up 1\n")
+    status, told, body = served.get()
+    assert (status, told) == (200, kind) and body.startswith(b"up 1\n# HELP gvisor_scrape_age")
+    assert 0 <= float(body.split()[-1]) < WAIT and body.endswith(b"\n")
     assert served.get("/metrics?name[]=x")[0] == 200
     assert served.get(method="HEAD") == (200, kind, b"")
     assert served.get("/")[0] == 200 and served.get("/etc/passwd")[0] == 404
