@@ -161,7 +161,7 @@ class Daemon:
         self._jobs: list[Job] = []  # guarded by _jobs_lock; for the main thread
         self._jobs_lock = threading.Lock()
         self._jobs_over = False  # guarded by _jobs_lock
-        self.upgrade = Upgrade(self, _command_line(args), self, self._in_main, self._held)
+        self.upgrade = Upgrade(self, _command_line(args), self, self._in_main)
 
     # -- what the objects need of each other ------------------------------------------------
 
@@ -279,13 +279,14 @@ class Daemon:
     def resume(self, told: Callable[[], None]) -> int:
         """Go on in a process that has become this version; otherwise like :meth:`run`.
 
-        ``told`` is called first, and may say what has become of an upgrade.
+        ``told`` says what has become of an upgrade, once all has thawed: until then the upgrade is
+        under way, and the next one, which is asked for as soon as the reactor runs, doesn't begin.
         """
         self._handle_signals()
         gc.freeze()
         gc.enable()
-        told()
         self.thaw()
+        told()
         signals.pthread_sigmask(signals.SIG_UNBLOCK, program.HANDLED)
         # What has ended meanwhile has told nobody.
         os.write(self._signals[1], bytes((signals.SIGCHLD,)))
@@ -302,10 +303,13 @@ class Daemon:
             return self._under_way()
         if not self.publisher.freeze():
             return "an event is being sent"
+        if self.tracing is not None and not self.tracing.freeze():
+            return "spans are being sent"
         self.server.freeze()
         if not self.workers.drain(FREEZE_TIMEOUT):
             return self._under_way()
-        self.reactor.freeze()
+        if why := self.reactor.freeze():
+            return why
         return "" if self.workers.freeze(FREEZE_TIMEOUT) else self._under_way()
 
     def _under_way(self) -> str:
@@ -317,14 +321,8 @@ class Daemon:
         self.reactor.thaw()
         self.server.thaw()
         self.publisher.thaw()
-
-    def _held(self) -> str:
-        """What is known not to be handed over; empty if there is nothing."""
         if self.tracing is not None:
-            return "it sends traces"
-        if "Stream" in self.server.handled():
-            return "a task's stdio is a stream"
-        return ""
+            self.tracing.thaw()
 
     def _in_main(self, function: Callable[[], str]) -> str:
         """Run ``function`` in the main thread, which reads no signal meanwhile; its result."""

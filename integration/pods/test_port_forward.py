@@ -105,7 +105,7 @@ def test_many_at_once(pods: PodNode, pod: Pod) -> None:
 def test_in_the_namespace(pods: PodNode, pod: Pod) -> None:
     """By IPv6 as well; an end of the client's own doesn't cut the answer off."""
     for address in ("127.0.0.1", "::1"):
-        with _dial(pod, address, 8080) as connection:
+        with dial(pod, address, 8080) as connection:
             connection.sendall(b"GET /notice HTTP/1.0\r\n\r\n")
             connection.shutdown(socket.SHUT_WR)
             data = b""
@@ -113,7 +113,7 @@ def test_in_the_namespace(pods: PodNode, pod: Pod) -> None:
                 data += chunk
             assert data.endswith(b"made for the tests\n")
         # While it connects or just after.
-        with pytest.raises(ConnectionError), _dial(pod, address, 9) as connection:
+        with pytest.raises(ConnectionError), dial(pod, address, 9) as connection:
             connection.recv(1)
 
 
@@ -166,7 +166,7 @@ def _led(pid: int) -> bool:
     return any("bpf" in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def _dial(pod: Pod, address: str, port: int) -> socket.socket:
+def dial(pod: Pod, address: str, port: int) -> socket.socket:
     path = next(
         each["path"]
         for each in pod.info["runtimeSpec"]["linux"]["namespaces"]

@@ -11,7 +11,9 @@ import sys
 
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
+from runtime.base.version import VERSION
 from runtime.cli import output
+from runtime.cli.insight import shims
 from runtime.host import forkservers, open_files
 
 TYPE_CHECKING = False
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 _MARKS = {OK: "ok", WARNING: "warn", FAILURE: "FAIL"}
+#: What is said of a sandbox's shim.
+_AGES = {
+    shims.OLDER: f"older than {VERSION}",
+    shims.NEWER: f"newer than {VERSION}",
+    shims.ELSEWHERE: "from another folder than this gvctl",
+}
 _ASK_TIMEOUT = 10.0
 _MAX_OUTPUT = 1 << 16
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -61,6 +69,8 @@ class Facts(Record):
     shim: str = ""
     #: Each fork server in words.
     fork_servers: tuple[str, ...] = ()
+    #: What the shim of each sandbox that runs says.
+    sandboxes: tuple[shims.Told, ...] = ()
     containerd: str = ""
     containerd_release: str = ""
     cgroup_mode: str = ""
@@ -100,6 +110,7 @@ def examine(facts: Facts) -> list[Finding]:
         _platform(facts),
         _shim(facts),
         _fork_servers(facts),
+        _sandboxes(facts),
         _containerd(facts),
         _options(facts),
         _cgroups(facts),
@@ -239,6 +250,28 @@ def _shim(f: Facts) -> Finding:
 def _fork_servers(f: Facts) -> Finding:
     text = "; ".join(f.fork_servers) or "none runs, each shim starts an interpreter"
     return Finding(check="fork server", level=OK, text=text)
+
+
+def _sandboxes(f: Facts) -> Finding:
+    count: dict[str, int] = {}
+    for each in f.sandboxes:
+        name = each.version or "unknown version"
+        count[name] = count.get(name, 0) + 1
+    text = ", ".join(f"{n} by shims of {name}" for name, n in sorted(count.items()))
+    ages = {each.age for each in f.sandboxes}
+    advice = ""
+    if ages & {shims.OLDER, shims.ELSEWHERE}:
+        advice = f"`gvctl upgrade --running` has their shims become {VERSION} while they run"
+    elif shims.NEWER in ages:
+        advice = f"this gvctl is {VERSION}: take the one that was installed with the newest shim"
+    elif shims.UNKNOWN in ages:
+        advice = "their shims hang, have died or are of an early version: `gvctl debug ID`"
+    return Finding(
+        check="sandboxes",
+        level=WARNING if advice else OK,
+        text=text or "none runs with a shim",
+        advice=advice,
+    )
 
 
 def _containerd(f: Facts) -> Finding:
@@ -395,6 +428,7 @@ def gather(args: argparse.Namespace) -> Facts:
             *map(forkservers.describe, forkservers.every()),
             *forkservers.given_up(),
         ),
+        "sandboxes": tuple(shims.versions(args)),
         "systemd": os.path.isdir("/run/systemd/system"),
         "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) if os.path.exists("/dev/kvm") else None,
         "ptrace_scope": _number("/proc/sys/kernel/yama/ptrace_scope"),
@@ -536,15 +570,24 @@ def _open_files() -> int:
 
 def doctor_verb(args: argparse.Namespace) -> int:
     """``doctor``: ends with 1 if something doesn't work."""
-    findings = examine(gather(args))
+    facts = gather(args)
+    findings = examine(facts)
     failed = any(each.level == FAILURE for each in findings)
     if args.format == "json":
         checks = [{name: getattr(f, name) for name in f._fields} for f in findings]
-        output.write(output.dumps({"ok": not failed, "checks": checks}, indent=2))
+        told = [{**{n: getattr(s, n) for n in s._fields}, "age": s.age} for s in facts.sandboxes]
+        document = {"ok": not failed, "checks": checks, "sandboxes": told}
+        output.write(output.dumps(document, indent=2))
         return int(failed)
     text = output.table(
         ("CHECK", "", "FOUND"), [(f.check, _MARKS[f.level], f.text) for f in findings]
     )
+    if facts.sandboxes:
+        rows = [
+            (s.sandbox, s.namespace, s.version or "unknown", s.fault or _AGES.get(s.age, ""))
+            for s in facts.sandboxes
+        ]
+        text += "\n" + output.table(("SANDBOX", "NAMESPACE", "SHIM", ""), rows)
     advice = [f"  {f.check}: {f.advice}\n" for f in findings if f.advice]
     if advice:
         text += "\nWhat to do:\n" + "".join(advice)

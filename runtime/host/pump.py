@@ -141,6 +141,8 @@ class Pump:
         self._lock = threading.Lock()
         self._new: list[_Pumped] = []  # guarded by _lock
         self._wake = -1  # guarded by _lock; of the thread that runs
+        self._thread: threading.Thread | None = None  # guarded by _lock
+        self._frozen = False  # guarded by _lock
         self._closed = False  # guarded by _lock
 
     def add(
@@ -160,30 +162,76 @@ class Pump:
         with self._lock:
             if not self._closed:
                 self._new.append(connection)
-                if self._wake >= 0:
-                    os.eventfd_write(self._wake, 1)
-                    return
-                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                thread = threading.Thread(
-                    target=self._run, args=(self._wake,), name="pump", daemon=True
-                )
                 try:
-                    thread.start()
+                    self._start_locked()
                     return
                 except BaseException:
-                    os.close(self._wake)
-                    self._wake = -1
                     self._new.remove(connection)
                     connection.close()
                     raise
         connection.close()
 
+    def _start_locked(self) -> None:
+        """Have a thread look at what is new."""
+        if self._frozen:
+            return
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+            return
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        thread = threading.Thread(target=self._run, args=(self._wake,), name="pump", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            os.close(self._wake)
+            self._wake = -1
+            raise
+        self._thread = thread
+
+    def freeze(self) -> str:
+        """End the thread between two turns, and keep all connections for :meth:`thaw`.
+
+        Returns an empty string: nothing hinders it.  Not for the thread's own callbacks.
+        """
+        with self._lock:
+            self._frozen = True
+            thread = self._thread
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+        if thread is not None:
+            thread.join()
+        with self._lock:
+            self._thread = None
+        return ""
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, maybe in another process with the descriptors; idempotent.
+
+        Connections that no thread is to be had for are closed.
+        """
+        with self._lock:
+            self._frozen = False
+            if not self._new:
+                return
+            try:
+                self._start_locked()
+                return
+            except (RuntimeError, MemoryError, OSError):
+                lost, self._new = self._new, []
+        for connection in lost:
+            connection.close()
+
     def close(self) -> None:
         """Cut all connections off.  Doesn't wait; idempotent."""
+        abandoned: list[_Pumped] = []
         with self._lock:
             self._closed = True
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
+            elif self._frozen:
+                abandoned, self._new = self._new, []
+        for connection in abandoned:
+            connection.close()
 
     def _run(self, wake: int) -> None:
         turn = _Turn(wake)
@@ -193,8 +241,13 @@ class Pump:
                 with self._lock:
                     new, self._new = self._new, []
                     if self._closed or not (new or turn.connections):
-                        self._wake = -1
+                        self._wake, self._thread = -1, None
                         abandoned = new
+                        return
+                    if self._frozen:
+                        self._wake = -1
+                        self._new = [*turn.connections, *new]
+                        turn.connections.clear()
                         return
                 for connection in new:
                     turn.serve(connection)

@@ -22,6 +22,16 @@ from runtime.base.log import get_logger
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Companion(Protocol):
+        """What has threads of its own that are held still with the reactor."""
+
+        def freeze(self) -> str:
+            """End them; why that can't be, or nothing."""
+
+        def thaw(self) -> None: ...
+
 
 _log = get_logger("reactor")
 
@@ -112,6 +122,7 @@ class Reactor:
         self._stopped = False  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._frozen = False  # guarded by _lock
+        self._companions: list[Companion] = []  # guarded by _lock
 
     def start(self) -> None:
         """Start the thread.  Watches and timers may have been added before."""
@@ -132,18 +143,35 @@ class Reactor:
         elif self._ident != get_ident():
             thread.join()
 
-    def freeze(self) -> None:
+    def accompany(self, part: Companion) -> None:
+        """Have ``part`` freeze and thaw with this reactor from now on; from any thread."""
+        with self._lock:
+            self._companions.append(part)
+
+    def leave(self, part: Companion) -> None:
+        """It has nothing to be frozen any more; idempotent."""
+        with self._lock:
+            if part in self._companions:
+                self._companions.remove(part)
+
+    def freeze(self) -> str:
         """End the thread between two rounds, and keep all that is watched or due for :meth:`thaw`.
 
-        Waits for the callbacks that run now.  Not to be called by one of them.
+        Waits for the callbacks that run now.  Not to be called by one of them.  Its companions
+        follow; returns why one of them can't be frozen, or nothing.
         """
         with self._lock:
             self._frozen = True
             self._wake_locked()
+            companions = list(self._companions)
         thread = self._thread
         if thread is not None:
             thread.join()
             self._thread, self._ident = None, 0
+        for part in companions:
+            if why := part.freeze():
+                return why
+        return ""
 
     def thaw(self) -> None:
         """Go on after :meth:`freeze`, maybe in another process with the descriptors; idempotent."""
@@ -151,7 +179,10 @@ class Reactor:
             if not self._frozen:
                 return
             self._frozen = False
+            companions = list(self._companions)
         self.start()
+        for part in companions:
+            part.thaw()
 
     def inside(self) -> bool:
         """Is the caller a callback of this reactor?"""

@@ -130,6 +130,7 @@ class PortForward:
         self._diallers = 0  # guarded by _lock
         with self._lock:
             self._watch: Watch = reactor.watch(listener.fileno(), select.EPOLLIN, self._ready)
+        reactor.accompany(self._pump)
 
     @classmethod
     def open(
@@ -159,6 +160,7 @@ class PortForward:
         for connection in accepted:
             refuse(connection)
         self._pump.close()
+        self._reactor.leave(self._pump)
 
     # -- accepting, in the reactor ---------------------------------------------------------
 

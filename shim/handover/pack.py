@@ -98,6 +98,7 @@ class _Packer:
             ModuleType: lambda v: ["module", v.__name__],
             CellType: self._cell,
             _thread.LockType: self._lock,
+            threading.local: self._local,
             threading.Condition: self._condition,
             threading.Event: self._event,
             _socket.socket: self._socket,
@@ -279,6 +280,12 @@ class _Packer:
         if value.locked():
             raise self._refuse("a lock is held")
         return ["lock"]
+
+    def _local(self, value: threading.local) -> list[Any]:
+        """What threads have for themselves ends with them; this one's would be lost."""
+        if any(kept is not None for kept in vars(value).values()):
+            raise self._refuse("a thread keeps something")
+        return ["local"]
 
     def _condition(self, value: Any) -> list[Any]:
         if value._waiters:

@@ -2,8 +2,9 @@
 
 A class's shape is the names that its ``__init__``, and those of its bases, give to attributes, its
 slots, or a record's fields.  Two versions whose shapes differ don't mean the same by an instance.
-What a later version adds and can do without is in :data:`ADDED`, and what it has renamed in
-:data:`MOVED`.
+What a later version adds and can do without is in :data:`ADDED`, what it has given up in
+:data:`DROPPED`, and what it has renamed in :data:`MOVED`.  Classes are called there by the names
+that this version has for them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ FORMAT: Final = 1
 #: For each class, by module and name, the attributes that later versions have and what they are in
 #: an instance that comes from an earlier one.
 ADDED: Final[Mapping[str, Mapping[str, Any]]] = {}
+#: For each class, the attributes that earlier versions have and nothing is lost without.
+DROPPED: Final[Mapping[str, Sequence[str]]] = {}
 #: Where classes and functions have gone that earlier versions have elsewhere.
 MOVED: Final[Mapping[str, str]] = {}
 #: What isn't handed over as the new process makes it by itself.
@@ -64,11 +67,9 @@ def shape(cls: type) -> list[str]:
 def check(name: str, cls: type, theirs: Sequence[str]) -> None:
     """Raises NotHandedOver unless an instance with shape ``theirs`` can be one of ``cls``."""
     ours = set(shape(cls))
-    if issubclass(cls, Record):
-        missing = set(cls._required.difference(theirs))
-    else:
-        missing = ours.difference(theirs, ADDED.get(key(cls), ()))
-    unknown = set(theirs) - ours
+    wanted = set(cls._required) if issubclass(cls, Record) else ours
+    missing = wanted.difference(theirs, ADDED.get(key(cls), ()))
+    unknown = set(theirs) - ours - set(DROPPED.get(key(cls), ()))
     for what, differing in (("lacks", missing), ("has unknown", unknown)):
         if differing:
             listed = ", ".join(sorted(differing)[:5])

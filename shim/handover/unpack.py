@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import _thread
+import copy
 import select
 import threading
 import weakref
@@ -243,8 +244,12 @@ class _Unpacker:
         made = cls.__new__(cls) if existing is None else existing
 
         def fill() -> None:
-            values = {key: self._get(value) for key, value in state.items()}
-            values = {**shapes.ADDED.get(shapes.key(cls), {}), **values}
+            name = shapes.key(cls)
+            dropped = shapes.DROPPED.get(name, ())
+            values = {k: self._get(value) for k, value in state.items() if k not in dropped}
+            # Each instance has its own.
+            added = copy.deepcopy(dict(shapes.ADDED.get(name, {})))
+            values = {**added, **values}
             if issubclass(cls, Record):
                 made.__dict__.update(values)
                 return
@@ -280,6 +285,9 @@ class _Unpacker:
 
     def _make_lock(self, existing: Any = None) -> Any:
         return _thread.allocate_lock() if existing is None else existing
+
+    def _make_local(self) -> threading.local:
+        return threading.local()
 
     def _make_condition(self, lock: Any) -> Any:
         return threading.Condition(self._get(lock))

@@ -36,8 +36,6 @@ PATIENCE: Final = 15.0
 _PAUSE: Final = 0.05
 #: What threads are there for that aren't waited for; by name.
 _REASONS: Final = {
-    "stream": "a task's stdio is a stream",
-    "pump": "a forwarded port has a connection",
     "forker": "it runs processes that end with the thread that started them",
 }
 
@@ -57,10 +55,9 @@ class Upgrade:
         arguments: tuple[str, ...],
         parts: Frozen,
         in_main: Callable[[Callable[[], str]], str],
-        held: Callable[[], str],
     ) -> None:
         self._root, self._arguments = root, arguments
-        self._parts, self._in_main, self._held = parts, in_main, held
+        self._parts, self._in_main = parts, in_main
         self._lock = threading.Lock()
         self._running = False  # guarded by _lock
         self._asked = 0  # guarded by _lock; requests until now
@@ -143,9 +140,6 @@ class Upgrade:
         program.check_path(wanted)
         deadline = time.monotonic() + PATIENCE
         while True:
-            why = self._held()
-            if why:
-                return why
             try:
                 why = self._parts.freeze() or self._still_moving()
                 if not why:

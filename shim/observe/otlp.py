@@ -6,6 +6,7 @@ can't be sent is dropped: a receiver that hangs, refuses or is gone costs the sh
 
 from __future__ import annotations
 
+import _socket
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from runtime.base.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+    import ssl
     from collections.abc import Callable, Mapping, Sequence
 
     from shim.observe.tracing import Span
@@ -26,6 +29,8 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 MAX_QUEUE, MAX_BATCH = 2048, 512
 #: Seconds for which a span waits for others, and that the receiver has to take a batch.
 DELAY, TIMEOUT = 5.0, 10.0
+#: Seconds that a batch under way has for its answer when all is to be held still.
+ANSWER = 0.5
 #: Seconds between two tries, and how often a batch is tried.
 PAUSES = (1.0, 2.0, 4.0)
 #: Answers after which a batch is tried again (OTLP's specification, "Failures").
@@ -139,6 +144,8 @@ class Exporter:
         self._dropped = 0  # guarded by _lock
         self._sending = False  # guarded by _lock
         self._closing = False  # guarded by _lock
+        self._frozen = False  # guarded by _lock
+        self._socket: socket.socket | None = None  # guarded by _lock; what a batch goes through
         self._thread: threading.Thread | None = None  # guarded by _lock
 
     def put(self, span: Span) -> None:
@@ -149,14 +156,53 @@ class Exporter:
                 return
             self._spans.append(span)
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="otlp", daemon=True)
-                try:
-                    thread.start()
-                except (RuntimeError, MemoryError):
-                    return  # the next span tries again
-                self._thread = thread
+                self._start_locked()
             elif len(self._spans) in (1, MAX_BATCH):
                 self._changed.notify_all()
+
+    def _start_locked(self) -> None:
+        if self._frozen:
+            return
+        thread = threading.Thread(target=self._run, name="otlp", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):
+            return  # the next span tries again
+        self._thread = thread
+
+    def freeze(self) -> bool:
+        """End the thread and keep what is queued for :meth:`thaw`; is it so?
+
+        A batch under way has a moment to be answered.  Then its connection is cut off, and it is
+        sent again: so a receiver that is slow may get a span twice, and never not at all.
+        """
+        with self._changed:
+            self._frozen = True
+            self._changed.notify_all()
+            thread = self._thread
+            self._changed.wait_for(lambda: not self._sending, ANSWER)
+            self._cut_locked()
+        if thread is not None:
+            thread.join(ANSWER)
+            if thread.is_alive():
+                return False  # it looks the receiver's name up
+        with self._lock:
+            self._thread = None
+        return True
+
+    def _cut_locked(self) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(_socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended already
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, maybe in another process; idempotent."""
+        with self._lock:
+            self._frozen = False
+            if self._spans and self._thread is None:
+                self._start_locked()
 
     @property
     def dropped(self) -> int:
@@ -182,15 +228,16 @@ class Exporter:
         send = self._sender()
         while True:
             with self._changed:
-                while not self._spans and not self._closing:
+                while not (self._spans or self._closing or self._frozen):
                     self._changed.wait()
-                if not self._spans:
-                    return
                 due = time.monotonic() + self._receiver.delay
-                while len(self._spans) < MAX_BATCH and not self._closing:
+                while len(self._spans) < MAX_BATCH and not (self._closing or self._frozen):
                     left = due - time.monotonic()
                     if left <= 0 or not self._changed.wait(left):
                         break
+                if self._frozen or not self._spans:
+                    self._thread = None
+                    return
                 batch = [self._spans.popleft() for _ in range(min(len(self._spans), MAX_BATCH))]
                 self._sending = True
             try:
@@ -200,7 +247,9 @@ class Exporter:
                 sent = False
             with self._changed:
                 self._sending = False
-                if not sent:
+                if not sent and self._frozen:
+                    self._spans.extendleft(reversed(batch))
+                elif not sent:
                     self._dropped += len(batch)
                 self._changed.notify_all()
 
@@ -218,6 +267,8 @@ class Exporter:
                 _log.warning("tracing.refused", status=answer)
                 return False
             with self._changed:
+                if self._frozen:
+                    return False  # it is kept
                 if pause is None or self._closing:
                     break
                 self._changed.wait(pause)
@@ -249,14 +300,49 @@ class Exporter:
             else:
                 connection = HTTPConnection(to.host, to.port, timeout=to.timeout)
             try:
+                connection.sock = self._connected(context)
                 connection.request("POST", to.path, compress(data), headers)
                 with connection.getresponse() as reply:
                     reply.read(_MAX_ANSWER)
                     return reply.status
             finally:
+                with self._lock:
+                    self._socket = None
                 connection.close()
 
         return send
+
+    def _connected(self, context: ssl.SSLContext | None) -> socket.socket:
+        """A connection to the receiver, which :meth:`freeze` can cut off from its beginning on."""
+        import socket
+
+        to, error = self._receiver, OSError("the receiver's name has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            to.host, to.port, type=socket.SOCK_STREAM
+        ):
+            made = socket.socket(family, kind, protocol)
+            try:
+                made.settimeout(to.timeout)
+                self._may_be_cut(made)
+                made.connect(address)
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if context is not None:
+                    made = context.wrap_socket(
+                        made, server_hostname=to.host, do_handshake_on_connect=False
+                    )
+                    self._may_be_cut(made)
+                    made.do_handshake()
+                return made
+            except OSError as fault:
+                error = fault
+                made.close()
+        raise error
+
+    def _may_be_cut(self, made: socket.socket) -> None:
+        with self._lock:
+            self._socket = made
+            if self._frozen:
+                raise OSError("all is held still")
 
 
 def encode(resource: Mapping[str, str | int], spans: Sequence[Span]) -> bytes:

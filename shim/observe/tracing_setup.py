@@ -23,6 +23,14 @@ class Tracing:
         """See :meth:`Tracer.traced`."""
         return self.tracer.traced(handle)
 
+    def freeze(self) -> bool:
+        """See :meth:`Exporter.freeze`."""
+        return self._exporter.freeze()
+
+    def thaw(self) -> None:
+        """See :meth:`Exporter.thaw`."""
+        self._exporter.thaw()
+
     def close(self, timeout: float) -> None:
         """See :meth:`Exporter.close`."""
         self._exporter.close(timeout)

@@ -99,7 +99,7 @@ class SandboxService:
             if self._streams is None:
                 from shim.sandbox.streams import Streams
 
-                self._streams = Streams(self._pod.context.reactor.call_later)
+                self._streams = Streams(self._pod.context.reactor)
             return self._streams
 
     @property

@@ -24,12 +24,19 @@ from shim.ttrpc.errors import CANCELLED, DEADLINE_EXCEEDED, TtrpcError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
+    from typing import Final, Protocol
 
+    from runtime.host.reactor import Companion
     from runtime.task.process import IORequest
     from shim.ttrpc.call import Call, Stream
 
-    Later = Callable[[float, Callable[[], None]], object]
+    class Loop(Protocol):
+        """What is used of the reactor."""
+
+        def call_later(self, seconds: float, fn: Callable[[], None], /) -> object: ...
+        def accompany(self, part: Companion) -> None: ...
+        def leave(self, part: Companion) -> None: ...
+
 
 #: Bytes that may be under way, and bytes in one message, as containerd has them.
 WINDOW: Final = 64 << 10
@@ -46,6 +53,8 @@ AFTER: Final = 0.1
 HANG_UP: Final = 2.0
 #: Streams that no task has named yet.
 MAX_UNCLAIMED = 1024
+#: Seconds for a stream's thread to end, when all is to be held still.
+FREEZE: Final = 1.0
 _MAX_ID = 1024
 _MARK = "streaming_id="
 _SCHEMES = ("ttrpc+unix", "grpc+unix")
@@ -65,8 +74,8 @@ def stream_id(uri: str) -> str:
 class Streams:
     """The streams of one shim by id.  From any thread."""
 
-    def __init__(self, call_later: Later) -> None:
-        self._call_later = call_later
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
         self._lock = threading.Lock()
         self._unclaimed: dict[str, Call] = {}  # guarded by _lock
         self._bridges: dict[str, Bridge] = {}  # guarded by _lock
@@ -112,7 +121,7 @@ class Streams:
             bridge.attach(call)
             return
         call.on_cancel(lambda: self._expire(ident, call))
-        self._call_later(PATIENCE, lambda: self._expire(ident, call))
+        self._loop.call_later(PATIENCE, lambda: self._expire(ident, call))
 
     def _forget(self, ident: str, call: Call) -> bool:
         with self._lock:
@@ -125,7 +134,7 @@ class Streams:
         if self._forget(ident, call):
             _log.info("stream.unclaimed", stream=ident[:200])
             call.fail_if_unanswered(DEADLINE_EXCEEDED, "no task has named the stream")
-            self._call_later(HANG_UP, call.hang_up)
+            self._loop.call_later(HANG_UP, call.hang_up)
 
     # -- a task's side --------------------------------------------------------------------
 
@@ -155,7 +164,7 @@ class Streams:
             os.makedirs(folder, 0o711, exist_ok=True)
             os.mkfifo(path, 0o600)
             make = Inward if inward else Outward
-            bridge = make(path, self._call_later)
+            bridge = make(path, self._loop)
         except OSError as error:
             raise Failed(f"stream {ident[:200]!r}: {reason(error)}") from None
         with self._lock:
@@ -196,7 +205,7 @@ class Streams:
                 left[0] -= 1
                 last = left[0] == 0
             if last:
-                self._call_later(AFTER, callback)
+                self._loop.call_later(AFTER, callback)
 
         def late() -> None:
             with lock:
@@ -207,7 +216,7 @@ class Streams:
 
         for bridge in bridges:
             bridge.on_end(ended)
-        self._call_later(LAST, late)
+        self._loop.call_later(LAST, late)
 
     def close_input(self, path: str) -> None:
         """The end of an input whose client has gone; one that is there ends it by itself."""
@@ -224,14 +233,18 @@ class Streams:
                 bridge = self._bridges.pop(stream_id(uri), None) if uri else None
             if bridge is not None:
                 bridge.close()
-                self._call_later(LAST, bridge.abandon)
+                self._loop.call_later(LAST, bridge.abandon)
+
+
+class _Held(Exception):
+    """The thread is to end, and another one goes on where it was."""
 
 
 class Bridge:
     """One end of a FIFO, and whoever has the stream at the moment.  A thread of its own."""
 
-    def __init__(self, path: str, flags: int, call_later: Later) -> None:
-        self._path, self._call_later = path, call_later
+    def __init__(self, path: str, flags: int, loop: Loop) -> None:
+        self._path, self._loop = path, loop
         self._fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = threading.Condition(threading.Lock())
@@ -240,9 +253,66 @@ class Bridge:
         self._closing = False  # guarded by _changed; the task is gone
         self._ended = False  # guarded by _changed; so is the FIFO
         self._callbacks: list[Callable[[], None]] = []  # guarded by _changed
+        self._cut = False  # guarded by _changed; the end is to be without waiting for the FIFO
+        self._frozen = False  # changed under _changed
+        self._thread: threading.Thread | None = None  # guarded by _changed
+        #: The thread's: whom it serves, as is kept while all is held still.
+        self._served: Stream | None = None
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="stream", daemon=True).start()
+        """Begin; raises RuntimeError if there is no thread to be had."""
+        self._loop.accompany(self)
+        with self._changed:
+            self._start_locked()
+
+    def _start_locked(self) -> None:
+        thread = threading.Thread(target=self._run, name="stream", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def freeze(self) -> str:
+        """End the thread between two messages, and keep all for :meth:`thaw`.
+
+        Returns why that can't be, or nothing.
+        """
+        with self._changed:
+            if self._ended:
+                return ""
+            self._frozen = True
+            thread, call = self._thread, self._call
+            os.eventfd_write(self._wake, 1)
+            self._changed.notify_all()
+        if call is not None and call.stream is not None:
+            call.stream.hold(True)
+        if thread is not None:
+            thread.join(FREEZE)
+            if thread.is_alive():
+                return "the client of a task's stream doesn't take what it is sent"
+        with self._changed:
+            self._thread = None
+        return ""
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, maybe in another process; idempotent."""
+        with self._changed:
+            if self._ended or not self._frozen:
+                return
+            if self._thread is not None and self._thread.is_alive():
+                self._loop.call_later(FREEZE, self.thaw)  # it is to end first
+                return
+            self._frozen = False
+            os.eventfd_read(self._wake)
+            if self._cut:
+                os.eventfd_write(self._wake, 1)
+            call = self._call
+            if call is not None and call.stream is not None:
+                call.stream.hold(False)
+            try:
+                self._start_locked()
+            except (RuntimeError, MemoryError):
+                self._frozen = True
+                os.eventfd_write(self._wake, 1)
+                self._loop.call_later(FREEZE, self.thaw)
 
     def expect(self) -> bool:
         """Keep what there is for a client that is about to be attached; False if it is over."""
@@ -287,7 +357,7 @@ class Bridge:
             call = self._call
             self._changed.notify_all()
             if (call is None and not self._coming) or self._dies_with_task:
-                os.eventfd_write(self._wake, 1)
+                self._cut_locked()
         if call is not None and call.stream is not None and self._dies_with_task:
             call.stream.abort("the task is gone")
 
@@ -299,9 +369,13 @@ class Bridge:
             self._closing = self._dies_with_task = True
             call = self._call
             self._changed.notify_all()
-            os.eventfd_write(self._wake, 1)
+            self._cut_locked()
         if call is not None and call.stream is not None:
             call.stream.abort("the task is gone")
+
+    def _cut_locked(self) -> None:
+        self._cut = True
+        os.eventfd_write(self._wake, 1)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back once when it has ended, or at once."""
@@ -327,6 +401,8 @@ class Bridge:
         """Whoever has the stream, once there is somebody; None when it is over."""
         with self._changed:
             while self._call is None and not (self._closing and not self._coming):
+                if self._frozen:
+                    raise _Held
                 self._changed.wait()
             return self._call
 
@@ -335,12 +411,27 @@ class Bridge:
         poller = select.poll()
         poller.register(self._fd, events)
         poller.register(self._wake, select.POLLIN)
-        return any(fd == self._fd for fd, _ in poller.poll())
+        found = any(fd == self._fd for fd, _ in poller.poll())
+        if self._frozen:
+            raise _Held
+        return found
+
+    def _received(self, stream: Stream) -> bytes | None:
+        """The client's next message; None at the end."""
+        while True:
+            try:
+                return stream.recv()
+            except TimeoutError:
+                if self._frozen:
+                    raise _Held from None
 
     def _run(self) -> None:
         try:
             while (call := self._client()) is not None and call.stream is not None:
                 try:
+                    if self._served is not call.stream:
+                        self._served = call.stream
+                        self._begin(call.stream)
                     over = self._serve(call.stream)
                 except (TtrpcError, InvalidRequest) as error:
                     # It is gone, or makes no sense.  Another one goes on where it stopped.
@@ -349,10 +440,17 @@ class Bridge:
                     continue
                 if over:
                     break
+        except _Held:
+            return
         except OSError as error:
             _log.warning("stream.failed", path=self._path, error=reason(error))
-        finally:
+        except BaseException:
             self._end()
+            raise
+        self._end()
+
+    def _begin(self, stream: Stream) -> None:
+        """A client that is new.  Raises TtrpcError."""
 
     def _serve(self, stream: Stream) -> bool:
         """Copy until the client goes (then raises) or all is over (then True)."""
@@ -364,12 +462,14 @@ class Bridge:
             os.close(self._fd)
             os.close(self._wake)
             callbacks, self._callbacks = self._callbacks, []
+            self._thread = self._served = None
+        self._loop.leave(self)
         if call is not None and call.stream is not None:
             try:
                 call.stream.close_send()
             except TtrpcError:
                 pass  # it was answered already
-            self._call_later(HANG_UP, call.hang_up)
+            self._loop.call_later(HANG_UP, call.hang_up)
         for callback in callbacks:
             callback()
         try:
@@ -381,26 +481,29 @@ class Bridge:
 class Outward(Bridge):
     """A process's output: what is in the FIFO is sent as far as the client's window allows."""
 
-    def __init__(self, path: str, call_later: Later) -> None:
-        super().__init__(path, os.O_RDONLY, call_later)
+    def __init__(self, path: str, loop: Loop) -> None:
+        super().__init__(path, os.O_RDONLY, loop)
         self._kept = b""  # read, and not yet sent
+        self._window = 0  # what may be sent to the client that is served
+
+    def _begin(self, stream: Stream) -> None:
+        self._window = 0
 
     def _serve(self, stream: Stream) -> bool:
-        window = 0
         while True:
-            while window <= 0:
-                window += _update(stream.recv())
+            while self._window <= 0:
+                self._window += _update(self._received(stream))
             if not self._kept:
                 if not self._ready(select.POLLIN):
                     return True
                 self._kept = os.read(self._fd, CHUNK)
                 if not self._kept:
                     return True
-            window += _updates(stream)
-            size = min(window, len(self._kept))
+            self._window += _updates(stream)
+            size = min(self._window, len(self._kept))
             stream.send(_pack("containerd.types.transfer.Data", Data(data=self._kept[:size])))
             self._kept = self._kept[size:]
-            window -= size
+            self._window -= size
 
 
 class Inward(Bridge):
@@ -408,25 +511,35 @@ class Inward(Bridge):
 
     _dies_with_task = True
 
-    def __init__(self, path: str, call_later: Later) -> None:
-        super().__init__(path, os.O_RDWR, call_later)  # which waits for nobody to read
+    def __init__(self, path: str, loop: Loop) -> None:
+        super().__init__(path, os.O_RDWR, loop)  # which waits for nobody to read
+        self._left = b""  # of a message, what the FIFO hasn't taken
+        self._taken = 0  # bytes that the client isn't told of yet
+
+    def _begin(self, stream: Stream) -> None:
+        self._left, self._taken = b"", 0
+        _allow(stream, WINDOW)
 
     def _serve(self, stream: Stream) -> bool:
-        _allow(stream, WINDOW)
-        while (message := stream.recv()) is not None:
-            data = Data.FromString(_unpack(message, "Data")).data
-            if len(data) > WINDOW:
-                raise InvalidRequest("stdin", f"{len(data)} bytes are more than the window")
-            left = memoryview(data)
+        while True:
+            left = memoryview(self._left)
             while left:
                 if not self._ready(select.POLLOUT):
                     return True
                 try:
                     left = left[os.write(self._fd, left) :]
+                    self._left = bytes(left)
                 except BlockingIOError:
                     continue
-            _allow(stream, len(data))
-        return True
+            size, self._taken = self._taken, 0
+            _allow(stream, size)
+            message = self._received(stream)
+            if message is None:
+                return True
+            data = Data.FromString(_unpack(message, "Data")).data
+            if len(data) > WINDOW:
+                raise InvalidRequest("stdin", f"{len(data)} bytes are more than the window")
+            self._left, self._taken = data, len(data)
 
 
 def _allow(stream: Stream, size: int) -> None:

@@ -47,6 +47,7 @@ class Inbox:
         self._messages: list[bytes] = []  # guarded by _changed
         self._size = 0  # guarded by _changed
         self._closed = False  # guarded by _changed
+        self._held = False  # guarded by _changed; nobody waits
         self._error: Exception | None = None  # guarded by _changed
 
     def put(self, payload: bytes | None, closed: bool) -> bool:
@@ -64,6 +65,12 @@ class Inbox:
             self._closed = self._closed or closed
             self._changed.notify_all()
             return True
+
+    def hold(self, held: bool) -> None:
+        """Have ``take`` not wait, until it is told otherwise."""
+        with self._changed:
+            self._held = held
+            self._changed.notify_all()
 
     def abort(self, error: Exception) -> None:
         """What ``take`` raises once the messages that are here are taken."""
@@ -84,11 +91,12 @@ class Inbox:
     def take(self, timeout: float | None) -> bytes | None:
         """The next message, or None at the end.  ``timeout`` in seconds, None for no limit.
 
-        Raises TimeoutError, or the error that the inbox was aborted with.
+        Raises TimeoutError, also while it is held, or the error that the inbox was aborted with.
         """
         with self._changed:
-            if not self._changed.wait_for(self._ready_locked, timeout):
-                raise TimeoutError(f"no message within {timeout:g} s")
+            self._changed.wait_for(lambda: self._held or self._ready_locked(), timeout)
+            if not self._ready_locked():
+                raise TimeoutError("no message yet, or not in time")
             if self._messages:
                 message = self._messages.pop(0)
                 self._size -= len(message)
@@ -114,9 +122,14 @@ class Stream:
     def recv(self, timeout: float | None = None) -> bytes | None:
         """The client's next message, or None when it has sent its last.
 
-        Blocks.  Raises TimeoutError, and ConnectionLost once the client is gone.
+        Blocks.  Raises TimeoutError, also while it is held, and ConnectionLost once the client is
+        gone.
         """
         return self._inbox.take(timeout)
+
+    def hold(self, held: bool) -> None:
+        """Have ``recv`` not wait for messages, until it is told otherwise."""
+        self._inbox.hold(held)
 
     def send(self, payload: bytes) -> None:
         """Send a message.  Blocks while the client is slow to read.

@@ -71,3 +71,69 @@ class EventSink:
                 topic, event = api.event_of(_FORWARD.decode(payload).envelope)
                 self._events.put((topic.removeprefix("/tasks/"), event))
                 connection.sendall(frame(b"", number, kind=RESPONSE))
+
+
+class EventTap:
+    """Stands before containerd's end of the events' connection, and notes what that has taken.
+
+    Where containerd doesn't run, a connection ends at once, as one that is refused.
+    """
+
+    def __init__(self, path: Path, containerd: Path) -> None:
+        self._containerd = containerd
+        self._lock = threading.Lock()
+        self._taken: list[tuple[str, Msg]] = []  # guarded by _lock
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._path = path
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._connections: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> EventTap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._listener, *self._connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._path.unlink(missing_ok=True)
+
+    def taken(self) -> list[tuple[str, Msg]]:
+        """All events so far: each one's topic without /tasks/, and itself."""
+        with self._lock:
+            return list(self._taken)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        above = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(OSError, EOFError), connection, above:
+            above.connect(str(self._containerd))
+            while True:
+                head, body = _whole(connection)
+                above.sendall(head + body)
+                answer = b"".join(_whole(above))
+                topic, event = api.event_of(
+                    _FORWARD.decode(REQUEST_BODY.decode(body).payload).envelope
+                )
+                with self._lock:
+                    self._taken.append((topic.removeprefix("/tasks/"), event))
+                connection.sendall(answer)
+
+
+def _whole(source: socket.socket) -> tuple[bytes, bytes]:
+    """A frame's head and body.  Raises EOFError."""
+    head = source.recv(HEADER.size, socket.MSG_WAITALL)
+    if len(head) < HEADER.size:
+        raise EOFError
+    body = source.recv(HEADER.unpack(head)[0], socket.MSG_WAITALL)
+    return head, body

@@ -9,14 +9,13 @@ import time
 
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest, RuntimeFault, Unsupported
 from runtime.cli import find, output
+from runtime.cli.insight import shims
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
-    from typing import Any
 
-    Ask = Callable[[str, str, Mapping[str, Any], float], Mapping[str, Any]]
+    from runtime.cli.insight.shims import Ask, Shim
 
 #: Seconds for an answer, which a shim that is becoming another version doesn't give at once.
 _ANSWER = 10.0
@@ -29,43 +28,49 @@ def upgrade_running(args: argparse.Namespace) -> int:
     """One line per pod; 1 if a shim runs on as it was."""
     if args.ask_debug is None:
         raise Unsupported("this gvctl can't ask a shim")
-    shims, failed = _shims(args)
-    for pod, address in sorted(shims.items()):
+    found, failed = _shims(args)
+    names = [each.sandbox for each in found]
+    for each in found:
+        before = ""
         try:
-            before, now = _upgrade(args.ask_debug, address, args.program)
+            before = _version(args.ask_debug, each.address)
+            now = _upgrade(args.ask_debug, each.address, args.program)
             text = f"handed over from {before} to {now}"
         except Unsupported:
             failed, text = True, "refused: this shim is of a version that can't hand over"
         except RuntimeFault as fault:
             failed, text = True, f"refused: {fault}"
-        output.write(output.plain(f"{pod}: {text}\n"))
-    if not shims and not failed:
+        if not text.startswith("handed") and before:
+            text += f" (it runs on as {before})"
+        twice = names.count(each.sandbox) > 1
+        name = f"{each.namespace}/{each.sandbox}" if twice else each.sandbox
+        output.write(output.plain(f"{name}: {text}\n"))
+    if not found and not failed:
         output.write("no pod runs\n")
     return int(failed)
 
 
-def _shims(args: argparse.Namespace) -> tuple[dict[str, str], bool]:
-    """The addresses of the shims by their pods, and whether some can't be found."""
+def _shims(args: argparse.Namespace) -> tuple[list[Shim], bool]:
+    """The shims of the pods that are named, or of all, and whether some can't be found."""
     if args.ids:
         containers = [find.find(args, ident) for ident in args.ids]
         problems: list[str] = []
+        for each in containers:
+            if each.record is None or not each.record.shim_address:
+                raise InvalidRequest("id", f"{each.subject} has no shim")
     else:
         containers, problems = find.every(args)
-    found = {}
-    for each in containers:
-        address = each.record.shim_address if each.record is not None else ""
-        if address:
-            found[address] = each.sandbox_id
-        elif args.ids:
-            raise InvalidRequest("id", f"{each.subject} has no shim")
     for problem in problems:
         output.warn(problem)
-    return {pod: address for address, pod in found.items()}, bool(problems)
+    return shims.of(containers), bool(problems)
 
 
-def _upgrade(ask: Ask, address: str, program: str) -> tuple[str, str]:
-    """The versions before and after.  Raises Failed with the reason for a refusal."""
-    before = str(ask(address, "Info", {}, _ANSWER).get("version"))[:40]
+def _version(ask: Ask, address: str) -> str:
+    return str(ask(address, "Info", {}, _ANSWER).get("version"))[:40]
+
+
+def _upgrade(ask: Ask, address: str, program: str) -> str:
+    """The version afterwards.  Raises Failed with the reason for a refusal."""
     number = ask(address, "Upgrade", {"program": program}, _ANSWER).get("number")
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
@@ -77,6 +82,6 @@ def _upgrade(ask: Ask, address: str, program: str) -> tuple[str, str]:
             why = str(upgrade.get("last", {}).get("refused", ""))
             if why:
                 raise Failed(why)
-            return before, str(told.get("version"))[:40]
+            return str(told.get("version"))[:40]
         time.sleep(_INTERVAL)
     raise DeadlineExceeded("the upgrade", _PATIENCE)

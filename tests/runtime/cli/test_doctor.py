@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from runtime.base.errors import Failed
+from runtime.base.version import VERSION
 from runtime.cli import doctor
 from runtime.cli.doctor import FAILURE, OK, WARNING, Facts, examine
+from runtime.cli.insight import shims
 
 GOOD: dict[str, Any] = {
     "kernel": "6.1.0-13-amd64",
@@ -69,6 +72,56 @@ def test_what_is_wrong_and_what_to_do(
     assert found.level == level and words in found.advice
     findings.pop("oom score")  # which is a matter of capabilities, too
     assert all(f.level == OK for f in findings.values())
+
+
+def told(**values: str) -> shims.Told:
+    return shims.Told(**{"sandbox": "p", "namespace": "k8s.io", **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sandboxes", "text", "words"),
+    [
+        ([told(version=VERSION)], f"1 by shims of {VERSION}", ""),
+        ([told(version=VERSION, package=shims.own_package())] * 2, f"2 by shims of {VERSION}", ""),
+        (
+            [told(version=VERSION), told(version="0.0.9")],
+            f"1 by shims of 0.0.9, 1 by shims of {VERSION}",
+            "upgrade --running",
+        ),
+        ([told(version=VERSION, package="/old")], f"1 by shims of {VERSION}", "upgrade --running"),
+        ([told(version="0.10.0")], "1 by shims of 0.10.0", "newest shim"),
+        ([told(fault="it hangs")], "1 by shims of unknown version", "gvctl debug"),
+    ],
+)
+def test_versions_of_the_shims_that_run(sandboxes: list[shims.Told], text: str, words: str) -> None:
+    [found] = [
+        f for f in examine(Facts(**GOOD, sandboxes=tuple(sandboxes))) if f.check == "sandboxes"
+    ]
+    assert found.text == text and words in found.advice
+    assert found.level == (WARNING if words else OK)
+
+
+def test_what_a_shim_says_is_bounded_and_checked() -> None:
+    shim = shims.Shim(sandbox="p", namespace="n", address="unix:///a")
+
+    def says(reply: Any) -> shims.Told:
+        def ask(address: str, method: str, request: object, timeout: float) -> Any:
+            assert (address, method) == ("unix:///a", "Info")
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        return shims.tell(ask, shim)
+
+    assert says({"version": "1.2", "package": "/x"}).replace(version="") == shims.Told(
+        sandbox="p", namespace="n", package="/x"
+    )
+    for reply in ({}, {"version": 3}, {"version": "none"}, {"version": ["1"]}):
+        found = says(reply)
+        assert (found.version, found.age) == ("", shims.UNKNOWN) and found.fault
+    assert says(Failed("it hangs")).fault == "it hangs"
+    assert len(says({"version": "1." * 1000, "package": "/" * 10000}).version) <= 40
+    assert [shims.numbers(v) for v in ("0.9.0", "0.10.0-rc1")] == [(0, 9, 0), (0, 10, 0, 1)]
 
 
 def test_without_the_capability_to_lower_scores() -> None:

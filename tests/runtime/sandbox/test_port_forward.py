@@ -126,6 +126,44 @@ def test_each_connection_gets_its_own(scene: _Scene) -> None:
     until(lambda: scene.threads == 0, 10, "the pump has ended")
 
 
+def test_connections_are_held_still_with_the_reactor(scene: _Scene) -> None:
+    """Some under way, one that comes meanwhile, one that goes meanwhile; again and again."""
+    block = b"0123456789abcdef" * 50_000
+    with scene.dial() as client, scene.dial() as leaving:
+        for each in (client, leaving):
+            assert each.recv(100) == b"%d\n" % scene.port
+        sending = threading.Thread(target=client.sendall, args=(block,))
+        sending.start()
+        found = b""
+        for turn in range(50):
+            assert scene.reactor.freeze() == ""
+            assert scene.threads == 0
+            if turn == 20:
+                leaving.close()
+                late = scene.dial()
+            scene.reactor.thaw()
+            if len(found) < len(block):
+                found += client.recv(20_000)
+        assert late.recv(100) == b"%d\n" % scene.port
+        late.close()
+        while len(found) < len(block):
+            found += client.recv(1 << 20)
+        sending.join()
+        assert found == block
+    until(lambda: scene.threads == 0, 10, "the pump has ended")
+    until(lambda: scene.forward._count == 0, 10, "all are over")
+
+
+def test_an_end_while_all_is_held_still(scene: _Scene) -> None:
+    with scene.dial() as client:
+        assert client.recv(100)
+        scene.reactor.freeze()
+        scene.forward.close()
+        assert client.recv(100) == b""
+        scene.reactor.thaw()
+    assert scene.forward._count == 0
+
+
 def test_refused_is_reset(scene: _Scene) -> None:
     scene.sentry.fault = Failed("connection was refused")
     with pytest.raises(ConnectionError), scene.dial() as client:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from runtime.base import signals
 from runtime.base.errors import Failed
 from runtime.base.version import VERSION
 from shim.base import arguments
+from shim.daemon import Daemon
 from shim.handover import program
 from shim.handover import upgrade as module
 from shim.handover.names import NotHandedOver
@@ -53,12 +57,11 @@ class Parts:
 def attempted(
     parts: Parts,
     in_main: Callable[[Callable[[], str]], str] = lambda function: function(),
-    held: str = "",
     path: str = "/bin/true",
     root: object = None,
 ) -> tuple[str, Upgrade]:
     """Why it was refused."""
-    found = Upgrade(root, ("-id", "p"), parts, in_main, lambda: held)
+    found = Upgrade(root, ("-id", "p"), parts, in_main)
     number = found.request(path)
     deadline = time.monotonic() + WAIT
     while found.about()["done"] < number:
@@ -69,14 +72,11 @@ def attempted(
     return last["refused"], found
 
 
-def test_what_is_held_or_under_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_under_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.3)
     parts = Parts("under way: Delete")
     assert attempted(parts)[0] == "under way: Delete"
     assert parts.thawed > 1, "it was tried again"
-    parts = Parts("")
-    assert attempted(parts, held="it sends traces")[0] == "it sends traces"
-    assert parts.thawed == 0
 
 
 def test_it_waits_for_what_is_under_way() -> None:
@@ -88,7 +88,7 @@ def test_it_waits_for_what_is_under_way() -> None:
 def test_a_thread_that_has_work_holds_it_up_or_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.3)
     end = threading.Event()
-    for name, why in (("pump", "a forwarded port has a connection"), ("netns", "thread netns")):
+    for name, why in (("forker", "it runs processes that end"), ("netns", "thread netns")):
         end.clear()
         thread = threading.Thread(target=end.wait, name=name)
         thread.start()
@@ -124,7 +124,7 @@ def test_no_more_requests_at_the_end_and_none_twice() -> None:
         return "no"
 
     parts = Parts("")
-    found = Upgrade(None, (), parts, waits, lambda: "")
+    found = Upgrade(None, (), parts, waits)
     assert found.request("/bin/true") == found.request("/bin/true") == 1
     threading.Timer(0.1, go.set).start()
     found.stop(WAIT)
@@ -133,7 +133,7 @@ def test_no_more_requests_at_the_end_and_none_twice() -> None:
 
 
 def test_what_became_of_it_is_told_by_the_next_version() -> None:
-    found = Upgrade(None, (), Parts(""), lambda _: "", lambda: "")
+    found = Upgrade(None, (), Parts(""), lambda _: "")
     found._asked, found._running = 3, True
     found.taken_over("0.0.9", 5.0)
     about = found.about()
@@ -141,6 +141,26 @@ def test_what_became_of_it_is_told_by_the_next_version() -> None:
     assert about["last"] == {"from": "0.0.9", "to": VERSION, "refused": "", "at": 5.0}
     found.failed("", "it broke", 6.0)
     assert found.about()["taken"] == 1 and found.about()["last"]["refused"] == "it broke"
+
+
+def test_the_next_one_begins_when_all_has_thawed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for by the reactor, which thaws before others."""
+    monkeypatch.setattr(signals, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    reader, writer = os.pipe()
+    steps: list[str] = []
+    shim = SimpleNamespace(
+        _handle_signals=lambda: None,
+        _signals=(reader, writer),
+        reactor=SimpleNamespace(call_later=lambda *_: None),
+        thaw=lambda: steps.append("thawed"),
+        _serve=lambda: steps.append("served"),
+        _close=lambda: None,
+    )
+    assert Daemon.resume(shim, lambda: steps.append("told")) == 0  # type: ignore[arg-type]
+    os.close(reader)
+    os.close(writer)
+    assert steps == ["thawed", "told", "served"]
 
 
 # -- the program ----------------------------------------------------------------------------

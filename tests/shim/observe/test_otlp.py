@@ -7,10 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from typing import Any
 
 import pytest
 
+from integration.harness.base.waiting import until
+from shim.handover.pack import pack
+from shim.handover.unpack import unpack
 from shim.observe import otlp
 from shim.observe.otlp import Exporter, Receiver, from_environment, resource
 from shim.observe.tracing import INTERNAL, Span
@@ -121,15 +124,15 @@ def test_nobody_waits_for_a_receiver_that_hangs(receiver: OtlpReceiver) -> None:
 
 def test_a_receiver_that_is_gone_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otlp, "PAUSES", (0.05,) * 200)
-    tried, connect = threading.Event(), HTTPConnection.connect
+    tried, connect = threading.Event(), Exporter._connected
 
-    def try_to_connect(self: HTTPConnection) -> None:
+    def try_to_connect(self: Exporter, context: Any) -> socket.socket:
         try:
-            connect(self)
+            return connect(self, context)
         finally:
             tried.set()
 
-    monkeypatch.setattr(HTTPConnection, "connect", try_to_connect)
+    monkeypatch.setattr(Exporter, "_connected", try_to_connect)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -165,6 +168,53 @@ def test_a_receiver_that_talks_rubbish(answer: bytes) -> None:
         with sender._changed:
             assert sender._changed.wait_for(lambda: not sender._sending, 60)
     assert sender.dropped == 1
+
+
+def others() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name == "otlp"]
+
+
+@pytest.mark.parametrize("at", ["queued", "asked", "connecting", "between two tries"])
+def test_held_still_and_handed_over(
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Wherever the thread is, it ends soon, and another one sends what is there."""
+    monkeypatch.setattr(otlp, "ANSWER", 0.2)
+    before, alone = threading.active_count(), others()
+    nobody = socket.create_server(("127.0.0.1", 0), backlog=0)
+    filler = socket.create_connection(nobody.getsockname())
+    sender = exporter(receiver, OTEL_BSP_SCHEDULE_DELAY="60000" if at == "queued" else "10")
+    if at == "asked":
+        receiver.gate.clear()
+    elif at == "connecting":
+        # Its backlog is full, and so it doesn't answer.
+        port = nobody.getsockname()[1]
+        sender._receiver = sender._receiver.replace(port=port, timeout=100.0)
+    elif at == "between two tries":
+        monkeypatch.setattr(otlp, "PAUSES", (100.0,))
+        receiver.statuses = [503]
+    sender.put(span("first"))
+    if at in ("asked", "between two tries"):
+        receiver.wait(1)
+    if at == "connecting":
+        until(lambda: sender._socket is not None, 20, "it connects")
+    assert sender.freeze()
+    assert others() == alone
+    sender.put(span("second"))
+    assert others() == alone
+    receiver.gate.set()
+    sender._receiver = exporter(receiver)._receiver
+    found = unpack(pack(sender, {})).root
+    found.thaw()
+    found.close(30)
+    nobody.close()
+    filler.close()
+    assert found.dropped == 0
+    told = [each.name for each in receiver.spans()]
+    # One that was under way may come twice, as its answer isn't known.
+    assert sorted(set(told)) == ["first", "second"]
+    assert len(told) == 2 or at in ("asked", "between two tries")
+    until(lambda: threading.active_count() <= before, 20, "the threads have ended")
 
 
 def test_nothing_is_sent_and_no_thread_made_without_a_span(receiver: OtlpReceiver) -> None:

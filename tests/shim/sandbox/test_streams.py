@@ -27,6 +27,10 @@ from shim.ttrpc.client import Client
 from shim.ttrpc.errors import StatusError, TtrpcError
 from shim.ttrpc.server import Server
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.host.reactor import Companion
+
 WAIT = 20.0
 _URI = "ttrpc+unix:///run/s/1?streaming_id="
 
@@ -36,6 +40,13 @@ class _Timers:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[float, Callable[[], None]]] = []
+        self.companions: list[Companion] = []
+
+    def accompany(self, part: Companion) -> None:
+        self.companions.append(part)
+
+    def leave(self, part: Companion) -> None:
+        self.companions.remove(part)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         self.waiting.append((seconds, callback))
@@ -52,7 +63,7 @@ class _Scene:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.timers = _Timers()
-        self.streams = Streams(self.timers.call_later)
+        self.streams = Streams(self.timers)
         listener = socket.socket(socket.AF_UNIX)
         self.address = str(folder / "s")
         listener.bind(self.address)
@@ -179,6 +190,78 @@ def test_input(scene: _Scene) -> None:
         assert WindowUpdate.FromString(Packed.FromString(stream.recv(WAIT)).value).update == 8
         stream.send(None)
         assert task.read(100) == b""
+
+
+def test_held_still_and_let_go(scene: _Scene) -> None:
+    """Again and again, with something under way in both directions, and with nobody there."""
+
+    def interrupted() -> None:
+        assert [part.freeze() for part in scene.timers.companions] == ["", ""]
+        assert not any(each.name == "stream" for each in threading.enumerate())
+        for part in scene.timers.companions:
+            part.thaw()
+            part.thaw()
+
+    io = scene.task("stdin", "stdout")
+    interrupted()
+    inward, outward = scene.open("c-stdin"), scene.open("c-stdout")
+    interrupted()
+    inward.recv(WAIT)  # the window, which isn't told again
+    received = threading.Event()
+
+    def read() -> None:
+        with open(io.stdin, "rb", 0) as task:
+            found = b""
+            while len(found) < 400_000:
+                found += task.read(1000)
+            assert found == b"0123456789" * 40_000
+            received.set()
+
+    def fill() -> None:
+        for _ in range(40):
+            give(inward, b"0123456789" * 1000)
+            if not early.wait(0.01):
+                continue
+            update = WindowUpdate.FromString(Packed.FromString(inward.recv(WAIT)).value).update
+            assert update == 10_000
+
+    early = threading.Event()
+    with open(io.stdout, "wb", 0) as task:
+        filling = threading.Thread(target=fill)
+        filling.start()
+        interrupted()
+        early.set()
+        reading = threading.Thread(target=read)
+        reading.start()
+        output = b""
+        for number in range(100):
+            task.write(b"%-100d" % number)
+            allow(outward, 100)
+            interrupted()
+            while len(output) < 100 * (number + 1):
+                output += taken(outward) or b""
+        with pytest.raises(TimeoutError):
+            outward.recv(0.1)
+        assert output == b"".join(b"%-100d" % number for number in range(100))
+    filling.join(WAIT)
+    assert received.wait(WAIT)
+    allow(outward, 1)
+    assert taken(outward) is None
+    scene.streams.release(io.stdin, io.stdout)
+
+
+def test_what_ends_while_all_is_held_still(scene: _Scene) -> None:
+    io = scene.task("stdout")
+    [part] = scene.timers.companions
+    with open(io.stdout, "wb", 0) as task:
+        task.write(b"last words")
+        assert part.freeze() == ""
+        stream = scene.open("c-stdout")
+        scene.streams.release(io.stdout)
+    part.thaw()
+    allow(stream, 100)
+    assert taken(stream) == b"last words"
+    assert taken(stream) is None
 
 
 def test_a_deleted_task(scene: _Scene) -> None:
