@@ -14,6 +14,7 @@ from integration.harness.base.waiting import until
 from integration.harness.host import footprint
 from integration.harness.host.containerd import Containerd
 from integration.harness.nodes.node import Node
+from integration.upgrades import address, upgrade
 from protos import task_pb2
 from shim.observe.debug_client import ask
 from shim.ttrpc.client import Client
@@ -128,6 +129,34 @@ def test_a_receiver_that_hangs_is_in_nobodys_way(traced: Node, receiver: OtlpRec
         until(lambda: not footprint.alive(shim), PATIENCE, "the shim ends nevertheless")
     finally:
         receiver.gate.set()
+
+
+def test_they_go_on_in_another_version(traced: Node, receiver: OtlpReceiver) -> None:
+    """What was queued, what the receiver holds, and a call that is under way."""
+    name = traced.run_detached("sleep", "1000")
+    shim = address(traced.daemon, name)
+    wait = traced.api.task_later("Wait", container_id=name)
+    receiver.gate.clear()
+    try:
+        assert traced.exec(name, "echo", "one").out == "one\n"
+        assert upgrade(shim) == ""
+        assert traced.exec(name, "echo", "two").out == "two\n"
+    finally:
+        receiver.gate.set()
+    assert upgrade(shim) == ""
+    assert traced.kill(name, "SIGKILL").code == 0
+    assert wait().exit_status == 137
+    traced.clean()
+
+    def names() -> list[str]:
+        # What wasn't confirmed may come twice.
+        found = {span.span_id: span.name for span in spans_of(receiver, name)}
+        return [each.rpartition("/")[2] for each in found.values()]
+
+    until(lambda: "Shutdown" in names(), PATIENCE, "the last span has come")
+    count = {each: names().count(each) for each in ("Create", "Exec", "Delete")}
+    assert count == {"Create": 1, "Exec": 2, "Delete": 3}
+    assert "Wait" in names()
 
 
 def test_without_the_environment_nothing_is_loaded(node: Node) -> None:

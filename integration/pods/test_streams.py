@@ -8,6 +8,7 @@ import pytest
 
 from integration.harness.base.waiting import until
 from integration.harness.nodes.pods import Pod, PodNode
+from integration.upgrades import address, upgrade
 
 pytestmark = pytest.mark.gvisor
 
@@ -55,6 +56,38 @@ def test_input_and_terminals(pods: PodNode, pod: Pod) -> None:
     with pods.attach(container, tty=True) as stream:
         stream.write("echo st''ill here\n")
         stream.expect("still here\r\n")
+
+
+def test_the_shim_becomes_another_version(pods: PodNode, pod: Pod) -> None:
+    """Below much output, input that waits, a terminal, and with an end in between."""
+    script = "n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n; done; exit 9"
+    counting = pod.start("sh", "-c", script)
+    server = pod.start("sleep", "1000")
+    shim = address(pods.daemon, pod.id)
+    with pods.exec_stream(server, "sh", tty=True) as terminal:
+        script = "until [ -e /tmp/go ]; do sleep 0.1; done; cat; exit 6"
+        with pods.exec_stream(server, "sh", "-c", script) as stream:
+            # More than the windows and pipes on the way have room for.
+            waiting = "x" * 500_000
+            stream.write(waiting)
+            assert upgrade(shim) == ""
+            pods.exec(server, "touch", "/tmp/go")
+            stream.write("\nafter\n")
+            assert stream.expect("after\n", 60) == f"{waiting}\nafter\n"
+            assert upgrade(shim) == ""
+            terminal.write("echo st''ill here\n")
+            terminal.expect("still here\r\n")
+        for number in range(3):
+            done = pods.exec(server, "sh", "-c", f"seq 2000; exit {number}")
+            assert (done.code, len(done.out.split())) == (number, 2000)
+            assert upgrade(shim) == ""
+        terminal.write("exit 5\n")
+        terminal.wait()
+        assert terminal.code == 5
+    assert pods.exec(counting, "touch", "/tmp/stop").code == 0
+    assert pods.wait_exited(counting, 60).exit_code == 9
+    lines = [int(line) for line in pod.log(counting).split()]
+    assert lines == list(range(1, len(lines) + 1)) and len(lines) > 100
 
 
 def test_containerd_is_killed(pods: PodNode, pod: Pod, tmp_path: Path) -> None:

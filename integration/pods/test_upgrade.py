@@ -186,7 +186,7 @@ def assert_whole(log: Path, stops: list[float]) -> None:
 
     That is lost with it, below any shim: it doesn't write down what it has taken out of a pipe.
     """
-    before, at = -1, 0.0
+    before, at = -1, ""
     for line in log.read_text().splitlines():
         stamp, _, _, content = line.split(" ", 3)
         if content.startswith("last "):
@@ -194,11 +194,9 @@ def assert_whole(log: Path, stops: list[float]) -> None:
             return
         number = int(content)
         if number != before + 1:
-            then = datetime.fromisoformat(stamp[:26] + "+00:00").timestamp()
-            assert before < number and any(at - 1 <= stop <= then + 1 for stop in stops), line
-        before = number
-        if stops:
-            at = datetime.fromisoformat(stamp[:26] + "+00:00").timestamp()
+            here, then = (datetime.fromisoformat(each).timestamp() for each in (at, stamp))
+            assert before < number and any(here - 1 <= stop <= then + 1 for stop in stops), line
+        before, at = number, stamp
     raise AssertionError("it has no end")
 
 
