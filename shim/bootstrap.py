@@ -43,6 +43,8 @@ _POD_LABELS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 #: What systemd told containerd about containerd; meant for no one below it.
 _FOREIGN_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 _SIGKILL, _SIGPIPE, _NSIG = 9, 13, 32
+#: SIGHUP, SIGINT, SIGUSR1, SIGTERM: what the daemon handles, and would die of until it does.
+HELD_BACK = (1, 2, 10, 15)
 #: A containerd log level from here up (Go's log/slog) is quieter than info.
 _SLOG_LEVELS = ((-8, "trace"), (-4, "debug"), (0, "info"), (4, "warn"))
 
@@ -261,7 +263,8 @@ def _create_core_domain() -> None:
 def _daemonize(keep: int) -> None:
     """In the child: a session of its own, default signals, no descriptors but stdio and ``keep``.
 
-    containerd waits until the last copy of its pipe is closed, so that comes first.
+    containerd waits until the last copy of its pipe is closed, so that comes first.  The signals
+    in ``HELD_BACK`` wait until the daemon handles them.
     """
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
@@ -274,7 +277,7 @@ def _daemonize(keep: int) -> None:
     for number in range(1, _NSIG):
         if number != _SIGPIPE and _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, HELD_BACK)
     try:
         # ps and pgrep -x would know it by the interpreter's name.
         with open("/proc/self/comm", "wb", buffering=0) as file:
@@ -455,6 +458,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
             log_level=_log_level(params, call.debug),
             options=params.options,
         )
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, HELD_BACK)
         child = os.fork()
         if not child:
             try:
@@ -463,6 +467,7 @@ def start(call: Invocation, reply: Callable[[bytes], None]) -> None:
                 _report_crash(args, error)
                 os._exit(1)
             run_daemon(args)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         files.replace_file(os.path.join(bundle, "shim.pid"), b"%d" % child)
         if version is None:
             version = _learn_version(binary)

@@ -265,6 +265,7 @@ class Daemon:
         self.publisher.start()
         self.server.start()
         self._handle_signals()
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, program.HANDLED)
         gc.freeze()  # what is there now is there to stay
         gc.enable()
         self.debug.open()

@@ -7,7 +7,7 @@ import pytest
 from integration.harness.nodes.pods import PodNode
 from integration.harness.soak.soak import Soak
 from integration.harness.soak.soak_checks import event_flaws, log_flaws
-from integration.harness.soak.soak_plan import VICTIMS, Part, plan
+from integration.harness.soak.soak_plan import PHASES, VICTIMS, Part, plan
 
 #: In its first eight lives shim, sentry, gofer and containerd are each killed once.
 _SEED = 4639
@@ -34,6 +34,7 @@ def test_the_short_soak_kills_each_once() -> None:
     assert plan(_SEED, 3) == plan(_SEED, 3) != plan(_SEED, 4)
     every = {strike.victim for n in range(400) if (strike := plan(1, n).strike) is not None}
     assert every == {*VICTIMS, "containerd"}
+    assert {each.phase for n in range(100) for each in plan(1, n).upgrades} == {*PHASES}
 
 
 def _log(*words: str) -> str:

@@ -47,6 +47,8 @@ def main(args):
     seen["cwd"], seen["sid"], seen["pid"] = os.getcwd(), os.getsid(0), os.getpid()
     seen["environment"] = sorted(os.environ)
     seen["comm"] = open("/proc/self/comm").read().strip()
+    seen["blocked"] = sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ()))
+    seen["pending"] = sorted(_signal.sigpending())
     seen["ignored"] = [n for n in range(1, 32) if _signal.getsignal(n) == _signal.SIG_IGN]
     import json
     with open("daemon.tmp", "w") as file:

@@ -22,6 +22,7 @@ from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from shim import bootstrap, daemon
 from shim.base import sockets
 from shim.daemon_args import DaemonArgs
+from shim.handover import program
 from shim.ttrpc import protobuf
 from shim.ttrpc.protobuf import any_message, bytes_field
 from tests.shim.process import CRASHING_DAEMON, Shim, ask, quit_daemon, what_daemon_saw
@@ -69,6 +70,7 @@ def test_first_member_gets_a_daemon(shim: Shim) -> None:
     assert seen["cwd"] == str(bundle)
     assert seen["comm"] == "containerd-shim"
     assert seen["ignored"] == [signal.SIGPIPE]
+    assert seen["blocked"] == sorted(bootstrap.HELD_BACK)
     assert seen["id"] == "c1"
     assert seen["namespace"] == "ns"
     assert seen["address"] == "/run/x.sock"
@@ -187,6 +189,17 @@ def test_noise_stays_out_of_the_reply(shim: Shim) -> None:
     )
     result = shim.start("c1", bundle)
     assert (result.stdout + result.stderr) == (bundle / "address").read_bytes()
+
+
+@pytest.mark.parametrize("number", bootstrap.HELD_BACK)
+def test_a_signal_that_comes_too_soon_waits(shim: Shim, number: int) -> None:
+    """`pkill -HUP containerd-shim` asks for an upgrade, and must not end who is just starting."""
+    assert {*bootstrap.HELD_BACK, signal.SIGCHLD} == {*program.HANDLED}
+    bundle = shim.bundle("c1")
+    kill = f"fork() or os.kill(os.getpid(), {number}) or 0"
+    shim.extra = f"import os\nfork = os.fork\nos.fork = lambda: {kill}"
+    assert shim.start("c1", bundle).returncode == 0
+    assert what_daemon_saw(bundle)["pending"] == [number]
 
 
 @pytest.mark.parametrize(

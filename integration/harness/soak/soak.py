@@ -1,5 +1,7 @@
 """Pods that live and die through CRI, several at a time, while somebody kills what runs them.
 
+Besides, shims are asked to become the installed version at random moments, which nobody may notice.
+
 Each pod's life comes from the seed and its number (`soak_plan`); when a strike falls depends on
 the machine.  What is checked is what a kubelet and its user rely on: every call is answered in its
 time, a pod that nobody struck does all that was asked, exit codes are the containers' own, logs are
@@ -58,10 +60,12 @@ class Soak:
         *,
         lanes: int = 4,
         kills: bool = True,
+        upgrades: bool = True,
         say: Callable[[str], None] = print,
     ) -> None:
         self.node, self.seed = node, seed
         self.victims = (VICTIMS if node.gvisor else VICTIMS[:1]) if kills else ()
+        self.upgrades = upgrades and node.gvisor
         self.findings: list[str] = []
         self.count: Counter[str] = Counter()
         self.took: defaultdict[str, list[float]] = defaultdict(list)
@@ -114,9 +118,13 @@ class Soak:
             lines.append(
                 f"{phase}: median {statistics.median(took):.2f} s, longest {max(took):.2f} s"
             )
-        for said in re.findall(
-            r'detail="(sentry panicked: [^"]*)"', self.node.daemon.log_tail(10**7)
-        ):
+        log = self.node.daemon.log_tail(10**8)
+        for end in ("done", "refused", "failed"):
+            said = re.findall(rf'upgrade\.{end}(?:.* why="([^"]*)")?', log)
+            lines.append(f"{len(said):8} upgrades of a shim {end}")
+            for why, count in Counter(filter(None, said)).most_common():
+                lines.append(f"{count:8}   {why}")
+        for said in re.findall(r'detail="(sentry panicked: [^"]*)"', log):
             lines.append(f"a {said}")  # it is gVisor's own end, and may be behind a finding
         return [*lines, f"{len(self.findings)} findings", *self.findings]
 
@@ -227,6 +235,8 @@ class Life:
         self._hit = ""
         self._struck = threading.Event()
         self._striker: threading.Timer | None = None
+        self._upgrades = list(made.upgrades) if soak.upgrades else []
+        self._upgraders: list[threading.Timer] = []
 
     # -- living -----------------------------------------------------------------------------
 
@@ -241,6 +251,8 @@ class Life:
             if self._striker is not None:
                 self._striker.join()
         self._remove()
+        for upgrader in self._upgraders:
+            upgrader.join()
         self._look_back()
 
     def _work(self) -> None:
@@ -295,6 +307,11 @@ class Life:
             delay = strike.share * self.soak.usual(name)
             self._striker = threading.Timer(delay, self._strike, [strike.victim, name])
             self._striker.start()
+        for upgrade in [each for each in self._upgrades if each.phase == name]:
+            self._upgrades.remove(upgrade)
+            delay = upgrade.share * self.soak.usual(name)
+            self._upgraders.append(threading.Timer(delay, self._upgrade))
+            self._upgraders[-1].start()
         self.soak.wait_up()
         began = time.monotonic()
         yield
@@ -379,6 +396,13 @@ class Life:
             self.soak.note(f"killed {victim}")
             return
         self.soak.note(f"came too late, or too early, for its {victim}")
+
+    def _upgrade(self) -> None:
+        """As an operator's `pkill -HUP containerd-shim`: nobody may notice, whatever it hits."""
+        with suppress(OSError):
+            if shim := self._find("shim"):
+                os.kill(shim, signal.SIGHUP)
+                self.soak.note("upgrades asked for")
 
     def _find(self, victim: str) -> int:
         """The pid of a victim; 0 if there is none."""

@@ -22,6 +22,8 @@ CONTAINERD = "containerd"
 
 #: Of how many pods one is struck, and one loses its containerd.
 _STRUCK, _ORPHANED = 3, 24
+#: How many times a pod's shim is asked to become the installed version: one of these.
+_UPGRADES = (0, 0, 1, 1, 2, 3)
 _CODES = range(1, 120)
 
 
@@ -62,6 +64,13 @@ class Strike(NamedTuple):
     share: float
 
 
+class Upgrade(NamedTuple):
+    """In which phase the shim is asked for an upgrade, and after which share of its time."""
+
+    phase: str
+    share: float
+
+
 class Plan(NamedTuple):
     """One pod's life."""
 
@@ -71,6 +80,7 @@ class Plan(NamedTuple):
     #: Whether its containers are asked to stop, and then removed, before the pod is.
     stops: bool
     removes: bool
+    upgrades: tuple[Upgrade, ...] = ()
 
 
 def plan(seed: int, number: int, victims: tuple[str, ...] = VICTIMS) -> Plan:
@@ -83,7 +93,15 @@ def plan(seed: int, number: int, victims: tuple[str, ...] = VICTIMS) -> Plan:
     elif dice.randrange(_STRUCK) == 0 and victims:
         strike = Strike(dice.choice(victims), dice.choice(PHASES), dice.uniform(0, 1.2))
     stops = dice.random() < 0.75
-    return Plan(number, parts, strike, stops, stops and dice.random() < 0.5)
+    removes = stops and dice.random() < 0.5
+    return Plan(number, parts, strike, stops, removes, _upgrades(seed, number))
+
+
+def _upgrades(seed: int, number: int) -> tuple[Upgrade, ...]:
+    """By dice of their own, so that with and without them a pod has the same life."""
+    dice = random.Random(f"{seed}-{number}-upgrades")
+    count = dice.choice(_UPGRADES)
+    return tuple(Upgrade(dice.choice(PHASES), dice.uniform(0, 1.2)) for _ in range(count))
 
 
 def _part(dice: random.Random, name: str) -> Part:
