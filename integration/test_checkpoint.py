@@ -34,7 +34,7 @@ def _numbers(node: Node, container: str) -> list[int]:
     return [int(line) for line in done.out.split()]
 
 
-def _counting(node: Node, container: str, least: int = 3) -> int:
+def counting(node: Node, container: str, least: int = 3) -> int:
     """The last number once the counter is past ``least``; none may be missing before it."""
 
     def look() -> int:
@@ -45,7 +45,7 @@ def _counting(node: Node, container: str, least: int = 3) -> int:
     return until(look, 10, f"{container} counts past {least}")
 
 
-def _saved(node: Node, container: str, *options: str) -> str:
+def saved(node: Node, container: str, *options: str) -> str:
     """`ctr containers checkpoint --task`; the name of the image."""
     reference = f"localhost/saved:{container}"
     done = node.ctr("containers", "checkpoint", "--task", *options, container, reference)
@@ -53,7 +53,7 @@ def _saved(node: Node, container: str, *options: str) -> str:
     return reference
 
 
-def _restored(node: Node, container: str, reference: str, *options: str) -> None:
+def restored(node: Node, container: str, reference: str, *options: str) -> None:
     line = ("containers", "restore", "--live", *options, node.known(container), reference)
     done = node.ctr(*line)
     assert done.code == 0, done
@@ -85,17 +85,17 @@ def modern(node: Node) -> Node:
 @pytest.mark.core
 def test_ctr_checkpoints_and_restores(node: Node, modern: Node) -> None:
     name = node.run_detached("sh", "-c", COUNTER)
-    first = _counting(node, name)
-    reference = _saved(node, name)
+    first = counting(node, name)
+    reference = saved(node, name)
     assert node.status(name) == "RUNNING"
-    assert _counting(node, name, first) > first
+    assert counting(node, name, first) > first
     node.delete(name)
     again = node.new_id()
-    _restored(node, again, reference)
+    restored(node, again, reference)
     until(lambda: _waits(again) == 1, 5, "its exit is asked for")
     numbers = _numbers(node, again)
     assert numbers[0] == 1
-    assert _counting(node, again, numbers[-1]) > first
+    assert counting(node, again, numbers[-1]) > first
     assert node.metrics(again)
     assert node.exec(again, "sh", "-c", "exit 7").code == 7
     assert node.kill(again, "SIGTERM").code == 0
@@ -107,15 +107,15 @@ def test_ctr_checkpoints_and_restores(node: Node, modern: Node) -> None:
 def test_the_original_goes_before_what_was_restored(node: Node, modern: Node) -> None:
     """ctr gives both the same cgroup, as it restores the spec as it was."""
     name = node.run_detached("sh", "-c", COUNTER)
-    first = _counting(node, name)
-    reference = _saved(node, name)
+    first = counting(node, name)
+    reference = saved(node, name)
     again = node.new_id()
-    _restored(node, again, reference)
+    restored(node, again, reference)
     node.kill(name, "SIGKILL")
     node.wait_stopped(name)
     done = node.ctr("tasks", "delete", name)
     assert "exit code 137" in done.err, done
-    assert _counting(node, again, first) > first
+    assert counting(node, again, first) > first
     node.delete(again)
     node.remove_cgroups(name)
 
@@ -123,11 +123,11 @@ def test_the_original_goes_before_what_was_restored(node: Node, modern: Node) ->
 def test_written_files_come_along(node: Node, modern: Node) -> None:
     """With the snapshot's changes as well, and under the same id."""
     name = node.run_detached("sh", "-c", "echo kept > /etc/kept; " + COUNTER)
-    first = _counting(node, name)
-    reference = _saved(node, name, "--rw")
+    first = counting(node, name)
+    reference = saved(node, name, "--rw")
     node.delete(name)
-    _restored(node, name, reference, "--rw")
-    assert _counting(node, name, first) > first
+    restored(node, name, reference, "--rw")
+    assert counting(node, name, first) > first
     assert node.exec(name, "cat", "/etc/kept").out == "kept\n"
     assert "filestore" not in node.exec(name, "ls", "-a", "/").out
 
@@ -143,17 +143,17 @@ def test_a_pod_of_two(node: Node, modern: Node) -> None:
     ):
         options = [f"--annotation={key}={value}" for key, value in marks.items()]
         node.run_detached("sh", "-c", COUNTER, container=name, options=options)
-    first = [_counting(node, name) for name in (root, member)]
-    references = [_saved(node, name) for name in (root, member)]
+    first = [counting(node, name) for name in (root, member)]
+    references = [saved(node, name) for name in (root, member)]
     node.delete(member)
     node.delete(root)
     done = node.ctr("containers", "restore", "--live", root, references[0])
     assert done.code == 0, done
     assert node.status(root) == "RUNNING"
-    _restored(node, member, references[1])
+    restored(node, member, references[1])
     until(lambda: _waits(root) == 2, 5, "their exits are asked for")
     for name, seen in zip((root, member), first, strict=True):
-        assert _counting(node, name, seen) > seen
+        assert counting(node, name, seen) > seen
     assert node.kill(member, "SIGKILL", "--all").code == 0
     node.wait_stopped(member)
     assert node.status(root) == "RUNNING"

@@ -18,6 +18,7 @@ from integration.harness.clients.gvctl import Gvctl
 from integration.harness.host import footprint
 from integration.harness.nodes.node import Node
 from integration.harness.nodes.versions import Version
+from integration.test_checkpoint import COUNTER, counting, restored, saved
 from integration.upgrades import address, info, upgrade, upgrades
 from runtime.base.version import VERSION
 from shim.observe.debug_client import ask
@@ -345,3 +346,98 @@ def test_containerd_dies_and_the_shim_gets_a_signal(
     wait = node.api.task_later("Wait", container_id=name)
     assert node.kill(name, "SIGTERM").code == 0
     assert wait().exit_status == 12
+
+
+def test_a_paused_container_stays_so(node: Node) -> None:
+    name, process = node.run_in_background("sh", "-c", COUNTS)
+    shim = address(node.daemon, name)
+    reader = Reader(process)
+    until(lambda: reader.parts, 20, "it writes")
+    assert node.ctr("tasks", "pause", name).code == 0
+    assert upgrade(shim) == ""
+    assert node.status(name) == "PAUSED"
+    assert upgrade(shim) == ""
+    assert node.ctr("tasks", "resume", name).code == 0
+    assert node.exec(name, "touch", "/stop").code in (0, 137)
+    assert_counted(reader.lines())
+    assert process.wait(60) == 7
+
+
+def test_the_end_of_a_paused_container(node: Node) -> None:
+    name = node.run_detached("sleep", "1000")
+    assert node.ctr("tasks", "pause", name).code == 0
+    assert upgrade(address(node.daemon, name)) == ""
+    wait = node.api.task_later("Wait", container_id=name)
+    assert node.kill(name, "SIGKILL").code == 0
+    assert wait().exit_status == 137
+
+
+def test_a_log_program_goes_on(node: Node, tmp_path: Path) -> None:
+    """Its pipes, the order of its end, and that it is this shim's child."""
+    logger = tmp_path / "logger"
+    logger.write_text(
+        "#!/bin/sh\nexec 1>&- 2>&-\necho $$ > ${0%/*}/pid\nexec 5>&-\n"
+        "cat <&3 > ${0%/*}/out &\ncat <&4 > ${0%/*}/err &\nwait\necho ended > ${0%/*}/ended\n"
+    )
+    logger.chmod(0o755)
+    name = node.run_detached("sh", "-c", COUNTS, options=["--log-uri", f"binary://{logger}"])
+    shim = address(node.daemon, name)
+    out = tmp_path / "out"
+    until(lambda: out.exists() and out.stat().st_size, 20, "it logs")
+    for _ in range(2):
+        assert upgrade(shim) == ""
+        size = out.stat().st_size
+        until(lambda size=size: out.stat().st_size > size, 20, "it logs")  # type: ignore[misc]
+    wait = node.api.task_later("Wait", container_id=name)
+    assert node.exec(name, "touch", "/stop").code in (0, 137)
+    assert wait().exit_status == 7
+    node.delete(name)
+    until((tmp_path / "ended").exists, 20, "it has ended")
+    assert_counted(out.read_text().splitlines())
+
+
+def test_what_was_restored_is_restored_once(node: Node) -> None:
+    """A sandbox of an image; the counter in its memory counts on."""
+    if node.daemon.generation < "2023":
+        pytest.skip("this runsc ends what it checkpoints, and ctr can't ask for that")
+    name = node.run_detached("sh", "-c", COUNTER)
+    first = counting(node, name)
+    assert upgrade(address(node.daemon, name)) == ""
+    reference = saved(node, name)
+    again = node.new_id()
+    restored(node, again, reference)
+    shim = address(node.daemon, again)
+    before = counting(node, again, first)
+    for _ in range(2):
+        assert upgrade(shim) == ""
+        before = counting(node, again, before)
+    wait = node.api.task_later("Wait", container_id=again)
+    assert node.kill(again, "SIGKILL").code == 0
+    assert wait().exit_status == 137
+
+
+def test_signals_and_requests_in_a_storm(node: Node, newer: Version) -> None:
+    """All are parts of some upgrade, each of which is over; nothing that runs notices."""
+    name, process = node.run_in_background("sh", "-c", COUNTS)
+    reader = Reader(process)
+    shim, pid = address(node.daemon, name), node.shim_pid(name)
+    wait = node.api.task_later("Wait", container_id=name)
+    refused: list[str] = []
+
+    def asks(program: str) -> None:
+        for _ in range(3):
+            refused.append(upgrade(shim, program))
+
+    threads = [threading.Thread(target=asks, args=(p,)) for p in ("", str(newer.launcher))]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGCHLD)
+        threads[0].join(0.02)
+    assert refused == [""] * 6
+    until(lambda: (u := upgrades(shim))["done"] == u["asked"], PATIENCE, "the last is over")
+    assert node.shim_pid(name) == pid
+    assert node.exec(name, "touch", "/stop").code in (0, 137)
+    assert_counted(reader.lines())
+    assert wait().exit_status == process.wait(60) == 7

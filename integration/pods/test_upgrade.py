@@ -7,7 +7,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -71,6 +71,42 @@ def test_a_pod_under_load_goes_on(pods: PodNode) -> None:
     assert upgrade(shim) == ""
     assert pods.status(counting).exit_code == 7
     pods.delete(counting)
+
+
+@pytest.mark.without_pause
+def test_in_the_middle_of_other_calls(pods: PodNode) -> None:
+    """Creations, starts, execs, ends and deletions go on beside one upgrade after the other."""
+    pod = pods.pod()
+    server = pod.start("sleep", "1000")
+    shim = address(pods.daemon, pod.id)
+    failures: list[BaseException] = []
+
+    def lives(first: int) -> None:
+        for number in range(first, first + 3):
+            member = pod.start("sh", "-c", f"echo {number}; exit {number}", attempt=number)
+            assert pods.wait_exited(member, 60).exit_code == number
+            assert pod.wait_log(member, f"{number}\n") == f"{number}\n"
+            pods.delete(member)
+
+    def executes(_: int) -> None:
+        for number in range(10):
+            done = pods.exec(server, "sh", "-c", f"echo {number}; exit {number}")
+            assert (done.code, done.out) == (number, f"{number}\n")
+
+    def tried(work: Callable[[int], None], first: int) -> None:
+        try:
+            work(first)
+        except BaseException as error:
+            failures.append(error)
+
+    works = [(lives, 10), (lives, 20), (executes, 0)]
+    threads = [threading.Thread(target=tried, args=each) for each in works]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert upgrade(shim) == ""
+    assert not failures
+    assert int(str(upgrades(shim)["taken"])) > 2
 
 
 class Pulse(threading.Thread):
