@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -194,6 +195,12 @@ def test_gvctl_upgrades_pods_that_run(node: Node, newer: Version) -> None:
     assert done.out.splitlines() == [f"{lines[0]} 99.0", f"{lines[1]} {VERSION}"], done
     done = gvctl("upgrade", "--running", "--program", "/bin/true", second)
     assert done.code == 1 and done.out.startswith(f"{second}: refused: /bin/true can't take over")
+    assert done.out.endswith(f" (it runs on as {VERSION})\n")
+    found = json.loads(gvctl("doctor", "-f", "json").out)["sandboxes"]
+    told = {each["sandbox"]: (each["version"], each["age"]) for each in found}
+    assert (told[first], told[second]) == (("99.0", "newer"), (VERSION, "current"))
+    words = [f"{first} {node.daemon.namespace} 99.0 newer than {VERSION}".split()]
+    assert [line.split() for line in gvctl("doctor").out.splitlines() if first in line] == words
     for words in (("upgrade", first), ("upgrade", "--program", "/bin/true")):
         done = gvctl(*words)
         assert done.code == 1 and "for --running only" in done.err, done

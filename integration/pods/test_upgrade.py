@@ -31,7 +31,7 @@ PATIENCE = 60.0
 #: How often in a row; by hand a hundred times.
 TIMES = int(os.environ.get("UPGRADES", "2"))
 #: And of the longer one, which stops containerd for three of ten.
-MORE = int(os.environ.get("UPGRADES", "4"))
+MORE = int(os.environ.get("UPGRADES", "3"))
 COUNTS = "i=0; while [ ! -e /stop ]; do echo $i; i=$((i+1)); done; echo last $i; exit 7"
 SERVER = "nc -ll -p 7002 -e cat & echo ready; sleep 10000"
 
