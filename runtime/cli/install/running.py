@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Seconds for an answer, which a shim that is becoming another version doesn't give at once.
 _ANSWER = 10.0
 #: Seconds for all of it, which waits for calls that are under way; and between two looks.
-_PATIENCE = 60.0
+_PATIENCE = 90.0
 _INTERVAL = 0.1
 
 
@@ -38,10 +38,13 @@ def upgrade_running(args: argparse.Namespace) -> int:
             text = f"handed over from {before} to {now}"
         except Unsupported:
             failed, text = True, "refused: this shim is of a version that can't hand over"
+        except DeadlineExceeded as fault:
+            # It may become the other version yet.
+            failed, text = True, f"not known: {fault}"
         except RuntimeFault as fault:
             failed, text = True, f"refused: {fault}"
-        if not text.startswith("handed") and before:
-            text += f" (it runs on as {before})"
+            if before:
+                text += f" (it runs on as {before})"
         twice = names.count(each.sandbox) > 1
         name = f"{each.namespace}/{each.sandbox}" if twice else each.sandbox
         output.write(output.plain(f"{name}: {text}\n"))
@@ -74,7 +77,10 @@ def _upgrade(ask: Ask, address: str, program: str) -> str:
     number = ask(address, "Upgrade", {"program": program}, _ANSWER).get("number")
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        told = ask(address, "Info", {}, _ANSWER)
+        try:
+            told = ask(address, "Info", {}, _ANSWER)
+        except DeadlineExceeded:
+            continue  # all stands still while the other version is asked
         upgrade = told.get("upgrade")
         if not isinstance(upgrade, dict) or not isinstance(number, int):
             raise Unsupported("it doesn't tell of upgrades")
