@@ -22,7 +22,7 @@ TASKS: tuple[Budget, ...] = (
     Budget("delete", ratio=1.2),
     Budget("start (process)", ratio=2.0),
     Budget("delete (process)", ratio=1.6),
-    Budget("PSS shim", figure=13 * _MIB),
+    Budget("PSS shim", figure=11 * _MIB),
     Budget("idle wake-ups/s", figure=0.5),
 )
 #: Pods through CRI.
@@ -35,7 +35,7 @@ PODS: tuple[Budget, ...] = (
     Budget("stop pod", ratio=1.4),
     Budget("idle wake-ups/s", figure=0.5),
     Budget("idle threads", figure=10),
-    Budget("PSS shim, 1 container", figure=13 * _MIB),
-    Budget("PSS shim, 3 containers", figure=13 * _MIB),
-    Budget("PSS shim, 10 containers", figure=14 * _MIB),
+    Budget("PSS shim, 1 container", figure=11 * _MIB),
+    Budget("PSS shim, 3 containers", figure=11 * _MIB),
+    Budget("PSS shim, 10 containers", figure=12 * _MIB),
 )

@@ -21,6 +21,9 @@ from integration.harness.nodes.node import Node
 from integration.harness.nodes.shim import Bundle
 
 SIGKILL = 9
+#: Seconds that a shim is left alone before its memory is measured: it gives back what its work has
+#: taken three seconds after the last call (`shim/rest.py`), or imports the rest after two.
+SETTLING = 4.0
 # What a life's parts are called, in the order in which they happen.
 LIFE = (
     "create",
@@ -143,14 +146,18 @@ def binary(node: Node) -> dict[str, float]:
 
 
 def memory(node: Node) -> dict[str, float]:
-    """PSS in bytes of an idle container's processes, summed by role."""
+    """PSS in bytes of an idle container's processes, summed by role, and of its fork server."""
     with running(node, "sleep", "1000") as name:
         shim = node.shim_pid(name)
-        time.sleep(1)  # let the start's memory be given back
+        time.sleep(SETTLING)
         found: dict[str, float] = {}
         for pid in [shim, *node.descendants(shim)]:
             role = _role(node, pid, shim)
             found[role] = found.get(role, 0) + pss(pid)
+        assert node.daemon.process is not None
+        for server in footprint.fork_servers(node.daemon.process.pid):
+            if footprint.is_forked_by(server, shim):
+                found["fork server"] = pss(server)
         found["all"] = sum(found.values())
     return found
 
@@ -159,7 +166,7 @@ def idle(node: Node, seconds: float = 4) -> dict[str, float]:
     """What an idle container's shim does: wake-ups and CPU milliseconds for each second."""
     with running(node, "sleep", "1000") as name:
         shim = node.shim_pid(name)
-        time.sleep(4)  # by then it has imported what it may need later
+        time.sleep(SETTLING)
         wakeups, cpu = switch_count(shim), cpu_seconds(shim)
         time.sleep(seconds)
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -219,7 +218,7 @@ def crowd(node: PodNode, handler: str, count: int, cpu: CpuClock) -> dict[str, f
 
     try:
         timed("start", start)
-        time.sleep(4)  # let the start's memory be given back
+        time.sleep(measure.SETTLING)
         found |= _rest(node, count, cpu, 4)
         found |= {f"PSS {role}": size for role, size in memory(node, count).items()}
         shims = sum(map(measure.private, node.shims()))
@@ -255,19 +254,13 @@ def memory(node: PodNode, count: int) -> dict[str, float]:
                 name = role(pid)
                 sums[name] = sums.get(name, 0) + measure.pss(pid) / count
     assert node.daemon.process is not None
-    programs = {_program(pid) for pid in node.shims()}
+    shims = node.shims()
     for server in footprint.fork_servers(node.daemon.process.pid):
-        if _program(server) in programs:  # not where another runtime's shims are measured
+        # Another runtime's is not what these shims take.
+        if any(footprint.is_forked_by(server, pid) for pid in shims):
             sums["fork server"] = measure.pss(server) / count
     sums["all"] = sum(sums.values())
     return sums
-
-
-def _program(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return ""
 
 
 def role(pid: int) -> str:
