@@ -296,11 +296,6 @@ def run_daemon(args: DaemonArgs) -> NoReturn:
 
         if not caller.fork_server:
             paths.complete(*paths.DEPENDENCIES)
-        import gc
-
-        # Imports leave next to no garbage: looking for it would take a fifth of their time.  The
-        # daemon turns the collector on again.
-        gc.disable()
         from shim import daemon
 
         status = daemon.main(args)
