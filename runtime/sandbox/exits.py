@@ -380,18 +380,19 @@ class Exits:
                 self._overdue.cancel()
             inquiries = list(self._inquiries)
             started, killed = self._started, self._killed
-        self._sentry.ring.close()
         # Replies that came before the end count.
         for inquiry in inquiries:
             inquiry.look(True)
-        try:
-            panic, words = self._sentry.log.panic(), self._sentry.log.message()
-        except OSError:
-            panic = words = ""
         with self._lock:
-            told = self._told
-        judged = exit_of_sentry(raw, started=started, killed=killed, panic=panic, words=words)
-        self._latch_init(told or judged)
+            info = self._told
+        if info is None:
+            try:
+                panic, words = self._sentry.log.panic(), self._sentry.log.message()
+            except OSError:
+                panic = words = ""
+            info = exit_of_sentry(raw, started=started, killed=killed, panic=panic, words=words)
+        self._latch_init(info)
+        self._sentry.ring.close()
         with self._lock:
             callbacks, self._death_callbacks = self._death_callbacks, []
         for callback in callbacks:
