@@ -26,7 +26,6 @@ from shim import bundles, events, service
 from shim.base import options, sockets
 from shim.forkserver import caller
 from shim.forsaken import Forsaken
-from shim.handover import program
 from shim.handover.upgrade import Upgrade
 from shim.observe.counters import Counters
 from shim.observe.debug_socket import DebugSocket
@@ -265,7 +264,7 @@ class Daemon:
         self.publisher.start()
         self.server.start()
         self._handle_signals()
-        signals.pthread_sigmask(signals.SIG_UNBLOCK, program.HANDLED)
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, signals.HANDLED)
         gc.freeze()  # what is there now is there to stay
         gc.enable()
         self.debug.open()
@@ -288,7 +287,7 @@ class Daemon:
         gc.enable()
         self.thaw()
         told()
-        signals.pthread_sigmask(signals.SIG_UNBLOCK, program.HANDLED)
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, signals.HANDLED)
         # What has ended meanwhile has told nobody.
         os.write(self._signals[1], bytes((signals.SIGCHLD,)))
         self.reactor.call_later(PRELOAD_DELAY, lambda: self.workers.submit(self._preload))
@@ -382,7 +381,7 @@ class Daemon:
         def ignore(*_: object) -> None:
             """The number travels through the wake-up pipe."""
 
-        for number in program.HANDLED:
+        for number in signals.HANDLED:
             signals.signal(number, ignore)
         signals.signal(signals.SIGPIPE, signals.SIG_IGN)
         signals.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)

@@ -43,6 +43,7 @@ else:
     )
 
 __all__ = [
+    "HANDLED",
     "SIGCHLD",
     "SIGHUP",
     "SIGINT",
@@ -58,3 +59,6 @@ __all__ = [
     "set_wakeup_fd",
     "signal",
 ]
+
+#: Those that a shim handles.
+HANDLED = (SIGTERM, SIGINT, SIGUSR1, SIGCHLD, SIGHUP)

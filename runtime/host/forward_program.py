@@ -9,7 +9,7 @@ import os
 
 from runtime.base import files
 from runtime.base.errors import Unsupported
-from runtime.host import elf, erofs, linux
+from runtime.host import linux
 
 #: The file's name in its folder.
 NAME = "forward"
@@ -24,6 +24,8 @@ _MOUNT_POINTS = ("dev", "etc", "proc", "sys", "tmp")
 
 def program() -> bytes:
     """The whole file.  Raises Unsupported on a machine for which there is none."""
+    from runtime.host import elf
+
     return elf.executable(*linux.forward_code(), what="forwarding a port")
 
 
@@ -34,6 +36,8 @@ def install(folders: tuple[str, ...]) -> str:
     write, and beside it the image of a file system with the same content.
     Raises OSError, Unsupported.
     """
+    from runtime.host import erofs
+
     data = program()
     for folder in folders:
         os.makedirs(folder, 0o755, exist_ok=True)

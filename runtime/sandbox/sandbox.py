@@ -33,7 +33,6 @@ from runtime.sandbox.exits import ExitInfo, Exits
 from runtime.sandbox.gofer import Gofer
 from runtime.sandbox.gofer_mounts import remove_filestores
 from runtime.sandbox.prepare_spec import exec_capabilities
-from runtime.sandbox.restore import Restore
 from runtime.sandbox.sentry import Sentry, undo_boot
 from runtime.sandbox.subcontainer import Subcontainer
 from runtime.sandbox.watchdog import Watchdog
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from runtime.host.reactor import Reactor
     from runtime.host.spawn import Child
     from runtime.runsc.flags import Settings
+    from runtime.sandbox.restore import Restore
 
 __all__ = ["BootParams", "ExitInfo", "NetworkSetup", "Sandbox", "SandboxProcess", "SignalMode"]
 
@@ -87,7 +87,11 @@ class Sandbox:
         #: Stop all containers for a moment, and have them go on: no pause in anybody's eyes.
         self.hold, self.release = self._control.pause, self._control.resume
         #: How it comes to life if not by a start.
-        self.restore = Restore(params.image) if params.image is not None else None
+        self.restore: Restore | None = None
+        if params.image is not None:
+            from runtime.sandbox.restore import Restore
+
+            self.restore = Restore(params.image)
         self._shared_filestores = list(gofer.plan.shared_filestores)  # guarded by _lock
         self._network: Callable[[int], NetworkSetup | None] | None = None
         #: What the sentry was told of its network, for a restore; None before the start.

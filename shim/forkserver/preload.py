@@ -34,7 +34,7 @@ _OTHERS = (
 )
 #: Ours that few shims use.  The rest is imported first: what all use lies together then, and what
 #: a fork writes to is on fewer pages.
-_SELDOM = (
+SELDOM = (
     *("runtime.bundle.fuse", "runtime.bundle.hooks", "runtime.bundle.seccomp"),
     *("runtime.cgroups.systemd", "runtime.host.dbus", "runtime.host.kvm", "runtime.host.loopdev"),
     *("runtime.host.systemd", "runtime.network.restored", "runtime.sandbox.checkpoint"),
@@ -45,7 +45,8 @@ _SELDOM = (
         "runtime.task.start_container_hooks",
         "shim.sandbox",
     ),
-    *("shim.handover.names", "shim.handover.pack", "shim.handover.shapes"),
+    *("shim.handover.names", "shim.handover.pack", "shim.handover.program"),
+    "shim.handover.shapes",
     *("shim.stdio.binary_logger", "shim.stdio.console", "protos"),
 )
 #: Of the standard library, which isn't ours to go, what spares forks of the server an import.
@@ -80,7 +81,7 @@ def of_a_shim() -> Iterator[str]:
 
 def in_order() -> list[str]:
     """All that :func:`own_modules` finds, what most shims use first."""
-    return sorted(own_modules(), key=lambda n: 2 * _is_among(n, _OTHERS) + _is_among(n, _SELDOM))
+    return sorted(own_modules(), key=lambda n: 2 * _is_among(n, _OTHERS) + _is_among(n, SELDOM))
 
 
 def _is_among(name: str, modules: tuple[str, ...]) -> bool:

@@ -23,14 +23,6 @@ NAME: Final = "containerd-shim-gvisor-v2"
 #: The action of the command line, and the flags that say where what was handed over is.
 ACTION: Final = "take-over"
 STATE_FLAG, CHECK_FLAG = "-state", "-check"
-#: The signals that a shim handles.
-HANDLED: Final = (
-    signals.SIGTERM,
-    signals.SIGINT,
-    signals.SIGUSR1,
-    signals.SIGCHLD,
-    signals.SIGHUP,
-)
 #: Seconds for the other version to say whether it can take over.
 CHECK_TIMEOUT: Final = 30.0
 _MOST_ANSWER: Final = 64 << 10
@@ -206,7 +198,7 @@ def execute(program: str, arguments: Sequence[str], state: int) -> str:
     """
     kept = open_descriptors()
     # They wait until the other version has handlers: what they do without would end it.
-    signals.pthread_sigmask(signals.SIG_BLOCK, HANDLED)
+    signals.pthread_sigmask(signals.SIG_BLOCK, signals.HANDLED)
     try:
         for fd in kept:
             os.set_inheritable(fd, True)
@@ -215,7 +207,7 @@ def execute(program: str, arguments: Sequence[str], state: int) -> str:
         why = f"{program}: {reason(error)}"
     for fd in kept:
         os.set_inheritable(fd, False)
-    signals.pthread_sigmask(signals.SIG_UNBLOCK, HANDLED)
+    signals.pthread_sigmask(signals.SIG_UNBLOCK, signals.HANDLED)
     return why
 
 

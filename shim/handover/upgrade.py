@@ -13,8 +13,6 @@ import time
 from runtime.base.errors import RuntimeFault
 from runtime.base.log import get_logger
 from runtime.base.version import VERSION
-from shim.handover import program
-from shim.handover.names import NotHandedOver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +134,8 @@ class Upgrade:
 
     def _attempt(self) -> str:
         """Returns why it is not to be, and then all is as it was; else it never returns."""
+        from shim.handover import program
+
         wanted = self._program or _own_program()
         program.check_path(wanted)
         deadline = time.monotonic() + PATIENCE
@@ -169,6 +169,7 @@ class Upgrade:
 
     def _become(self, wanted: str) -> str:
         """Write it all down, ask, and execute.  Returns why that can't be."""
+        from shim.handover import program
         from shim.handover.pack import pack
 
         began = time.monotonic()
@@ -211,5 +212,7 @@ def _own_program() -> str:
 
         path = shutil.which(path) or path
     if not path:
+        from shim.handover.names import NotHandedOver
+
         raise NotHandedOver("the program that this shim was started by isn't known")
     return path

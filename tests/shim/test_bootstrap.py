@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import bootstrap_pb2
+from runtime.base import signals
 from runtime.base.errors import DeadlineExceeded, Failed, InvalidRequest
 from shim import bootstrap, daemon
 from shim.base import sockets
 from shim.daemon_args import DaemonArgs
-from shim.handover import program
 from shim.ttrpc import protobuf
 from shim.ttrpc.protobuf import any_message, bytes_field
 from tests.shim.process import CRASHING_DAEMON, Shim, ask, quit_daemon, what_daemon_saw
@@ -194,7 +194,7 @@ def test_noise_stays_out_of_the_reply(shim: Shim) -> None:
 @pytest.mark.parametrize("number", bootstrap.HELD_BACK)
 def test_a_signal_that_comes_too_soon_waits(shim: Shim, number: int) -> None:
     """`pkill -HUP containerd-shim` asks for an upgrade, and must not end who is just starting."""
-    assert {*bootstrap.HELD_BACK, signal.SIGCHLD} == {*program.HANDLED}
+    assert {*bootstrap.HELD_BACK, signal.SIGCHLD} == {*signals.HANDLED}
     bundle = shim.bundle("c1")
     kill = f"fork() or os.kill(os.getpid(), {number}) or 0"
     shim.extra = f"import os\nfork = os.fork\nos.fork = lambda: {kill}"
