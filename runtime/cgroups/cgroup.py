@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Self
 
+    from runtime.cgroups.counters import Read
     from runtime.cgroups.metrics import HostStats
     from runtime.cgroups.paths import Location
     from runtime.cgroups.settings import Setting
@@ -100,8 +101,13 @@ class Cgroup:
         """
         raise NotImplementedError
 
-    def stats(self) -> HostStats:
-        """All counters.  Missing files count as zero; a removed cgroup gives zeros."""
+    def stats(self, brief: Read | None = None) -> HostStats:
+        """All counters.  Missing files count as zero; a removed cgroup gives zeros.
+
+        ``brief`` reads a file, as ``counters.read_text`` or :class:`counters.KeptFiles` do.  With
+        it there are CPU, memory and processes alone, in a third of the time or less: peaks, swap,
+        I/O, huge pages, pressure and the limit of processes are left as if there were none.
+        """
         raise NotImplementedError
 
     def oom_kills(self) -> int:

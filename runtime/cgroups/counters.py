@@ -22,11 +22,16 @@ from runtime.cgroups.metrics import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
+
+    #: Gives the contents of the file at a path, or nothing.
+    Read = Callable[[str], str]
 
 #: v1's "no limit" is the greatest multiple of the page size; CRI draws the line here too.
 _UNLIMITED = 1 << 62
+#: Bytes of a file that one read gives.
+_KEPT_SIZE = 16 << 10
 
 
 def read_text(path: str) -> str:
@@ -35,6 +40,35 @@ def read_text(path: str) -> str:
         return read_file(path)
     except OSError:
         return ""
+
+
+class KeptFiles:
+    """Files of a cgroup that are read again and again, kept open: opening one costs ten reads.
+
+    Keeping them stops nobody from removing the cgroup.  For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+
+    def read(self, path: str) -> str:
+        """A file's contents, or nothing."""
+        fd = self._files.get(path)
+        try:
+            if fd is None:
+                fd = self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            data = os.pread(fd, _KEPT_SIZE, 0)
+        except OSError:
+            # The cgroup is gone, and maybe another one has its name.
+            if (fd := self._files.pop(path, None)) is not None:
+                os.close(fd)
+            return read_text(path)
+        return read_text(path) if len(data) == _KEPT_SIZE else data.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Idempotent."""
+        while self._files:
+            os.close(self._files.popitem()[1])
 
 
 def parse_number(text: str) -> int:
@@ -154,15 +188,16 @@ def v2_oom_kills(directory: str) -> int:
     return parse_keyed(read_text(f"{directory}/memory.events")).get("oom_kill", 0)
 
 
-def read_v1(directories: Mapping[str, str]) -> HostStats:
-    """Counters of a cgroup that lies at ``directories``, by controller."""
+def read_v1(directories: Mapping[str, str], brief: Read | None = None) -> HostStats:
+    """Counters of a cgroup that lies at ``directories``, by controller; ``brief`` as for stats."""
+    read = brief or read_text
     values: dict[str, Any] = {}
     if (path := directories.get("cpuacct")) is not None:
-        values["cpu_usage_ns"] = parse_number(read_text(f"{path}/cpuacct.usage"))
-        values["cpu_user_ns"] = parse_number(read_text(f"{path}/cpuacct.usage_user"))
-        values["cpu_system_ns"] = parse_number(read_text(f"{path}/cpuacct.usage_sys"))
+        values["cpu_usage_ns"] = parse_number(read(f"{path}/cpuacct.usage"))
+        values["cpu_user_ns"] = parse_number(read(f"{path}/cpuacct.usage_user"))
+        values["cpu_system_ns"] = parse_number(read(f"{path}/cpuacct.usage_sys"))
     if (path := directories.get("cpu")) is not None:
-        stat = parse_keyed(read_text(f"{path}/cpu.stat"))
+        stat = parse_keyed(read(f"{path}/cpu.stat"))
         values.update(
             cpu_periods=stat.get("nr_periods", 0),
             cpu_throttled_periods=stat.get("nr_throttled", 0),
@@ -171,17 +206,15 @@ def read_v1(directories: Mapping[str, str]) -> HostStats:
             cpu_burst_ns=stat.get("burst_time", 0),
         )
     if (path := directories.get("memory")) is not None:
-        detail = parse_keyed(read_text(f"{path}/memory.stat"))
-        oom = parse_keyed(read_text(f"{path}/memory.oom_control"))
-        memory = _v1_amount(path, "memory")
+        detail = parse_keyed(read(f"{path}/memory.stat"))
+        oom = parse_keyed(read(f"{path}/memory.oom_control"))
+        memory = _v1_amount(path, "memory", brief)
         if memory.limit is None:
             memory = memory.replace(
                 limit=parse_limit(str(detail.get("hierarchical_memory_limit", -1)))
             )
         values.update(
             memory=memory,
-            swap=_v1_amount(path, "memory.memsw"),
-            kernel=_v1_amount(path, "memory.kmem"),
             anonymous=detail.get("total_rss", 0),
             file=detail.get("total_cache", 0),
             inactive_file=detail.get("total_inactive_file", 0),
@@ -195,8 +228,14 @@ def read_v1(directories: Mapping[str, str]) -> HostStats:
                 under_oom=oom.get("under_oom", 0),
             ),
         )
+        if not brief:
+            values["swap"] = _v1_amount(path, "memory.memsw")
+            values["kernel"] = _v1_amount(path, "memory.kmem")
     if (path := directories.get("pids")) is not None:
-        values["pids"] = parse_number(read_text(f"{path}/pids.current"))
+        values["pids"] = parse_number(read(f"{path}/pids.current"))
+    if brief:
+        return HostStats(**values)
+    if (path := directories.get("pids")) is not None:
         values["pids_limit"] = parse_limit(read_text(f"{path}/pids.max"))
     if (path := directories.get("blkio")) is not None:
         values["io"] = _v1_io(path)
@@ -216,7 +255,12 @@ def read_v1(directories: Mapping[str, str]) -> HostStats:
     return HostStats(**values)
 
 
-def _v1_amount(path: str, stem: str) -> Amount:
+def _v1_amount(path: str, stem: str, brief: Read | None = None) -> Amount:
+    if brief is not None:
+        return Amount(
+            usage=parse_number(brief(f"{path}/{stem}.usage_in_bytes")),
+            limit=parse_limit(brief(f"{path}/{stem}.limit_in_bytes")),
+        )
     return Amount(
         usage=parse_number(read_text(f"{path}/{stem}.usage_in_bytes")),
         limit=parse_limit(read_text(f"{path}/{stem}.limit_in_bytes")),
@@ -235,40 +279,36 @@ def _v1_io(path: str) -> tuple[DeviceIO, ...]:
     return ()
 
 
-def read_v2(directory: str, memory_limit: int | None) -> HostStats:
+def read_v2(directory: str, memory_limit: int | None, brief: Read | None = None) -> HostStats:
     """Counters of a cgroup.  ``memory_limit`` is the one in force, which may be an ancestor's."""
-    cpu = parse_keyed(read_text(f"{directory}/cpu.stat"))
-    detail = parse_keyed(read_text(f"{directory}/memory.stat"))
-    events = parse_keyed(read_text(f"{directory}/memory.events"))
-    return HostStats(
-        cpu_usage_ns=cpu.get("usage_usec", 0) * 1000,
-        cpu_user_ns=cpu.get("user_usec", 0) * 1000,
-        cpu_system_ns=cpu.get("system_usec", 0) * 1000,
-        cpu_periods=cpu.get("nr_periods", 0),
-        cpu_throttled_periods=cpu.get("nr_throttled", 0),
-        cpu_throttled_ns=cpu.get("throttled_usec", 0) * 1000,
-        cpu_bursts=cpu.get("nr_bursts", 0),
-        cpu_burst_ns=cpu.get("burst_usec", 0) * 1000,
-        memory=Amount(
-            usage=parse_number(read_text(f"{directory}/memory.current")),
+    read = brief or read_text
+    cpu = parse_keyed(read(f"{directory}/cpu.stat"))
+    detail = parse_keyed(read(f"{directory}/memory.stat"))
+    events = parse_keyed(read(f"{directory}/memory.events"))
+    values: dict[str, Any] = {
+        "cpu_usage_ns": cpu.get("usage_usec", 0) * 1000,
+        "cpu_user_ns": cpu.get("user_usec", 0) * 1000,
+        "cpu_system_ns": cpu.get("system_usec", 0) * 1000,
+        "cpu_periods": cpu.get("nr_periods", 0),
+        "cpu_throttled_periods": cpu.get("nr_throttled", 0),
+        "cpu_throttled_ns": cpu.get("throttled_usec", 0) * 1000,
+        "cpu_bursts": cpu.get("nr_bursts", 0),
+        "cpu_burst_ns": cpu.get("burst_usec", 0) * 1000,
+        "memory": Amount(
+            usage=parse_number(read(f"{directory}/memory.current")),
             limit=memory_limit,
-            maximum=parse_number(read_text(f"{directory}/memory.peak")),
+            maximum=0 if brief else parse_number(read(f"{directory}/memory.peak")),
             failures=events.get("max", 0),
         ),
-        swap=Amount(
-            usage=parse_number(read_text(f"{directory}/memory.swap.current")),
-            limit=parse_limit(read_text(f"{directory}/memory.swap.max")),
-            maximum=parse_number(read_text(f"{directory}/memory.swap.peak")),
-        ),
-        kernel=Amount(usage=detail.get("kernel", 0)),
-        anonymous=detail.get("anon", 0),
-        file=detail.get("file", 0),
-        inactive_file=detail.get("inactive_file", 0),
-        active_file=detail.get("active_file", 0),
-        page_faults=detail.get("pgfault", 0),
-        major_faults=detail.get("pgmajfault", 0),
-        memory_detail=detail,
-        memory_events=MemoryEvents(
+        "kernel": Amount(usage=detail.get("kernel", 0)),
+        "anonymous": detail.get("anon", 0),
+        "file": detail.get("file", 0),
+        "inactive_file": detail.get("inactive_file", 0),
+        "active_file": detail.get("active_file", 0),
+        "page_faults": detail.get("pgfault", 0),
+        "major_faults": detail.get("pgmajfault", 0),
+        "memory_detail": detail,
+        "memory_events": MemoryEvents(
             low=events.get("low", 0),
             high=events.get("high", 0),
             max=events.get("max", 0),
@@ -276,7 +316,17 @@ def read_v2(directory: str, memory_limit: int | None) -> HostStats:
             oom_kill=events.get("oom_kill", 0),
             oom_group_kill=events.get("oom_group_kill", 0),
         ),
-        pids=parse_number(read_text(f"{directory}/pids.current")),
+        "pids": parse_number(read(f"{directory}/pids.current")),
+    }
+    if brief:
+        return HostStats(**values)
+    return HostStats(
+        **values,
+        swap=Amount(
+            usage=parse_number(read_text(f"{directory}/memory.swap.current")),
+            limit=parse_limit(read_text(f"{directory}/memory.swap.max")),
+            maximum=parse_number(read_text(f"{directory}/memory.swap.peak")),
+        ),
         pids_limit=parse_limit(read_text(f"{directory}/pids.max")),
         io=parse_io_stat(read_text(f"{directory}/io.stat")),
         huge_pages=tuple(

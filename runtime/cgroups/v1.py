@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from runtime.cgroups.counters import Read
     from runtime.cgroups.hierarchy import CgroupRoot
     from runtime.cgroups.metrics import HostStats
     from runtime.cgroups.paths import Location
@@ -160,9 +161,9 @@ class CgroupV1(Cgroup):
                 ],
             )
 
-    def stats(self) -> HostStats:
+    def stats(self, brief: Read | None = None) -> HostStats:
         """See :class:`Cgroup`."""
-        stats = counters.read_v1(self._directories)
+        stats = counters.read_v1(self._directories, brief)
         return without_baseline(stats, self._oom_baseline)
 
     def oom_kills(self) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Self
 
+    from runtime.cgroups.counters import Read
     from runtime.cgroups.hierarchy import CgroupRoot
     from runtime.cgroups.metrics import HostStats
     from runtime.cgroups.paths import Location
@@ -137,9 +138,9 @@ class CgroupV2(Cgroup):
                 [(setting, f"{self._directory}/{setting.file}") for setting in settings],
             )
 
-    def stats(self) -> HostStats:
+    def stats(self, brief: Read | None = None) -> HostStats:
         """See :class:`Cgroup`."""
-        stats = counters.read_v2(self._directory, self.memory_limit())
+        stats = counters.read_v2(self._directory, self.memory_limit(), brief)
         return without_baseline(stats, self._oom_baseline)
 
     def oom_kills(self) -> int:

@@ -116,14 +116,16 @@ def _member(value: object, *path: str) -> Any:
     return value
 
 
-def stats(result: object) -> SentryStats:
-    """What Event returns.  Raises Failed."""
+def stats(result: object, *, networks: bool = True) -> SentryStats:
+    """What Event returns; without ``networks`` the interfaces aren't looked at.  Raises Failed."""
     usage = _member(result, "containerUsage")
     usage = {} if usage is None else usage
     data = _member(result, "event", "data")
     if not isinstance(usage, dict):
         raise Failed("Event: malformed result")
-    interfaces = _member(data, "network_interfaces") if data is not None else None
+    interfaces = None
+    if networks and data is not None:
+        interfaces = _member(data, "network_interfaces")
     if interfaces is not None and not isinstance(interfaces, list):
         raise Failed("Event: malformed result")
     return SentryStats(

@@ -80,7 +80,8 @@ class ReplyDecoder:
     """Bytes in, one reply out, however they are cut.
 
     The end of the object is found by its brackets, looking at each byte once, and only then is it
-    parsed: a peer that sends in small pieces costs no more than one that doesn't.
+    parsed: a peer that sends in small pieces costs no more than one that doesn't.  One that comes
+    whole needs no such search.
     """
 
     def __init__(self, limit: int = MAX_REPLY) -> None:
@@ -94,6 +95,7 @@ class ReplyDecoder:
 
     def feed(self, data: bytes) -> Reply | None:
         """Take bytes; returns the reply once it is complete.  Raises ProtocolError."""
+        first = not self._buffer
         self._buffer += data
         if len(self._buffer) > self._limit:
             raise ProtocolError(f"reply of more than {self._limit} bytes")
@@ -102,7 +104,24 @@ class ReplyDecoder:
             if start and not start.startswith(b"{"):
                 raise ProtocolError("not a JSON object")
             self._begun = bool(start)
+        if first and self._looks_whole(data):
+            try:
+                return self._parse(self._buffer)
+            except ProtocolError:
+                pass  # it isn't, or it is malformed: what follows tells
         return self._parse(self._buffer) if self._ends_in(data) else None
+
+    def _looks_whole(self, data: bytes) -> bool:
+        """Whether a piece may be all of a reply, as most are; without looking at its strings."""
+        opened = data.count(b"{")
+        if not data.endswith(b"}") or opened != data.count(b"}"):
+            return False
+        return 2 * (opened + data.count(b"[")) <= self._most
+
+    @property
+    def _most(self) -> int:
+        """Brackets that as long a reply may have."""
+        return 2 * (_MIN_BRACKETS + len(self._buffer) // _BYTES_PER_BRACKET)
 
     def _ends_in(self, data: bytes) -> bool:
         """Whether the bracket that closes the object is in ``data``, the bytes that come next."""
@@ -115,7 +134,7 @@ class ReplyDecoder:
             self._in_string = not self._in_string
         brackets = outside.translate(None, _NO_BRACKET)
         self._brackets += len(brackets)
-        if self._brackets > 2 * (_MIN_BRACKETS + len(self._buffer) // _BYTES_PER_BRACKET):
+        if self._brackets > self._most:
             raise ProtocolError(f"reply of {self._brackets} brackets")
         for bracket in brackets:
             self._depth += 1 if bracket in b"{[" else -1
@@ -205,7 +224,7 @@ class Connection:
         self._since = time.monotonic()
         data = encode_request(method, argument)
         try:
-            self._socket.setblocking(False)
+            self._never_block()
             sent = self._socket.send(data, _socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
@@ -259,15 +278,19 @@ class Connection:
 
         Raises Disconnected, ProtocolError.
         """
-        # MSG_DONTWAIT isn't enough: a socket with a time-out is polled first.
-        self._socket.setblocking(False)
         try:
+            self._never_block()
             data = self._socket.recv(_CHUNK)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             raise _broken(self._method, error) from None
         return self._take(data)
+
+    def _never_block(self) -> None:
+        # MSG_DONTWAIT isn't enough: a socket with a time-out is polled first.
+        if self._socket.gettimeout() != 0:
+            self._socket.setblocking(False)
 
     def _take(self, data: bytes) -> Reply | None:
         if not data:

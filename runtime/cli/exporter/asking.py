@@ -31,29 +31,36 @@ def converse(conversations: Iterable[Conversation], deadline: float) -> None:
     What a conversation raises is raised, and the others are closed: it has to handle what may
     happen to it.
     """
-    poll = select.poll()
+    # Not poll(2): answers come one by one, and it would go through all that wait for each.
+    poll = select.epoll()
     waiting: dict[int, tuple[Conversation, Exchange]] = {}
 
-    def go_on(conversation: Conversation, reply: Any, fault: Exception | None) -> None:
+    def go_on(conversation: Conversation, reply: Any, fault: Exception | None, fd: int) -> None:
+        """``fd`` is what it waited for, or -1."""
         try:
             going = conversation.send(reply) if fault is None else conversation.throw(fault)
         except StopIteration:
-            return
-        fd = going.fileno()
-        waiting[fd] = conversation, going
-        poll.register(fd, select.POLLIN)
+            going = None
+        if going is not None and going.fileno() == fd and waiting[fd][1] is going:
+            return  # the next answer is to come the same way
+        if waiting.pop(fd, None) is not None:
+            try:
+                poll.unregister(fd)
+            except OSError:
+                pass  # it was closed
+        if going is not None:
+            waiting[going.fileno()] = conversation, going
+            poll.register(going.fileno(), select.EPOLLIN)
 
     try:
         for each in conversations:
-            go_on(each, None, None)
+            go_on(each, None, None, -1)
         while waiting:
             left = deadline - time.monotonic()
-            ready = poll.poll(max(left, 0.0) * 1000)
+            ready = poll.poll(max(left, 0.0), len(waiting))
             if not ready and left <= 0:
-                for fd in tuple(waiting):
-                    conversation, _ = waiting.pop(fd)
-                    poll.unregister(fd)
-                    go_on(conversation, None, DeadlineExceeded("answer", 0.0))
+                for fd, (conversation, _) in tuple(waiting.items()):
+                    go_on(conversation, None, DeadlineExceeded("answer", 0.0), fd)
                 continue
             for fd, _ in ready:
                 conversation, exchange = waiting[fd]
@@ -62,11 +69,9 @@ def converse(conversations: Iterable[Conversation], deadline: float) -> None:
                     reply = exchange.feed()
                 except Exception as error:
                     fault = error
-                if reply is None and fault is None:
-                    continue
-                del waiting[fd]
-                poll.unregister(fd)
-                go_on(conversation, reply, fault)
+                if reply is not None or fault is not None:
+                    go_on(conversation, reply, fault, fd)
     finally:
+        poll.close()
         for conversation, _ in waiting.values():
             conversation.close()

@@ -8,12 +8,14 @@ connections has room for sixteen, which its shim needs.  What can't be read is l
 from __future__ import annotations
 
 import os
+import resource
 import time
 
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
 from runtime.cgroups import factory
-from runtime.cgroups.metrics import CpuClock, HostStats, Metrics, SentryStats, combine
+from runtime.cgroups.counters import KeptFiles, read_text
+from runtime.cgroups.metrics import CpuClock, HostStats, SentryStats, Use, use
 from runtime.cli import find
 from runtime.cli.exporter.asking import converse
 from runtime.host import forkservers
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from runtime.cgroups.cgroup import Cgroup
     from runtime.cli.exporter.asking import Conversation, Exchange
+    from runtime.host.pids import Foreign
+    from runtime.runsc.control import Control
 
     #: Asks a shim, by its address, a method of its debug socket; the connection is to be closed.
     PostDebug = Callable[[str, str], Exchange]
@@ -40,6 +44,8 @@ TIMEOUT, PATIENCE = 1.0, 2.5
 FIRST_REST, LONGEST_REST = 10.0, 300.0
 #: Bytes of a sentry's reply.
 MAX_REPLY = 2 << 20
+#: Files of a sandbox's cgroup, at most.
+_KEPT_FILES = 10
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 #: States of proc(5) in which a process answers nobody.
 _STILL = "TtZX"
@@ -50,7 +56,7 @@ class ContainerLook(Record):
 
     id: str
     name: str
-    metrics: Metrics | None = None
+    metrics: Use | None = None
 
 
 class SandboxLook(Record):
@@ -86,16 +92,50 @@ class NodeLook(Record):
     seconds: float
 
 
+class _Known:
+    """A container as its files have it, and ``marks`` by which a change of them shows."""
+
+    def __init__(self, marks: object, stored: StoredContainer) -> None:
+        self.marks, self.stored = marks, stored
+        self.annotations = _annotations(stored)
+        self.status = _written_status(stored)
+        self.memory_limit = _memory_limit(stored)
+        #: Pids and start times, once they were found; a gofer's is None if it has none.
+        self.sentry: tuple[int, int] | None = None
+        self._gofer: tuple[int, int] | None = None
+        self._looked_for_gofer = False
+        self._control: Control | None = None
+
+    @property
+    def control(self) -> Control:
+        """Of its sandbox's sentry."""
+        if self._control is None:
+            self._control = self.stored.control()
+        return self._control
+
+    def gofer(self) -> tuple[int, int] | None:
+        """Its gofer, which another one can only be after a change of the files."""
+        if not self._looked_for_gofer:
+            self._gofer = _identity(self.stored.gofer_process())
+            self._looked_for_gofer = True
+        return self._gofer
+
+
 class _Found:
     """A sandbox that is being looked at."""
 
-    def __init__(self, root: str, family: list[StoredContainer]) -> None:
-        self.root, self.family = root, family
-        self.first = next((each for each in family if each.is_root), family[0])
+    def __init__(self, root: str, members: list[_Known]) -> None:
+        self.root, self.members = root, members
+        self.family = [each.stored for each in members]
+        self.head = next((each for each in members if each.stored.is_root), members[0])
+        self.first = self.head.stored
         self.key = (root, self.first.sandbox_id)
         self.pid = -1
+        self.state = "X"
+        self.resident = 0
         self.sentry_answer = self.shim_answer = ""
         self.stats: dict[str, SentryStats] = {}
+        self.networks: Sequence[Any] = ()
         self.exported: Sequence[Any] = ()
         self.counters: Mapping[str, Any] = {}
         self.host: HostStats | None = None
@@ -129,11 +169,18 @@ class Collector:
         self._post_debug = post_debug
         self._only = sentry_metrics
         self._cgroup_root = factory.CgroupRoot()
-        self._known: dict[tuple[str, str, str], tuple[object, StoredContainer]] = {}
-        self._cgroups: dict[tuple[int, int], Cgroup] = {}
+        self._known: dict[tuple[str, str, str], _Known] = {}
+        self._cgroups: dict[tuple[int, int], tuple[Cgroup, KeptFiles | None]] = {}
+        # Half of what the process may open; a sandbox's sentry and shim are asked besides.
+        self._most_kept = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 // _KEPT_FILES
         self._clock = CpuClock()
         self._servers: dict[str, int] = {}
         self._rests: dict[tuple[str, str], _Rest] = {}
+
+    def close(self) -> None:
+        """Let go of what is kept open."""
+        for key in tuple(self._cgroups):
+            self._forget_cgroup(key)
 
     def look(self, timeout: float = TIMEOUT) -> NodeLook:
         """One look, with so many seconds for sentries and shims to answer.
@@ -159,8 +206,8 @@ class Collector:
 
     def _find(self) -> tuple[list[_Found], list[str]]:
         problems: list[str] = []
-        families: dict[tuple[str, str], list[StoredContainer]] = {}
-        seen: dict[tuple[str, str, str], tuple[object, StoredContainer]] = {}
+        families: dict[tuple[str, str], list[_Known]] = {}
+        seen: dict[tuple[str, str, str], _Known] = {}
         for root in find.roots(self._args):
             try:
                 ids = list_ids(root)
@@ -176,11 +223,11 @@ class Collector:
                     continue
                 if entry is not None:
                     seen[key] = entry
-                    families.setdefault((root, sandbox_id), []).append(entry[1])
+                    families.setdefault((root, sandbox_id), []).append(entry)
         self._known = seen
         return [_Found(root, family) for (root, _), family in sorted(families.items())], problems
 
-    def _load(self, key: tuple[str, str, str]) -> tuple[object, StoredContainer] | None:
+    def _load(self, key: tuple[str, str, str]) -> _Known | None:
         """The container, read again only if its files are others than before."""
         root, container_id, sandbox_id = key
         marks = tuple(
@@ -188,18 +235,22 @@ class Collector:
             for ending in (STATE, RECORD)
         )
         known = self._known.get(key)
-        if known is not None and known[0] == marks:
+        if known is not None and known.marks == marks:
             return known
         some = StoredContainer._read(root, container_id, sandbox_id)
-        return None if some is None else (marks, some)
+        return None if some is None else _Known(marks, some)
 
     def _is_alive(self, found: _Found) -> bool:
-        process = found.first.sandbox_process()
+        known = found.head.sentry
+        if known is None:
+            known = found.head.sentry = _identity(found.first.sandbox_process())
+        process = _process(*known) if known is not None else None
         if process is None:
             return False
-        with process:
-            found.pid = process.pid
-            return not process.wait_gone(0)
+        found.pid = process.pid
+        found.state, found.resident = process.state, process.resident
+        # That a process's first thread has ended says nothing of the others.
+        return process.state not in "ZX" or _identity(found.first.sandbox_process()) is not None
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -214,20 +265,19 @@ class Collector:
 
     def _ask_sentry(self, found: _Found) -> Conversation:
         rest = self._rests.get(found.key)
-        state = _state(found.pid)
-        if state in _STILL:
-            found.sentry_answer = "stopped" if state in "Tt" else "ended"
+        if found.state in _STILL:
+            found.sentry_answer = "stopped" if found.state in "Tt" else "ended"
             return
         if rest is not None and time.monotonic() < rest.until:
             found.sentry_answer = "no answer before"
             return
         connection = None
         try:
-            control = found.first.control()
+            control = found.head.control
             questions = [
-                (each.id, *control.event_request(each.id))
-                for each in found.family
-                if _written_status(each) in ("running", "paused")
+                (each.stored.id, *control.event_request(each.stored.id))
+                for each in found.members
+                if each.status in ("running", "paused")
             ]
             if self._only != "-":
                 questions.append(("", "Metrics.Export", {"only_metrics": self._only}))
@@ -240,7 +290,11 @@ class Collector:
                 if not reply.success:
                     continue  # it has just ended, was not started yet, or is of an old release
                 if container_id:
-                    found.stats[container_id] = control_results.stats(reply.result)
+                    # All have the sandbox's interfaces.
+                    wanted = not found.networks
+                    told = control_results.stats(reply.result, networks=wanted)
+                    found.stats[container_id] = told
+                    found.networks = found.networks or told.networks
                 else:
                     found.exported = control_results.exported_metrics(reply.result)
             self._rests.pop(found.key, None)
@@ -272,13 +326,19 @@ class Collector:
         started = record.boot.start_time if record is not None and record.boot is not None else 0
         key = (found.pid, started)
         try:
-            cgroup = self._cgroups.get(key)
-            if cgroup is None:
-                cgroup = self._cgroups[key] = factory.of_process(found.pid, self._cgroup_root)
-            return cgroup.stats()
+            if key not in self._cgroups:
+                kept = KeptFiles() if len(self._cgroups) < self._most_kept else None
+                self._cgroups[key] = factory.of_process(found.pid, self._cgroup_root), kept
+            cgroup, kept = self._cgroups[key]
+            return cgroup.stats(brief=kept.read if kept is not None else read_text)
         except (RuntimeFault, OSError):
-            self._cgroups.pop(key, None)
+            self._forget_cgroup(key)
             return None
+
+    def _forget_cgroup(self, key: tuple[int, int]) -> None:
+        _, kept = self._cgroups.pop(key, (None, None))
+        if kept is not None:
+            kept.close()
 
     def _fork_servers(self) -> tuple[int, ...]:
         """The resident memory of each.  One is asked for its pid once, as it forks to answer."""
@@ -300,13 +360,12 @@ class Collector:
         return tuple(sizes)
 
     def _described(self, found: _Found) -> SandboxLook:
-        annotations = _annotations(found.first)
+        annotations = found.head.annotations
         space = find.namespace_of(found.root)
         pod = annotations.get("io.kubernetes.cri.sandbox-name", "")
         states: dict[str, int] = {}
-        for each in found.family:
-            status = _written_status(each)
-            states[status] = states.get(status, 0) + 1
+        for each in found.members:
+            states[each.status] = states.get(each.status, 0) + 1
         return SandboxLook(
             id=found.first.sandbox_id,
             namespace=annotations.get("io.kubernetes.cri.sandbox-namespace", "") or space,
@@ -319,7 +378,7 @@ class Collector:
             shim=found.shim_answer,
             has_shim=bool(found.shim_address),
             host=found.host,
-            networks=next((s.networks for s in found.stats.values() if s.networks), ()),
+            networks=found.networks,
             exported=found.exported,
             counters=found.counters,
             resident=_residents(found),
@@ -331,37 +390,39 @@ class Collector:
         for container_id, told in found.stats.items():
             if told.own_cpu_ns is not None:
                 cpu[container_id] = told.own_cpu_ns
-        for each in found.family:
-            if _written_status(each) not in ("created", "running", "paused"):
+        for each in found.members:
+            if each.status not in ("created", "running", "paused"):
                 continue
-            annotations = _annotations(each)
+            container_id, annotations = each.stored.id, each.annotations
             name = annotations.get("io.kubernetes.cri.container-name", "")
             if not name and annotations.get("io.kubernetes.cri.container-type") != "sandbox":
-                name = each.id
-            stats = found.stats.get(each.id)
+                name = container_id
+            stats = found.stats.get(container_id)
             metrics = None
             if stats is not None:
-                if stats.own_cpu_ns is not None:
-                    stats = stats.replace(cpu_ns=cpu)
-                metrics = combine(
+                metrics = use(
                     found.host,
                     stats,
-                    each.id,
+                    cpu if stats.own_cpu_ns is not None else stats.cpu_ns,
+                    container_id,
                     is_root_only=len(found.family) == 1,
-                    memory_limit=_memory_limit(each),
+                    memory_limit=each.memory_limit,
                     clock=self._clock,
                 )
-            yield ContainerLook(id=each.id, name=name, metrics=metrics)
+            yield ContainerLook(id=container_id, name=name, metrics=metrics)
 
     def _forget(self, alive: Sequence[_Found]) -> None:
         """What was remembered of those that are gone."""
         keys = {each.key for each in alive}
         self._rests = {key: rest for key, rest in self._rests.items() if key in keys}
         pids = {each.pid for each in alive}
-        self._cgroups = {key: group for key, group in self._cgroups.items() if key[0] in pids}
-        for known in self._clock.known():
-            if not any(key[1] == known for key in self._known):
-                self._clock.forget(known)
+        for key in tuple(self._cgroups):
+            if key[0] not in pids:
+                self._forget_cgroup(key)
+        ids = {container_id for _, container_id, _ in self._known}
+        for container_id in self._clock.known():
+            if container_id not in ids:
+                self._clock.forget(container_id)
 
 
 def _why(fault: Exception) -> str:
@@ -407,35 +468,52 @@ def _memory_limit(container: StoredContainer) -> int | None:
     return limit if type(limit) is int and limit > 0 else None
 
 
-def _state(pid: int) -> str:
-    """The letter of proc(5); ``X`` for a process that is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            line = file.read(4096)
-    except OSError:
-        return "X"
-    return chr(line[line.rindex(b")") + 2])
+class _Process(Record):
+    """What proc(5) says: the letter of its state, and resident bytes."""
+
+    pid: int
+    state: str
+    resident: int
 
 
-def _resident(pid: int) -> int | None:
+def _identity(process: Foreign | None) -> tuple[int, int] | None:
+    """Pid and start time, which name a process for good; None if it has ended.  Closes it."""
+    if process is None:
+        return None
+    with process:
+        return None if process.wait_gone(0) else (process.pid, process.start_time)
+
+
+def _process(pid: int, started: int | None = None) -> _Process | None:
+    """The process with that number, or None; with ``started`` only the one that began then."""
     try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
-            return int(file.read(256).split()[1]) * _PAGE
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            line = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+        fields = line[line.rindex(b")") + 2 :].split(None, 22)
+        if started is not None and int(fields[19]) != started:
+            return None
+        return _Process(pid=pid, state=chr(fields[0][0]), resident=int(fields[21]) * _PAGE)
     except (OSError, ValueError, IndexError):
         return None
 
 
+def _resident(pid: int) -> int | None:
+    process = _process(pid)
+    return process.resident if process is not None else None
+
+
 def _residents(found: _Found) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-
-    def add(role: str, pid: int) -> None:
-        size = _resident(pid) if pid > 0 else None
-        if size is not None:
-            sizes[role] = sizes.get(role, 0) + size
-
-    add("sentry", found.pid)
-    for each in found.family:
-        add("gofer", each.gofer_pid)
+    sizes = {"sentry": found.resident}
+    for each in found.members:
+        gofer = each.gofer()
+        process = _process(*gofer) if gofer is not None else None
+        if process is not None:
+            sizes["gofer"] = sizes.get("gofer", 0) + process.resident
     pid = found.counters.get("pid")
-    add("shim", pid if type(pid) is int else 0)
+    shim = _resident(pid) if type(pid) is int and pid > 0 else None
+    if shim is not None:
+        sizes["shim"] = shim
     return sizes

@@ -8,6 +8,7 @@ types and numbers are checked.
 
 from __future__ import annotations
 
+from runtime.base.record import Record
 from runtime.base.version import VERSION
 from runtime.cli.exporter.text import Page, is_name, labels, render_labels
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_EXPORTED = 1000
 #: Labels and histogram buckets of one of them.
 _MAX_LABELS, _MAX_BUCKETS = 8, 64
+#: Different ones of all sandboxes that are remembered.
+_MAX_SHAPES = 20_000
 #: What the names of histograms end with, and no others do.
 _DISTRIBUTION = "_distribution"
 _KINDS = ("untyped", "gauge", "counter", "histogram")
@@ -43,16 +46,82 @@ _NETWORK = (
 )
 
 
-def render(look: NodeLook) -> str:
-    """The page."""
-    page = Page()
-    for each in look.sandboxes:
-        told = labels(namespace=each.namespace, pod=each.pod, sandbox=each.id)
-        _sandbox(page, each, told)
-        for container in each.containers:
-            _container(page, container, told)
-        _shim(page, each.counters, told)
-        _exported(page, each, told)
+class Renderer:
+    """Makes pages, and remembers what of the last one can be used again.  For one thread at a time.
+
+    Most of a page is what idle shims say, and most of the work at a sentry's sample is to find out
+    whether its name and labels may be told.
+    """
+
+    def __init__(self) -> None:
+        self._shims: dict[str, tuple[Mapping[str, Any], Page]] = {}
+        self._shapes: dict[tuple[object, ...], _Shape | None] = {}
+
+    def render(self, look: NodeLook) -> str:
+        """The page of a look."""
+        page = Page()
+        shims: dict[str, tuple[Mapping[str, Any], Page]] = {}
+        seen: set[str] = set()
+        for each in look.sandboxes:
+            told = labels(namespace=each.namespace, pod=each.pod, sandbox=each.id)
+            if told in seen:
+                continue  # a second root directory has it as well
+            seen.add(told)
+            part = Page()
+            _sandbox(part, each, told)
+            for container in each.containers:
+                _container(part, container, told)
+            self._exported(part, each, told)
+            page.include(part)
+            known = self._shims.get(told)
+            if known is None or known[0] != each.counters:
+                known = each.counters, Page()
+                _shim(known[1], each.counters, told)
+            shims[told] = known
+            page.include(known[1])
+        self._shims = shims
+        _node(page, look)
+        return page.render()
+
+    def _exported(self, page: Page, each: SandboxLook, told: str) -> None:
+        left = out = 0
+        for sample in each.exported:
+            if left < MAX_EXPORTED and self._sample(page, sample, told):
+                left += 1
+            else:
+                out += 1
+        if out:
+            page.gauge(
+                "gvisor_sandbox_metrics_left_out",
+                "Samples of the sentry's that were malformed, doubled, or too many.",
+            ).add(told, out)
+
+    def _sample(self, page: Page, sample: Any, told: str) -> bool:
+        """One sample; False if it isn't told."""
+        try:
+            metric, own = sample["metric"], sample.get("labels") or {}
+            name, kind, help = metric.get("name"), metric.get("type", 0), metric.get("help", "")
+            key = name, kind, help, *own.items()
+            shape = self._shapes[key]
+        except KeyError:
+            if "metric" not in sample:
+                return False
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[key] = _shape(name, kind, help, own)
+        except (AttributeError, TypeError):
+            return False
+        if shape is None:
+            return False
+        label = f"{told},{shape.labels}" if shape.labels else told
+        family = page.family(shape.name, shape.kind, shape.help)
+        if shape.kind == "histogram":
+            return _buckets(family, sample.get("histogram"), label)
+        value = _number(sample.get("val"))
+        return value is not None and family.add(label, value)
+
+
+def _node(page: Page, look: NodeLook) -> None:
     page.gauge("gvisor_sandboxes", "Sandboxes that live on the node.").add("", len(look.sandboxes))
     page.gauge("gvisor_fork_servers", "Fork servers on the node.").add("", len(look.fork_servers))
     page.gauge(
@@ -65,7 +134,6 @@ def render(look: NodeLook) -> str:
         "", round(look.seconds, 6)
     )
     page.gauge("gvisor_exporter_info", "What made this page.").add(labels(version=VERSION), 1)
-    return page.render()
 
 
 def _sandbox(page: Page, each: SandboxLook, told: str) -> None:
@@ -149,9 +217,9 @@ def _container(page: Page, each: ContainerLook, told: str) -> None:
     ).add(told, metrics.cpu_usage_ns / 1e9)
     page.gauge(
         "gvisor_container_memory_usage_bytes", "Memory of the container as the sentry counts it."
-    ).add(told, metrics.memory.usage)
+    ).add(told, metrics.memory_usage)
     page.gauge("gvisor_container_memory_limit_bytes", "Its limit, if it has one.").add(
-        told, metrics.memory.limit
+        told, metrics.memory_limit
     )
     page.gauge("gvisor_container_pids", "Processes in the container.").add(told, metrics.pids)
 
@@ -217,55 +285,41 @@ def _also(told: str, **more: str) -> str:
 # -- the sentry's own -------------------------------------------------------------------------
 
 
-def _exported(page: Page, each: SandboxLook, told: str) -> None:
-    left = out = 0
-    for sample in each.exported:
-        if left >= MAX_EXPORTED or not _sample(page, sample, told):
-            out += 1
-        else:
-            left += 1
-    if out:
-        page.gauge(
-            "gvisor_sandbox_metrics_left_out",
-            "Samples of the sentry's that were malformed, doubled, or too many.",
-        ).add(told, out)
+class _Shape(Record):
+    """How samples are told that have one name, type, help and labels of their own."""
+
+    name: str
+    kind: str
+    help: str
+    labels: str
 
 
-def _sample(page: Page, sample: object, told: str) -> bool:
-    """One of them; False if it isn't told."""
-    if not isinstance(sample, dict) or not isinstance(metric := sample.get("metric"), dict):
-        return False
-    name, kind, help = metric.get("name"), metric.get("type", 0), metric.get("help", "")
-    own = sample.get("labels") or {}
+def _shape(name: Any, kind: Any, help: Any, own: Any) -> _Shape | None:
+    """None if they aren't told."""
     if not isinstance(name, str) or len(name) > 200 or not is_name(name):
-        return False
+        return None
     if _DISTRIBUTION in name:
-        return False  # it would be in the way of a histogram's samples, maybe another sentry's
+        return None  # it would be in the way of a histogram's samples, maybe another sentry's
     if type(kind) is not int or not 0 <= kind < len(_KINDS) or not isinstance(help, str):
-        return False
+        return None
     if not isinstance(own, dict) or len(own) > _MAX_LABELS:
-        return False
+        return None
     theirs: dict[str, str] = {}
     for key, value in own.items():
         if not is_name(key) or len(key) > 100 or not isinstance(value, str):
-            return False
+            return None
         # Ours are ours, and "le" a bucket's.
         ours = key in ("namespace", "pod", "sandbox", "container", "id", "le") or key[:2] == "__"
         theirs[f"sentry_{key}" if ours else key] = value
     if len(theirs) != len(own):
-        return False
+        return None
     if kind == 2 and not name.endswith("_total"):
         name += "_total"
-    extra = render_labels(theirs)
-    label = f"{told},{extra}" if extra else told
-    name = f"gvisor_sentry_{name}"
     if kind == 3:
-        family = page.family(name + _DISTRIBUTION, "histogram", help)
-        return _buckets(family, sample.get("histogram"), label)
-    value = _number(sample.get("val"))
-    if value is None:
-        return False
-    return page.family(name, _KINDS[kind], help).add(label, value)
+        name += _DISTRIBUTION
+    return _Shape(
+        name=f"gvisor_sentry_{name}", kind=_KINDS[kind], help=help, labels=render_labels(theirs)
+    )
 
 
 def _buckets(family: Family, value: object, label: str) -> bool:

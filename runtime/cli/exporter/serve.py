@@ -17,9 +17,10 @@ from socketserver import TCPServer, UnixStreamServer
 from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.cli import output
 from runtime.cli.exporter.collect import PATIENCE, TIMEOUT, Collector
-from runtime.cli.exporter.figures import render
+from runtime.cli.exporter.figures import Renderer
 from runtime.cli.exporter.pages import Pages
 from runtime.cli.exporter.text import CONTENT_TYPE
+from runtime.host import open_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _INDEX = b"<title>gvctl metrics</title><a href='/metrics'>Metrics</a>\n"
 
 def metrics_verb(args: argparse.Namespace) -> None:
     """``metrics``: once, or until a signal comes."""
+    if args.listen:
+        open_files.raise_limit()  # some files of each sandbox's cgroup are kept open
     collector = Collector(args, args.post_debug, sentry_metrics=args.sentry_metrics)
     if args.listen:
         serve(args.listen, collector)
@@ -47,7 +50,7 @@ def metrics_verb(args: argparse.Namespace) -> None:
     look = collector.look()
     for problem in look.problems:
         output.warn(problem)
-    output.write(render(look))
+    output.write(Renderer().render(look))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -156,9 +159,10 @@ class _Unix(_Bounded, UnixStreamServer):
 
 def serve(where: str, collector: Collector) -> None:
     """Serve until a signal ends the process.  Raises InvalidRequest, Failed."""
+    renderer = Renderer()
 
     def make(waited: bool) -> bytes:
-        return render(collector.look(TIMEOUT if waited else PATIENCE)).encode("utf-8")
+        return renderer.render(collector.look(TIMEOUT if waited else PATIENCE)).encode("utf-8")
 
     pages = Pages(make)
     server = _listen(where, type("Handler", (_Handler,), {"pages": pages}))

@@ -7,6 +7,8 @@ scrape is lost.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +33,7 @@ def _clean(text: str) -> str:
     return text[:MAX_VALUE].encode("utf-8", "replace").decode("utf-8")
 
 
+@lru_cache(maxsize=8192)  # the same ones come with each scrape
 def labels(**values: str) -> str:
     """Labels as they stand between the braces; those with an empty value are left out."""
     return render_labels(values)
@@ -45,25 +48,21 @@ def render_labels(values: Mapping[str, str]) -> str:
 
 def number(value: float) -> str:
     """A sample's value."""
-    if isinstance(value, bool):
-        return str(int(value))
     if isinstance(value, int):
-        return str(value)
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "+Inf" if value > 0 else "-Inf"
+        return str(int(value))  # of a bool as well
+    if value - value != 0:
+        return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"
     return repr(value)
 
 
 class Family:
     """All samples of one name."""
 
-    __slots__ = ("_help", "_lines", "_seen", "kind", "name")
+    __slots__ = ("_lines", "_seen", "help", "kind", "name")
 
     def __init__(self, name: str, kind: str, help: str) -> None:
         self.name, self.kind = name, kind
-        self._help = help
+        self.help = help
         self._lines: list[str] = []
         self._seen: set[str] = set()
 
@@ -90,11 +89,15 @@ class Family:
         self.add(labels, total, "_sum")
         self.add(labels, seen, "_count")
 
+    def include(self, part: Family) -> None:
+        """The samples of another of this name, which has none with the labels of one here."""
+        self._lines += part._lines
+
     def render(self) -> str:
         """Its lines; nothing without a sample."""
         if not self._lines:
             return ""
-        text = _clean_help(self._help)
+        text = _clean_help(self.help)
         head = f"# HELP {self.name} {text}\n# TYPE {self.name} {self.kind}\n"
         return head + "".join(self._lines)
 
@@ -132,6 +135,11 @@ class Page:
     def histogram(self, name: str, help: str) -> Family:
         """Likewise."""
         return self.family(name, "histogram", help)
+
+    def include(self, part: Page) -> None:
+        """The families of another page, whose samples have labels that none has here."""
+        for each in part._families.values():
+            self.family(each.name, each.kind, each.help).include(each)
 
     def render(self) -> str:
         """The page."""

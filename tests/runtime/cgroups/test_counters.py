@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,44 @@ def test_no_text_breaks_the_parsers(text: str) -> None:
     counters.parse_blkio(text, text)
     counters.parse_limit(text)
     counters.parse_number(text)
+
+
+def brief_of(stats: HostStats) -> tuple[object, ...]:
+    """What is in brief figures as well."""
+    times = stats.cpu_usage_ns, stats.cpu_user_ns, stats.cpu_system_ns, stats.cpu_throttled_ns
+    periods = stats.cpu_periods, stats.cpu_throttled_periods
+    memory = stats.memory.usage, stats.memory.limit, stats.inactive_file, stats.memory_events
+    return *times, *periods, *memory, stats.pids
+
+
+def test_brief_figures_are_the_same_by_way_of_files_that_are_kept_open(tmp_path: Path) -> None:
+    tree = v1_tree(tmp_path / "v1")
+    leaf = fill(tmp_path / "v2" / "leaf", V2_TREE)
+    group = CgroupV2(CgroupRoot(str(tmp_path / "v2")), "/leaf", {"": leaf}, {})
+    kept = counters.KeptFiles()
+    for _ in range(2):
+        for read in (counters.read_text, kept.read):
+            brief = counters.read_v1(tree, read)
+            assert brief_of(brief) == brief_of(counters.read_v1(tree))
+            assert not brief.io and not brief.huge_pages and brief.swap == Amount()
+            assert brief_of(group.stats(brief=read)) == brief_of(group.stats())
+        Path(tree["pids"], "pids.current").write_text("77\n")
+        Path(leaf, "pids.current").write_text("78\n")
+    assert counters.read_v1(tree, kept.read).pids == 77 and group.stats(brief=kept.read).pids == 78
+    kept.close()
+
+
+def test_kept_files_are_read_whole_and_closed(tmp_path: Path) -> None:
+    kept = counters.KeptFiles()
+    before = len(os.listdir("/proc/self/fd"))
+    assert kept.read(str(tmp_path / "none")) == ""
+    long = tmp_path / "long"
+    long.write_text("1\n" * 20_000)
+    for _ in range(2):
+        assert kept.read(str(long)).count("1") == 20_000
+    # A file that can't be read any more, as those of a cgroup that was removed.
+    assert kept.read(str(tmp_path)) == ""
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    kept.close()
+    kept.close()
+    assert len(os.listdir("/proc/self/fd")) == before

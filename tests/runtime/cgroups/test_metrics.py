@@ -16,6 +16,7 @@ from runtime.cgroups.metrics import (
     SentryStats,
     apportion,
     combine,
+    use,
 )
 
 HOST = HostStats(
@@ -149,3 +150,18 @@ def test_a_container_that_runs_has_used_some_cpu() -> None:
     host, sentry = HostStats(cpu_usage_ns=900), SentryStats(cpu_ns={"pause": 0, "b": 9})
     assert combine(host, sentry, "pause").cpu_usage_ns == 1000
     assert combine(host, None, "pause", is_root_only=False).cpu_usage_ns == 0
+
+
+@pytest.mark.parametrize("host", [None, HOST, HOST.replace(cpu_usage_ns=0, memory=Amount())])
+@pytest.mark.parametrize("cpu_ns", [{}, {"a": 0, "b": 0}, {"a": 30, "b": 10}, {"b": 5}])
+@pytest.mark.parametrize("memory", [0, 5000])
+@pytest.mark.parametrize("limit", [None, 0, 3000])
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_brief_figures_are_those_of_all(
+    host: HostStats | None, cpu_ns: dict[str, int], memory: int, limit: int | None, alone: bool
+) -> None:
+    sentry = SentryStats(cpu_ns=cpu_ns, memory_usage=memory, pids=3)
+    whole = combine(host, sentry, "a", is_root_only=alone, memory_limit=limit)
+    brief = use(host, sentry, cpu_ns, "a", is_root_only=alone, memory_limit=limit)
+    assert brief.cpu_usage_ns == whole.cpu_usage_ns and brief.pids == whole.pids
+    assert (brief.memory_usage, brief.memory_limit) == (whole.memory.usage, whole.memory.limit)

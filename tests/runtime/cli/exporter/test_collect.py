@@ -16,7 +16,7 @@ from runtime.base.errors import NotFound
 from runtime.cli import arguments
 from runtime.cli.exporter import collect
 from runtime.cli.exporter.collect import Collector, SandboxLook
-from runtime.cli.exporter.figures import render
+from runtime.cli.exporter.figures import Renderer
 from tests.fakes.sentry import FakeSentry
 from tests.fakes.state_files import Helpers, runsc_state, write
 
@@ -35,6 +35,7 @@ class Node:
         self.helpers = Helpers()
         self.sentries: dict[str, FakeSentry] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.collectors: list[Collector] = []
 
     def sandbox(self, name: str) -> FakeSentry:
         sentry = self.sentries[name] = FakeSentry.at(str(self.folder / name))
@@ -64,9 +65,12 @@ class Node:
 
     def collector(self, post: Any = None, **options: Any) -> Collector:
         args = arguments.build().parse_args(["--root", str(self.root), "metrics"])
-        return Collector(args, post, **options)
+        self.collectors.append(Collector(args, post, **options))
+        return self.collectors[-1]
 
     def close(self) -> None:
+        for collector in self.collectors:
+            collector.close()
         self.helpers.close()
         for sentry in self.sentries.values():
             sentry.stop()
@@ -132,6 +136,42 @@ def test_files_are_read_again_when_they_change(node: Node, monkeypatch: pytest.M
     assert len(only(collector).containers) == 2 and read == ["c1"]
 
 
+def test_a_sandbox_that_is_gone_leaves_nothing_open(node: Node) -> None:
+    node.sandbox("s1")
+    collector = node.collector()
+    only(collector)
+    before = len(os.listdir("/proc/self/fd"))
+    node.sandbox("s2")
+    extra = len(os.listdir("/proc/self/fd")) - before  # the fake's own
+    assert len(collector.look(10.0).sandboxes) == 2
+    node.processes["s2"].kill()
+    node.processes["s2"].wait()
+    assert only(collector).id == "s1"
+    assert len(os.listdir("/proc/self/fd")) <= before + extra + 1
+
+
+def test_another_process_with_the_sentrys_number_is_none(node: Node) -> None:
+    node.sandbox("s1")
+    collector = node.collector()
+    only(collector)
+    [known] = collector._known.values()
+    assert known.sentry is not None
+    known.sentry = known.sentry[0], known.sentry[1] + 1
+    assert collector.look(10.0).sandboxes == ()
+
+
+def test_a_sandbox_that_was_made_anew_under_its_name_is_found(node: Node) -> None:
+    node.sandbox("s1")
+    collector = node.collector()
+    first = only(collector).resident
+    node.processes["s1"].kill()
+    node.processes["s1"].wait()
+    assert collector.look(10.0).sandboxes == ()
+    node.processes["s1"] = node.helpers.spawn("runsc-sandbox", "s1")
+    node.container("s1", "s1", "sandbox")
+    assert only(collector).resident.keys() == first.keys()
+
+
 def test_a_stopped_sentry_is_not_even_asked(node: Node) -> None:
     node.sandbox("s1")
     other = node.sandbox("s2")
@@ -182,7 +222,7 @@ def test_a_sentry_that_lies_is_left_out(node: Node, raw: bytes) -> None:
     node.sandbox("s2")
     looks = {each.id: each for each in node.collector().look(10.0).sandboxes}
     assert looks["s1"].sentry and looks["s2"].sentry == ""
-    render(node.collector().look(10.0))
+    Renderer().render(node.collector().look(10.0))
 
 
 def test_one_that_closes_or_dies_meanwhile(node: Node) -> None:

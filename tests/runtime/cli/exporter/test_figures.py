@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from runtime.cgroups.metrics import Amount, HostStats, Metrics, NetworkStats
+from runtime.cgroups.metrics import Amount, HostStats, NetworkStats, Use
 from runtime.cli.exporter import figures
 from runtime.cli.exporter.collect import ContainerLook, NodeLook, SandboxLook
-from runtime.cli.exporter.figures import render
+from runtime.cli.exporter.figures import Renderer
 
 TOLD = 'namespace="web",pod="shop",sandbox="s1"'
 
@@ -24,7 +24,8 @@ def look(**fields: Any) -> SandboxLook:
 
 
 def lines(*sandboxes: SandboxLook, about: str) -> list[str]:
-    return [line for line in render(node(*sandboxes)).splitlines() if line.startswith(about)]
+    page = Renderer().render(node(*sandboxes))
+    return [line for line in page.splitlines() if line.startswith(about)]
 
 
 def sample(name: str = "fs_opens", kind: int = 2, **fields: Any) -> dict[str, Any]:
@@ -32,17 +33,21 @@ def sample(name: str = "fs_opens", kind: int = 2, **fields: Any) -> dict[str, An
 
 
 def test_a_pod_with_its_containers() -> None:
-    container = Metrics(cpu_usage_ns=1_500_000_000, memory=Amount(usage=7, limit=9), pids=2)
-    page = render(
-        node(
-            look(
-                host=HostStats(cpu_usage_ns=2_000_000_000, memory=Amount(usage=100)),
-                networks=(NetworkStats(name="eth0", rx_bytes=5),),
-                resident={"sentry": 11},
-                containers=(ContainerLook(id="c1", name="main", metrics=container),),
+    container = Use(cpu_usage_ns=1_500_000_000, memory_usage=7, memory_limit=9, pids=2)
+    page = (
+        Renderer()
+        .render(
+            node(
+                look(
+                    host=HostStats(cpu_usage_ns=2_000_000_000, memory=Amount(usage=100)),
+                    networks=(NetworkStats(name="eth0", rx_bytes=5),),
+                    resident={"sentry": 11},
+                    containers=(ContainerLook(id="c1", name="main", metrics=container),),
+                )
             )
         )
-    ).splitlines()
+        .splitlines()
+    )
     inner = f'{TOLD},container="main",id="c1"'
     for line in (
         f"gvisor_sandbox_up{{{TOLD}}} 1",
@@ -83,7 +88,7 @@ def test_what_a_shim_counts() -> None:
         "stages": {"boot": [1, 0.5, 0.5], "network": [2, 0.1, 0.04]},
         "threads": 5,
     }
-    page = render(node(look(counters=counters))).splitlines()
+    page = Renderer().render(node(look(counters=counters))).splitlines()
     for line in (
         f'gvisor_shim_rpcs_total{{{TOLD},method="State",code="NotFound"}} 1',
         f'gvisor_shim_rpcs_total{{{TOLD},method="State",code="Unknown"}} 1',
@@ -166,7 +171,7 @@ def test_a_sentrys_own_metrics_by_name() -> None:
 )
 def test_lies_of_a_sentry_cost_nobody_else(lie: Any) -> None:
     honest = look(exported=[sample()])
-    page = render(node(honest, look(id="s2", exported=[lie, sample()])))
+    page = Renderer().render(node(honest, look(id="s2", exported=[lie, sample()])))
     assert page.count("gvisor_sentry_fs_opens_total{") == 2
     assert "gvisor_sandbox_metrics_left_out" in page
     for line in page.splitlines():
@@ -178,7 +183,8 @@ def test_lies_of_a_sentry_cost_nobody_else(lie: Any) -> None:
 def test_a_type_that_differs_costs_the_type() -> None:
     liar = {"metric": {"name": "fs_opens_total", "type": 1, "help": ""}, "val": {"int": 1}}
     for sandboxes in ([liar], [sample()]), ([sample()], [liar]):
-        page = render(node(*(look(id=f"s{n}", exported=e) for n, e in enumerate(sandboxes))))
+        looks = [look(id=f"s{n}", exported=e) for n, e in enumerate(sandboxes)]
+        page = Renderer().render(node(*looks))
         assert page.count("\ngvisor_sentry_fs_opens_total{") == 2
         assert "# TYPE gvisor_sentry_fs_opens_total untyped\n" in page
 
@@ -198,3 +204,54 @@ def test_what_a_sentry_tells_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert left == [f"gvisor_sandbox_metrics_left_out{{{TOLD}}} 90"]
     twice = lines(look(exported=[sample(), sample()]), about="gvisor_sentry")
     assert len(twice) == 1
+
+
+def test_what_is_remembered_is_told_anew_when_it_changes() -> None:
+    renderer = Renderer()
+
+    def page(threads: int, *exported: object, id: str = "s1") -> list[str]:
+        counters = {"threads": threads}
+        return renderer.render(node(look(id=id, counters=counters, exported=exported))).splitlines()
+
+    def told(lines: list[str], name: str) -> list[str]:
+        return [line.rpartition(" ")[2] for line in lines if line.startswith(name + "{")]
+
+    for threads, opens in (5, 1), (5, 2), (6, 2), (6, 3):
+        lines = page(threads, sample(val={"int": opens}))
+        assert told(lines, "gvisor_shim_threads") == [str(threads)]
+        assert told(lines, "gvisor_sentry_fs_opens_total") == [str(opens)]
+    # The same name with another type, help or label is another.
+    lines = page(6, sample("fs_opens", 1), sample("fs_opens", 2, labels={"a": "b"}))
+    assert told(lines, "gvisor_sentry_fs_opens") and told(lines, "gvisor_sentry_fs_opens_total")
+    # Who doesn't answer any more has no old figures, and neither has who is gone.
+    gone = renderer.render(node(look(shim="NotFound")))
+    assert "gvisor_shim_threads" not in gone and "gvisor_sentry_" not in gone
+    assert 'sandbox="s1"' not in "\n".join(page(6, id="s2")) and len(renderer._shims) == 1
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        *(None, 3, "metric", [], {}, {"metric": None}, {"metric": {}}, {"metric": {"name": []}}),
+        *({"metric": {"name": "a", "type": {}}}, {"metric": {"name": "a"}, "labels": [1]}),
+        *({"metric": {"name": "a"}, "labels": {"b": []}}, {"metric": ["name"]}),
+    ],
+)
+def test_rubbish_of_any_shape_is_left_out(rubbish: object) -> None:
+    renderer = Renderer()
+    for _ in range(2):
+        page = renderer.render(node(look(exported=[rubbish, sample()])))
+        assert f"gvisor_sandbox_metrics_left_out{{{TOLD}}} 1\n" in page
+        assert "gvisor_sentry_fs_opens_total" in page
+
+
+def test_shapes_that_always_change_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_MAX_SHAPES", 10)
+    renderer = Renderer()
+    for number in range(50):
+        renderer.render(node(look(exported=[sample(f"m{number}")])))
+    assert len(renderer._shapes) <= 10
+
+
+def test_a_sandbox_that_two_folders_have_is_told_once() -> None:
+    assert len(lines(look(), look(), about="gvisor_sandbox_up")) == 1
