@@ -2,8 +2,9 @@
 
 A look waits for the slowest sentry of the node, which a busy node may have wait for its turn, so a
 scrape doesn't wait for a look: the next one is expected, and the node looked at shortly before.  A
-page says how old it is and is never older than :data:`MAX_AGE`; without one that is fresh enough a
-scrape waits for a look, as the first ones do.  Who isn't scraped doesn't look.
+page says how old it is.  One that is older than :data:`MAX_AGE` is given only if the look for a
+fresh one, which then is begun, takes longer than a scrape should; one that is older than
+:data:`GIVEN_AGE` never: then a scrape waits, as the first ones do.  Who isn't scraped doesn't look.
 
 There are no timestamps at samples: Prometheus would ignore that a series has ended, and refuse what
 two servers read in another order (cAdvisor's issues 2526, 3217).
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which what a page tells is too old to be given, by the begin of its look.
 MAX_AGE = 5.0
+#: Seconds that a scrape waits for the fresh page at first, and the age of what it gets then.
+WAIT, GIVEN_AGE = 0.1, 15.0
 #: Seconds between looks that nobody waits for; scrapes so close to each other count as one.
 REST = 1.0
 #: Seconds by which a look is begun earlier than it has to be, and at most.
@@ -113,9 +116,9 @@ class Pages:
     def get(self) -> tuple[bytes, float]:
         """A page and its age in seconds, by the begin of its look.  Raises what making it raises.
 
-        A page that is older than :data:`MAX_AGE` was looked for since this was called.
+        One that is older than :data:`GIVEN_AGE` was looked for since this was called.
         """
-        asked = now()
+        asked, late = now(), False
         with self._asked:
             self._schedule.scraped(asked)
             self._wanted = max(self._wanted, asked)
@@ -126,11 +129,13 @@ class Pages:
                     age = now() - self._began
                     if self._page is not None and (age <= MAX_AGE or self._began >= asked):
                         return self._page, age
+                    if self._page is not None and late and age <= GIVEN_AGE:
+                        return self._page, age
                     if self._failure is not None and self._failure[0] >= asked:
                         raise self._failure[1]
                     if self._closed:
                         raise RuntimeError("the exporter ends")
-                    self._made.wait()
+                    late = not self._made.wait(None if late else WAIT) or late
             finally:
                 self._waiting -= 1
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from runtime.cli.exporter import pages
-from runtime.cli.exporter.pages import MAX_AGE, MAX_LOOKS, REST, Pages, Schedule
+from runtime.cli.exporter.pages import GIVEN_AGE, MAX_AGE, MAX_LOOKS, REST, Pages, Schedule
 
 WAIT = 20.0
 
@@ -159,6 +159,7 @@ class Made:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(pages, "now", clock)
+    monkeypatch.setattr(pages, "WAIT", WAIT)  # a busy machine is no late look
     return clock
 
 
@@ -200,6 +201,21 @@ def test_a_page_that_is_being_made_anew_is_given_meanwhile(made: Made, clock: Cl
     assert made.begun.acquire(timeout=WAIT)
     made.go_on.set()
     assert last()[1] == 0.0
+
+
+def test_a_look_that_takes_too_long_leaves_scrapes_the_last_page_for_a_while(
+    made: Made, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made.pages.get() == (b"1", 0.0)
+    monkeypatch.setattr(pages, "WAIT", 0.01)
+    made.go_on.clear()
+    clock.time += GIVEN_AGE
+    assert made.pages.get() == (b"1", GIVEN_AGE)
+    assert made.begun.acquire(timeout=WAIT) and made.begun.acquire(timeout=WAIT)
+    clock.time += 0.001
+    late = made.get_later()  # that page is too old for anybody by now
+    made.go_on.set()
+    assert late()[0] in (b"2", b"3") and made.pages.get()[0] != b"1"
 
 
 def test_pages_are_never_older_than_the_last_one(made: Made, clock: Clock) -> None:
