@@ -20,6 +20,7 @@ from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.config import CACHE_DIR
+from runtime.task import lost_gofer
 from runtime.task.context import Context
 from runtime.task.pod import Pod
 from shim import bundles, events, service
@@ -285,6 +286,9 @@ class Daemon:
         self._handle_signals()
         gc.freeze()
         gc.enable()
+        for container in self.pod.all():
+            if container.runs:
+                lost_gofer.watch(container, self.reactor)  # earlier versions didn't
         self.thaw()
         told()
         signals.pthread_sigmask(signals.SIG_UNBLOCK, signals.HANDLED)

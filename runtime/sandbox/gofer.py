@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import os
 import select
+import threading
 import time
 
 from runtime.base import fastjson
@@ -19,7 +20,7 @@ from runtime.bundle.masked_paths import special_files
 from runtime.bundle.mount_points import missing
 from runtime.host import forward_program
 from runtime.host.child_log import ChildLog
-from runtime.host.children import describe_status
+from runtime.host.children import Child, describe_status
 from runtime.host.fds import FdSet, open_namespace
 from runtime.host.spawn import spawn
 from runtime.host.spawn_spec import IdMap, SpawnSpec
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from runtime.bundle.spec import Mount, Spec
     from runtime.host.pids import ProcessHandle
+    from runtime.host.reactor import Reactor, Watch
     from runtime.runsc.flags import Settings
     from runtime.sandbox.boot_params import BootParams
 
@@ -50,6 +52,8 @@ _log = get_logger("gofer")
 _MAX_MOUNTS = 16 << 20
 #: Seconds that a gofer whose sentry has closed its connections has to write its profiles.
 _LAST_FILES_TIMEOUT = 1.0
+# Of all gofers' watches; a leaf but for the reactor's.
+_watching = threading.Lock()
 
 
 class Gofer:
@@ -69,6 +73,7 @@ class Gofer:
         self._fds = fds
         #: Whether it writes files when it ends by itself.
         self.writes_at_end = False
+        self._watch: Watch | None = None  # guarded by _watching; cancelled, once it has ended
         # What is still to be started, and what only that needs; None once it is.
         self._wanted: SpawnSpec | None = None
         self._own = FdSet()
@@ -238,6 +243,40 @@ class Gofer:
         raw = self.child.poll() if self.child is not None else None
         return raw is not None and raw & 0x7F == SIGKILL
 
+    def on_loss(self, reactor: Reactor, callback: Callable[[int], None]) -> None:
+        """Have the reactor call back once, with the wait status, if it is killed or fails.
+
+        Not for one that ends by itself, nor after ``stop``.  Only the first call counts; without a
+        process, or with one of another process's, none does, as nobody learns how such a one ended.
+        Thread-safe.  Raises what :meth:`Reactor.watch` raises.
+        """
+        child = self.child
+        if not isinstance(child, Child):
+            return
+
+        def look(_: int) -> None:
+            raw = child.poll()
+            if raw is None:
+                return
+            with _watching:
+                watch = self._watch
+                if watch is None:
+                    return
+                watch.cancel()
+            if raw:
+                callback(raw)
+
+        with _watching:
+            if self._watch is None and child.pidfd >= 0:
+                # Also where it has ended already: its pidfd says so.
+                self._watch = reactor.watch(child.pidfd, select.EPOLLIN, look)
+
+    def _unwatch(self) -> None:
+        with _watching:
+            watch, self._watch = self._watch, None
+            if watch is not None:
+                watch.cancel()
+
     def release(self) -> None:
         """Close what was for the sentry, once it has its own.  Idempotent."""
         self._fds.close()
@@ -297,6 +336,7 @@ class Gofer:
 
         Raises Failed naming what did not work, DeadlineExceeded if it can't be reaped in time.
         """
+        self._unwatch()
         self.release()
         self._own.close()
         self.let_finish()

@@ -149,7 +149,7 @@ class Killing:
         what = effect(
             signo,
             created=created,
-            paused=not created and self._would_be_held_back(process),
+            paused=not created and self.held_back(process),
             is_root=container.is_root and not exec_id,
         )
         if what is Effect.END_SANDBOX:
@@ -160,7 +160,7 @@ class Killing:
             # Whether a paused sandbox goes on is asked once the signal is on its way.
             self.signal(signo, 0, SignalMode.ALL if everyone else SignalMode.PROCESS)
 
-    def _would_be_held_back(self, process: Process) -> bool:
+    def held_back(self, process: Process) -> bool:
         """Whether the sentry is frozen, or only half up."""
         return self._container.sandbox.paused or process.state in HOLDS_EXIT
 
@@ -242,7 +242,7 @@ class Killing:
             # It died under our hands; its exit is on the way.
             raise NotFound("process", container.id, "process already finished") from None
         if to_all:
-            self._insist()
+            self.insist()
 
     def follow_terminal(self, io: IO | None, pid: int) -> None:
         """Deliver what a process's terminal signals, from now on; ``pid`` 0 is init.
@@ -262,7 +262,7 @@ class Killing:
 
         io.on_signal = lambda signo: container.submit(lambda: deliver(signo))
 
-    def _insist(self) -> None:
+    def insist(self) -> None:
         """See to it that the container ends, now that it was killed."""
         if self._container.sandbox.paused:
             self._container.submit(self._thaw)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 #: For each class, by module and name, the attributes that later versions have and what they are in
 #: an instance that comes from an earlier one.
-ADDED: Final[Mapping[str, Mapping[str, Any]]] = {}
+ADDED: Final[Mapping[str, Mapping[str, Any]]] = {
+    "runtime.sandbox.gofer:Gofer": {"_watch": None},
+}
 #: For each class, the attributes that earlier versions have and nothing is lost without.
 DROPPED: Final[Mapping[str, Sequence[str]]] = {}
 #: Where classes and functions have gone that earlier versions have elsewhere.

@@ -7,6 +7,7 @@ container's program is ``directed``.  What no sentry knows goes over the same co
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
@@ -51,6 +52,16 @@ class Directed:
         sentry.handlers = {name: self._faulty(name, call) for name, call in calls.items()}
         sentry.handlers["Test.Exit"] = self._exit
         sentry.handlers["Test.Fault"] = self._fault
+
+    def watch_gofer(self, connection: int) -> None:
+        """End the root container with its gofer, as a sentry does that has not missed it."""
+
+        def wait() -> None:
+            os.read(connection, 1)
+            with self._changed:
+                self._end((self._root, 0), _SIGKILL)
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def _faulty(self, name: str, call: Any) -> Any:
         def handle(argument: Any) -> Any:

@@ -52,11 +52,16 @@ def main(argv: list[str]) -> None:
 
 
 def _gofer(flags: dict[str, list[int]], script: list[str]) -> None:
+    import signal
+
     if script[0] == "gofer-fails":
         os.write(2, b"error setting up FS: no such file\n")
         sys.exit(128)
     os.write(flags["mounts-fd"][0], b"[]")
     os.close(flags["mounts-fd"][0])
+    if "gofer-stays" in script:  # though the sentry, which is no real one, closes its connection
+        signal.alarm(300)  # no test lasts as long
+        signal.pause()
     while os.read(flags["io-fds"][0], 100):
         pass
 
@@ -81,7 +86,7 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
         threading.Event().wait()
     sentry = FakeSentry(socket.socket(fileno=flags["controller-fd"][0]))
     if script[0] == "directed":
-        _be_directed(sentry, flags, sandbox_id)
+        _be_directed(sentry, flags, sandbox_id, "watches-gofer" in script)
     ended = threading.Event()
     # Status of init, and what the process does at its end.
     outcome = {"wait": 0, "exit": 0}
@@ -165,10 +170,14 @@ def _boot(flags: dict[str, list[int]], script: list[str], sandbox_id: str) -> No
     os._exit(outcome["exit"])
 
 
-def _be_directed(sentry: FakeSentry, flags: dict[str, list[int]], sandbox_id: str) -> None:
+def _be_directed(
+    sentry: FakeSentry, flags: dict[str, list[int]], sandbox_id: str, watches: bool
+) -> None:
     from tests.fakes.directed import Directed
 
     directed = Directed(sentry, sandbox_id)
+    if watches:
+        directed.watch_gofer(flags["io-fds"][0])
     sentry.start()
     os.write(flags["start-sync-fd"][0], b"\0")
     directed.ended.wait()

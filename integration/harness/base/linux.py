@@ -9,6 +9,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 MNT_FORCE = 1
 MNT_DETACH = 2
 MS_BIND = 4096
+_PIDFD_GETFD = 438
 
 
 def unmount(target: str) -> None:
@@ -32,3 +33,16 @@ def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -
 def unified_cgroups() -> bool:
     """Whether /sys/fs/cgroup is a cgroup v2 hierarchy."""
     return os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+def take_fd(pid: int, fd: int) -> int:
+    """Another process's descriptor, as one of ours (pidfd_getfd(2)); OSError when it fails."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        taken = int(_libc.syscall(_PIDFD_GETFD, pidfd, fd, 0))
+    finally:
+        os.close(pidfd)
+    if taken < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), f"descriptor {fd} of {pid}")
+    return taken

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ class Plant:
     def close(self) -> None:
         for container in self.pod.all():
             if container.init.alive:
-                container.kill("", 9, True)
+                with suppress(NotFound):  # it ends with the one before
+                    container.kill("", 9, True)
         # Members first, as containerd does.
         for container in sorted(self.pod.all(), key=lambda each: each.is_root):
             ended = threading.Event()

@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,9 @@ class FakeProcess:
 
     def kill(self) -> None:
         self.child.kill(9)
+
+    def on_loss(self, reactor: Reactor, callback: Callable[[int], None]) -> None:
+        """It stays."""
 
     def panic(self) -> str:
         return ""

@@ -342,6 +342,7 @@ def test_all_that_modules_keep_is_handed_over_or_known_to_be_new() -> None:
     #: Made anew by the new process, or no longer so after it.
     anew = {
         "runtime.host.children:_births",
+        "runtime.sandbox.gofer:_watching",
         "runtime.host.spawn:_forker",
         "runtime.host.forkservers:ours",
         "shim.forkserver.caller:launched_by",

@@ -153,6 +153,7 @@ def test_the_next_one_begins_when_all_has_thawed(monkeypatch: pytest.MonkeyPatch
         _handle_signals=lambda: None,
         _signals=(reader, writer),
         reactor=SimpleNamespace(call_later=lambda *_: None),
+        pod=SimpleNamespace(all=list),
         thaw=lambda: steps.append("thawed"),
         _serve=lambda: steps.append("served"),
         _close=lambda: None,
