@@ -20,8 +20,8 @@ from runtime.host import children, linux, open_files
 from runtime.host.reactor import Reactor
 from runtime.host.workers import Workers
 from runtime.runsc.config import CACHE_DIR
-from runtime.task import lost_gofer
 from runtime.task.context import Context
+from runtime.task.kill import watch_gofer
 from runtime.task.pod import Pod
 from shim import bundles, events, service
 from shim.base import options, sockets
@@ -288,7 +288,7 @@ class Daemon:
         gc.enable()
         for container in self.pod.all():
             if container.runs:
-                lost_gofer.watch(container, self.reactor)  # earlier versions didn't
+                watch_gofer(container, self.reactor)  # earlier versions didn't
         self.thaw()
         told()
         signals.pthread_sigmask(signals.SIG_UNBLOCK, signals.HANDLED)

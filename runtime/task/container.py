@@ -24,7 +24,7 @@ from runtime.bundle.spec import validate_id
 from runtime.cgroups.pod_limits import Limits
 from runtime.cgroups.resources import parse
 from runtime.sandbox.sandbox import ExitInfo, SignalMode
-from runtime.task import hook_stages, lost_gofer
+from runtime.task import hook_stages
 from runtime.task.callers import looks_pids_up
 from runtime.task.events import (
     TaskDeleted,
@@ -34,7 +34,7 @@ from runtime.task.events import (
     TaskStarted,
 )
 from runtime.task.joined import Joined
-from runtime.task.kill import Killing
+from runtime.task.kill import Killing, watch_gofer
 from runtime.task.lifecycle import Op, State
 from runtime.task.process import Exit, IORequest, Pid, Process, size_terminal
 from runtime.task.stats import LOOK_TIMEOUT, Stats
@@ -189,7 +189,7 @@ class Container:
         self.init.commit(Op.STARTED, TaskStarted(container_id=self.id, pid=pid))
         if not self.is_root:
             sandbox.wait_container(self.id, self.init_exited)
-        lost_gofer.watch(self, self._context.reactor)
+        watch_gofer(self, self._context.reactor)
         hook_stages.after_start(self, deadline)
         return pid
 

@@ -5,8 +5,9 @@ sentry hasn't acknowledged by then is in its socket, as pending as one to a stop
 SIGKILL ends a container in bounded time.  If the gofer hangs, it is killed, and the sentry ends the
 container.  If a FUSE file system of the pod's hangs, its connection is aborted.  If the sentry
 itself hangs, it is killed, with everything in the sandbox.  If the sandbox is paused, it goes on:
-gVisor can't let one container of it end alone.  It also owns what a SIGKILL of a session's leader
-means to the job in the foreground of its terminal.
+gVisor can't let one container of it end alone.  A container that outlives its gofer is killed the
+same way.  It also owns what a SIGKILL of a session's leader means to the job in the foreground of
+its terminal.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from runtime.base.errors import (
 )
 from runtime.base.log import get_logger
 from runtime.base.signals import SIGKILL
+from runtime.host.children import describe_status
 from runtime.sandbox.exits import ExitInfo
 from runtime.sandbox.sandbox import SignalMode
 from runtime.sandbox.signals import HARMLESS, Effect, effect
@@ -52,6 +54,9 @@ _AGAIN = 0.5
 #: the sentry is.  Both are far beyond what a host needs that is merely busy.
 GOFER_TIMEOUT = 3.0
 SENTRY_TIMEOUT = 8.0
+#: Seconds for a sentry to end a container by itself that has lost its gofer; it takes milliseconds
+#: on a quiet host.
+GRACE = 2.0
 MAX_SIGNAL = 64
 
 _log = get_logger("killing")
@@ -74,6 +79,11 @@ if TYPE_CHECKING:
         def require_created(self) -> None: ...
         def submit(self, task: Callable[[], None]) -> None: ...
         def init_exited(self, info: ExitInfo) -> None: ...
+
+    class Served(Killable, Protocol):
+        """What the watch of a gofer needs of its container."""
+
+        killing: Killing
 
 
 class Gone:
@@ -347,3 +357,57 @@ class Killing:
                 why="SIGKILL was of no effect",
             )
             self._container.sandbox.kill()
+
+
+def watch_gofer(container: Served, reactor: Reactor) -> None:
+    """See to it that the container, which runs, ends with its gofer.  Never raises; idempotent.
+
+    A sentry watches one connection of each gofer and kills the container that loses it.  It does so
+    by the number of a descriptor, in a goroutine that may run late: by then that number may mean
+    something else (gVisor runsc/boot/loader.go, startGoferMonitor).  Such a container would run on
+    without files.  So the shim watches the process itself, leaves the sentry a moment, and then
+    does the same.
+
+    A gofer that isn't needed any more ends by itself, with status 0: that is no loss.
+
+    From any thread.  One whose gofer another process has started is left to that, and to the
+    sentry.
+    """
+    try:
+        gofer = container.sandbox.gofer_of(container.id)
+        gofer.on_loss(reactor, lambda raw: _lost(container, reactor, raw))
+    except NotFound:
+        return  # it has ended, and is being deleted
+    except (RuntimeFault, OSError) as fault:
+        _log.warning("gofer.not_watched", container=container.id, error=str(fault))
+
+
+def _lost(container: Served, reactor: Reactor, raw: int) -> None:
+    reactor.call_later(GRACE, lambda: _look_after(container, reactor, raw))
+
+
+def _look_after(container: Served, reactor: Reactor, raw: int) -> None:
+    if container.has_ended or not container.init.alive:
+        return
+    if container.killing.held_back(container.init):
+        # Nothing in it runs, and nothing that is killed ends, before it goes on.
+        _lost(container, reactor, raw)
+        return
+    _log.warning(
+        "container.killed",
+        container=container.id,
+        why="its gofer has ended, and the sentry has not noticed",
+        gofer=describe_status(raw),
+    )
+    container.submit(lambda: _end_served(container))
+
+
+def _end_served(container: Served) -> None:
+    """As for a SIGKILL that containerd asks for, with all that follows if it is of no effect."""
+    try:
+        container.killing.kill("", SIGKILL, True)
+    except NotFound:
+        return  # it has just ended
+    except RuntimeFault as fault:
+        _log.warning("container.kill_failed", container=container.id, error=str(fault))
+        container.killing.insist()

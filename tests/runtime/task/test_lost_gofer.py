@@ -20,7 +20,7 @@ from runtime.host.fds import FdSet
 from runtime.host.reactor import Reactor
 from runtime.sandbox.gofer import Gofer
 from runtime.sandbox.gofer_mounts import MountPlan
-from runtime.task import lost_gofer
+from runtime.task import kill
 from runtime.task.container import Container
 from runtime.task.events import TaskExited
 from runtime.task.kill import GOFER_TIMEOUT
@@ -86,7 +86,7 @@ class Stage(Plant):
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setattr(lost_gofer, "GRACE", SHORT)
+    monkeypatch.setattr(kill, "GRACE", SHORT)
     stage = Stage(tmp_path)
     yield stage
     stage.close()
@@ -120,11 +120,11 @@ def test_a_member_ends_with_its_gofer_and_its_neighbours_run_on(stage: Stage) ->
 
 
 def test_a_sentry_that_notices_is_left_to_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_gofer, "GRACE", 10 * TIMEOUT)
+    monkeypatch.setattr(kill, "GRACE", 10 * TIMEOUT)
     root = stage.run("root", "directed", "watches-gofer")
     _lose(stage.gofer("root"))
     assert stage.ended("root") == 137
-    lost_gofer._look(root, stage.reactor, 9)  # as if the grace were over
+    kill._look_after(root, stage.reactor, 9)  # as if the grace were over
     stage.pass_grace()
     assert stage.exits() == [("root", 137)]
     assert stage.said() == []
@@ -198,7 +198,7 @@ def test_no_descriptor_and_no_thread_is_taken_for_it(stage: Stage) -> None:
     watch = stage.reactor._watches[child.pidfd]
     before = stage.seen()
     for _ in range(3):
-        lost_gofer.watch(container, stage.reactor)
+        kill.watch_gofer(container, stage.reactor)
     assert stage.reactor._watches[child.pidfd] is watch
     after = stage.seen()
     assert (after["descriptors"], after["threads"]) == (before["descriptors"], before["threads"])
@@ -269,9 +269,9 @@ def _run(bench: Bench) -> LostGofer:
 def test_nothing_is_asked_of_the_sentry_within_the_grace(bench: Bench) -> None:
     gofer = _run(bench)
     gofer.lose(9)
-    bench.reactor.pass_time(lost_gofer.GRACE / 2)
+    bench.reactor.pass_time(kill.GRACE / 2)
     assert bench.workers.drain(5) and bench.sandbox.signals == []
-    bench.reactor.pass_time(lost_gofer.GRACE)
+    bench.reactor.pass_time(kill.GRACE)
     assert bench.workers.drain(5)
     assert [each[:2] for each in bench.sandbox.signals] == [("c", 9)]
 
@@ -288,7 +288,7 @@ def test_a_kill_without_effect_is_followed_by_what_follows_any(
 
     bench.sandbox.deliver = deliver
     gofer.lose(11)
-    bench.reactor.pass_time(lost_gofer.GRACE)
+    bench.reactor.pass_time(kill.GRACE)
     assert bench.workers.drain(5)
     bench.reactor.pass_time(GOFER_TIMEOUT)
     assert bench.sandbox.gofers_killed == ["c"]
@@ -301,7 +301,7 @@ def test_a_container_that_has_just_ended_is_not_killed(bench: Bench) -> None:
     gofer = _run(bench)
     bench.sandbox.deliver = gone
     gofer.lose(9)
-    bench.reactor.pass_time(lost_gofer.GRACE)
+    bench.reactor.pass_time(kill.GRACE)
     assert bench.workers.drain(5)
     bench.reactor.pass_time(GOFER_TIMEOUT)
     assert bench.sandbox.gofers_killed == []
@@ -311,7 +311,7 @@ def test_a_restore_that_waits_for_others_ends_with_the_sandbox(bench: Bench) -> 
     gofer = _run(bench)
     bench.sandbox.restoring = True
     gofer.lose(9)
-    bench.reactor.pass_time(lost_gofer.GRACE)
+    bench.reactor.pass_time(kill.GRACE)
     assert bench.workers.drain(5)
     assert bench.sandbox.killed.is_set()
 
