@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     #: Asks a shim, by its address, a method of its debug socket; the connection is to be closed.
     PostDebug = Callable[[str, str], Exchange]
 
-#: Seconds in which sentries and shims have to answer: where somebody waits, and where nobody does.
-#: A busy node gives an honest sentry its turn late.
-TIMEOUT, PATIENCE = 1.0, 2.5
+#: Seconds in which sentries and shims have to answer.  A busy node gives an honest one its turn
+#: late, and a scraper waits for ten seconds, unless it was told otherwise.
+TIMEOUT = 2.5
 #: Seconds for which a sentry is not asked that didn't answer: at first, and at most.
 FIRST_REST, LONGEST_REST = 10.0, 300.0
 #: Bytes of a sentry's reply.

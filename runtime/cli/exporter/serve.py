@@ -16,7 +16,7 @@ from socketserver import TCPServer, UnixStreamServer
 
 from runtime.base.errors import Failed, InvalidRequest, reason
 from runtime.cli import output
-from runtime.cli.exporter.collect import PATIENCE, TIMEOUT, Collector
+from runtime.cli.exporter.collect import Collector
 from runtime.cli.exporter.figures import Renderer
 from runtime.cli.exporter.pages import Pages
 from runtime.cli.exporter.text import CONTENT_TYPE
@@ -161,8 +161,8 @@ def serve(where: str, collector: Collector) -> None:
     """Serve until a signal ends the process.  Raises InvalidRequest, Failed."""
     renderer = Renderer()
 
-    def make(waited: bool) -> bytes:
-        return renderer.render(collector.look(TIMEOUT if waited else PATIENCE)).encode("utf-8")
+    def make(_waited: bool) -> bytes:
+        return renderer.render(collector.look()).encode("utf-8")
 
     pages = Pages(make)
     server = _listen(where, type("Handler", (_Handler,), {"pages": pages}))
