@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import threading
@@ -81,17 +82,25 @@ def test_in_the_middle_of_other_calls(pods: PodNode) -> None:
     shim = address(pods.daemon, pod.id)
     failures: list[BaseException] = []
 
+    enough = threading.Event()
+
     def lives(first: int) -> None:
-        for number in range(first, first + 3):
-            member = pod.start("sh", "-c", f"echo {number}; exit {number}", attempt=number)
-            assert pods.wait_exited(member, 60).exit_code == number
+        for number in itertools.count(first):
+            code = number % 100
+            member = pod.start("sh", "-c", f"echo {number}; exit {code}", attempt=number)
+            assert pods.wait_exited(member, 60).exit_code == code
             assert pod.wait_log(member, f"{number}\n") == f"{number}\n"
             pods.delete(member)
+            if code >= 3 and enough.is_set():
+                return
 
     def executes(_: int) -> None:
-        for number in range(10):
-            done = pods.exec(server, "sh", "-c", f"echo {number}; exit {number}")
-            assert (done.code, done.out) == (number, f"{number}\n")
+        for number in itertools.count():
+            code = number % 100
+            done = pods.exec(server, "sh", "-c", f"echo {number}; exit {code}")
+            assert (done.code, done.out) == (code, f"{number}\n")
+            if number >= 10 and enough.is_set():
+                return
 
     def tried(work: Callable[[int], None], first: int) -> None:
         try:
@@ -99,14 +108,18 @@ def test_in_the_middle_of_other_calls(pods: PodNode) -> None:
         except BaseException as error:
             failures.append(error)
 
-    works = [(lives, 10), (lives, 20), (executes, 0)]
+    works = [(lives, 1001), (lives, 2001), (executes, 0)]
     threads = [threading.Thread(target=tried, args=each) for each in works]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        assert upgrade(shim) == ""
+    try:
+        while any(thread.is_alive() for thread in threads):
+            assert upgrade(shim) == ""
+            if int(str(upgrades(shim)["taken"])) >= 3:
+                enough.set()
+    finally:
+        enough.set()
     assert not failures
-    assert int(str(upgrades(shim)["taken"])) > 2
 
 
 class Pulse(threading.Thread):
