@@ -143,7 +143,11 @@ def test_a_gofer_that_nobody_needs_ends_by_itself(stage: Stage) -> None:
 def test_a_created_container_waits_for_its_start_which_fails(stage: Stage) -> None:
     stage.run("root", "directed")
     stage.create("one", "member", "gofer-stays", member=True)
-    _lose(stage.gofer("one"))
+    gofer = stage.gofer("one")
+    # What it tells is gone with it, as if it had ended before.
+    assert select.select([gofer.mounts_fd], [], [], TIMEOUT)[0]
+    os.read(gofer.mounts_fd, 1 << 16)
+    _lose(gofer)
     stage.pass_grace()
     assert stage.exits() == []
     with pytest.raises(RuntimeFault, match="gofer"):
