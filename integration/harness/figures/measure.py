@@ -28,12 +28,14 @@ SETTLING = 4.0
 LIFE = (
     "create",
     "start",
+    "create and start",
     "create to output",
     "exec true",
     "metrics",
     "state",
     "kill to exit event",
     "delete",
+    "kill and delete",
     "whole life",
 )
 
@@ -120,6 +122,8 @@ def life(node: Node) -> dict[str, float]:
         timed("kill to exit event", kill)
         timed("delete", lambda: api.task("Delete", container_id=name))
         took["whole life"] = time.perf_counter() - born
+    for first, second in (("create", "start"), ("kill to exit event", "delete")):
+        took[f"{first.split()[0]} and {second}"] = took[first] + took[second]
     output.close()
     api.unmake(name)
     return took
