@@ -176,7 +176,8 @@ class Pages:
             failure = error
         with self._made:
             self._tried = began
-            self._schedule.looked(began, now(), self._waiting > 0)
+            # Also one for a scrape that has made do with the last page meanwhile.
+            self._schedule.looked(began, now(), waited or self._waiting > 0)
             if page is not None:
                 self._page, self._began = page, began
             if failure is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -216,6 +217,29 @@ def test_a_look_that_takes_too_long_leaves_scrapes_the_last_page_for_a_while(
     late = made.get_later()  # that page is too old for anybody by now
     made.go_on.set()
     assert late()[0] in (b"2", b"3") and made.pages.get()[0] != b"1"
+
+
+def test_a_scrape_that_got_the_last_page_is_no_scrape_that_did_not_come(
+    made: Made, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next page is ready in time again, and not always as old as the last scrape."""
+    schedule = made.pages._schedule
+    for number in (1, 2):
+        assert made.pages.get()[0] == b"%d" % number
+        assert made.begun.acquire(timeout=WAIT)
+        clock.time += 12.0
+    made.go_on.clear()
+    monkeypatch.setattr(pages, "WAIT", 0.01)
+    assert made.pages.get() == (b"2", 12.0)
+    assert made.begun.acquire(timeout=WAIT)
+    made.go_on.set()
+    monkeypatch.setattr(pages, "WAIT", WAIT)
+    clock.time += 1.0
+    until = time.monotonic() + WAIT
+    while schedule._ended < clock.time - 1.0 and time.monotonic() < until:
+        time.sleep(0.001)
+    due = schedule.due()
+    assert due is not None and due < clock.time - 1.0 + 12.0, "the look comes with the scrape"
 
 
 def test_pages_are_never_older_than_the_last_one(made: Made, clock: Clock) -> None:
