@@ -11,6 +11,7 @@ import time
 from runtime.base.errors import RuntimeFault
 from runtime.base.record import Record
 from runtime.cli import find, output
+from runtime.cli.exporter.asking import Rests
 from runtime.cli.insight import screen
 from runtime.host import forkservers
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Keys that end it, besides the one for SIGINT.
 _QUIT = ("q", "\x1b", "\x04")
+#: Seconds that a sentry has to tell its processes.
+ANSWER = 2.0
 #: Seconds between the two looks of which a single table is made: CPU is what happens between.
 ONCE_INTERVAL = 0.5
 _HEADS = (
@@ -99,15 +102,18 @@ class Watcher:
         }
 
 
-def look(containers: Sequence[StoredContainer]) -> list[PodUse]:
-    """One look at all sandboxes.  What can't be read is left open."""
+def look(containers: Sequence[StoredContainer], rests: Rests) -> list[PodUse]:
+    """One look at all sandboxes.  What can't be read is left open, and ``rests`` are kept to."""
     families: dict[tuple[str, str], list[StoredContainer]] = {}
     for each in containers:
         families.setdefault((each.root, each.sandbox_id), []).append(each)
-    return [_look(root, sandbox, family) for (root, sandbox), family in sorted(families.items())]
+    rests.keep(families)
+    return [
+        _look(root, sandbox, family, rests) for (root, sandbox), family in sorted(families.items())
+    ]
 
 
-def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> PodUse:
+def _look(root: str, sandbox_id: str, family: list[StoredContainer], rests: Rests) -> PodUse:
     first = next((each for each in family if each.is_root), family[0])
     pod = PodUse(
         id=sandbox_id,
@@ -123,10 +129,13 @@ def _look(root: str, sandbox_id: str, family: list[StoredContainer]) -> PodUse:
         return pod
     pod = pod.replace(pid=pid, oom_score_adj=_number(pid, "oom_score_adj"))
     pod = pod.replace(oom_score=_number(pid, "oom_score"))
-    try:
-        pod = pod.replace(pids=len(first.control().processes("", 2.0)))
-    except RuntimeFault:
-        pass  # it is just going
+    key = (root, sandbox_id)
+    if not rests.is_resting(key):
+        try:
+            pod = pod.replace(pids=len(first.control().processes("", ANSWER)))
+            rests.answered(key)
+        except RuntimeFault:
+            rests.missed(key)  # it hangs, or is just going
     return _measure(pod, pid)
 
 
@@ -194,11 +203,11 @@ def rows(lines: Sequence[Mapping[str, Any]]) -> list[Sequence[object]]:
 
 def top_verb(args: argparse.Namespace) -> int:
     """``top``: until a key or a signal comes; once where asked, or for no terminal line by line."""
-    watcher = Watcher()
+    watcher, rests = Watcher(), Rests()
 
     def see() -> list[dict[str, Any]]:
         containers, _ = find.every(args)
-        return sorted(watcher.see(look(containers)), key=screen.ORDERS[args.sort])
+        return sorted(watcher.see(look(containers, rests)), key=screen.ORDERS[args.sort])
 
     if args.format == "table" and not args.once and screen.is_terminal():
         return _live(args, see)

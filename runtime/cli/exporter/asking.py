@@ -13,7 +13,7 @@ from runtime.base.errors import DeadlineExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Collection, Generator, Iterable
     from typing import Any, Protocol
 
     class Exchange(Protocol):
@@ -23,6 +23,39 @@ if TYPE_CHECKING:
         def feed(self) -> Any: ...
 
     Conversation = Generator[Exchange, Any, None]
+    Key = tuple[str, str]
+
+#: Seconds for which a sentry is not asked that didn't answer: at first, and at most.
+FIRST_REST, LONGEST_REST = 10.0, 300.0
+
+
+class Rests:
+    """Which sentries are left alone, by root and sandbox, as they didn't answer.
+
+    A sentry's queue of connections has room for sixteen, and a connection that was given up stays
+    in it: who asks a sentry that hangs again and again would leave its shim none.  For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._rests: dict[Key, tuple[float, float]] = {}  # until when, and how long that is
+
+    def is_resting(self, key: Key) -> bool:
+        """Whether it isn't to be asked now."""
+        return key in self._rests and time.monotonic() < self._rests[key][0]
+
+    def answered(self, key: Key) -> None:
+        """It has answered, or has ended."""
+        self._rests.pop(key, None)
+
+    def missed(self, key: Key) -> None:
+        """It has not, and is left alone for twice as long as the last time."""
+        _, last = self._rests.get(key, (0.0, FIRST_REST / 2))
+        seconds = min(2 * last, LONGEST_REST)
+        self._rests[key] = time.monotonic() + seconds, seconds
+
+    def keep(self, keys: Collection[Key]) -> None:
+        """Forget the others, which are gone."""
+        self._rests = {key: rest for key, rest in self._rests.items() if key in keys}
 
 
 def converse(conversations: Iterable[Conversation], deadline: float) -> None:

@@ -17,7 +17,7 @@ from runtime.cgroups import factory
 from runtime.cgroups.counters import KeptFiles, read_text
 from runtime.cgroups.metrics import CpuClock, HostStats, SentryStats, Use, use
 from runtime.cli import find
-from runtime.cli.exporter.asking import converse
+from runtime.cli.exporter.asking import Rests, converse
 from runtime.host import forkservers
 from runtime.runsc import control_results, urpc
 from runtime.state.loaded import StoredContainer
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 #: Seconds in which sentries and shims have to answer.  A busy node gives an honest one its turn
 #: late, and a scraper waits for ten seconds, unless it was told otherwise.
 TIMEOUT = 2.5
-#: Seconds for which a sentry is not asked that didn't answer: at first, and at most.
-FIRST_REST, LONGEST_REST = 10.0, 300.0
 #: Bytes of a sentry's reply.
 MAX_REPLY = 2 << 20
 #: Files of a sandbox's cgroup, at most.
@@ -146,14 +144,6 @@ class _Found:
         return record.shim_address if record is not None else ""
 
 
-class _Rest:
-    """How long a sentry is left alone, and since when."""
-
-    def __init__(self) -> None:
-        self.until = 0.0
-        self.seconds = FIRST_REST
-
-
 class Collector:
     """Looks again and again, and remembers what doesn't change.  For one thread at a time."""
 
@@ -175,7 +165,7 @@ class Collector:
         self._most_kept = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 // _KEPT_FILES
         self._clock = CpuClock()
         self._servers: dict[str, int] = {}
-        self._rests: dict[tuple[str, str], _Rest] = {}
+        self._rests = Rests()
 
     def close(self) -> None:
         """Let go of what is kept open."""
@@ -264,11 +254,10 @@ class Collector:
         converse(everybody(), deadline)
 
     def _ask_sentry(self, found: _Found) -> Conversation:
-        rest = self._rests.get(found.key)
         if found.state in _STILL:
             found.sentry_answer = "stopped" if found.state in "Tt" else "ended"
             return
-        if rest is not None and time.monotonic() < rest.until:
+        if self._rests.is_resting(found.key):
             found.sentry_answer = "no answer before"
             return
         connection = None
@@ -297,13 +286,11 @@ class Collector:
                     found.networks = found.networks or told.networks
                 else:
                     found.exported = control_results.exported_metrics(reply.result)
-            self._rests.pop(found.key, None)
+            self._rests.answered(found.key)
         except (RuntimeFault, urpc.Disconnected, urpc.ProtocolError) as fault:
             found.sentry_answer = _why(fault)
             if isinstance(fault, RuntimeFault):
-                rest = self._rests.setdefault(found.key, _Rest())
-                rest.until = time.monotonic() + rest.seconds
-                rest.seconds = min(2 * rest.seconds, LONGEST_REST)
+                self._rests.missed(found.key)
         finally:
             if connection is not None:
                 connection.close()
@@ -414,7 +401,7 @@ class Collector:
     def _forget(self, alive: Sequence[_Found]) -> None:
         """What was remembered of those that are gone."""
         keys = {each.key for each in alive}
-        self._rests = {key: rest for key, rest in self._rests.items() if key in keys}
+        self._rests.keep(keys)
         pids = {each.pid for each in alive}
         for key in tuple(self._cgroups):
             if key[0] not in pids:

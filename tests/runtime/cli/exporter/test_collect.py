@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import NotFound
-from runtime.cli import arguments
-from runtime.cli.exporter import collect
+from runtime.cli import arguments, find, top
+from runtime.cli.exporter import asking, collect
 from runtime.cli.exporter.collect import Collector, SandboxLook
 from runtime.cli.exporter.figures import Renderer
 from tests.fakes.sentry import FakeSentry
 from tests.fakes.state_files import Helpers, runsc_state, write
 
+PROCESSES = "containerManager.Processes"
 EVENT, EXPORT = "containerManager.Event", "Metrics.Export"
 POD = {
     "io.kubernetes.cri.sandbox-name": "shop",
@@ -215,13 +216,29 @@ def test_silent_sentries_are_waited_for_together_and_then_left_alone(node: Node)
 
 
 def test_one_that_answers_again_is_asked_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "FIRST_REST", 0.0)
+    monkeypatch.setattr(asking, "FIRST_REST", 0.0)
     sentry = node.sandbox("s1")
     sentry.silent.add(EVENT)
     collector = node.collector()
     assert only(collector, 0.2).sentry == "DeadlineExceeded"
     sentry.silent.clear()
-    assert only(collector).sentry == "" and not collector._rests
+    assert only(collector).sentry == "" and not collector._rests._rests
+
+
+def test_top_leaves_a_silent_sentry_alone_as_well(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top, "ANSWER", 0.2)
+    node.sandbox("s1").silent.add(PROCESSES)
+    good = node.sandbox("s2")
+    good.handlers[PROCESSES] = lambda _: []
+    rests = asking.Rests()
+    containers, _ = find.every(arguments.build().parse_args(["--root", str(node.root), "top"]))
+    for _ in range(20):
+        silent, answering = top.look(containers, rests)
+        assert silent.pids is None and answering.pids == 0
+    assert node.sentries["s1"].methods().count(PROCESSES) == 1
+    assert good.methods().count(PROCESSES) == 20
 
 
 @pytest.mark.parametrize(
