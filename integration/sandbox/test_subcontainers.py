@@ -53,7 +53,7 @@ def test_subcontainer(lab: Lab) -> None:
             lab,
             run,
             "two",
-            ["sh", "-c", "echo started; echo x > /mnt/mark; sleep 100; true"],
+            ["sh", "-c", "echo x > /mnt/mark; echo started; sleep 100; true"],
             root=_other_root(lab),
             mounts=[PROC, bind],
             stdio=(writer,) * 3,

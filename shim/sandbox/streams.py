@@ -335,6 +335,8 @@ class Bridge:
             before = self._call
             if not over:
                 self._call = call
+                if self._frozen and call.stream is not None:
+                    call.stream.hold(True)  # who holds all still hasn't seen it
             self._changed.notify_all()
         if over:
             call.fail_if_unanswered(CANCELLED, "the task is gone")

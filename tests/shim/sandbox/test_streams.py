@@ -21,7 +21,7 @@ from runtime.host.workers import Workers
 from runtime.task.process import IORequest
 from shim.base import status
 from shim.sandbox import streams
-from shim.sandbox.streams import Streams, stream_id
+from shim.sandbox.streams import Outward, Streams, stream_id
 from shim.ttrpc.call import Call
 from shim.ttrpc.client import Client
 from shim.ttrpc.errors import StatusError, TtrpcError
@@ -248,6 +248,35 @@ def test_held_still_and_let_go(scene: _Scene) -> None:
     allow(outward, 1)
     assert taken(outward) is None
     scene.streams.release(io.stdin, io.stdout)
+
+
+def test_a_client_that_comes_as_all_is_being_held_still(
+    scene: _Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It doesn't keep the thread from ending, which is being waited for."""
+    io = scene.task("stdout")
+    [part] = scene.timers.companions
+    assert isinstance(part, Outward)
+    thread = part._thread
+    assert thread is not None
+    attach = part.attach
+
+    def attach_late(call: Call) -> None:
+        with part._changed:
+            part._frozen = True  # as freeze does, which sees no client yet
+        attach(call)
+
+    monkeypatch.setattr(part, "attach", attach_late)
+    stream = scene.open("c-stdout")
+    thread.join(WAIT)
+    assert not thread.is_alive()
+    assert part.freeze() == ""
+    part.thaw()
+    with open(io.stdout, "wb", 0) as task:
+        task.write(b"hello")
+        allow(stream, 100)
+        assert taken(stream) == b"hello"
+    scene.streams.release(io.stdout)
 
 
 def test_what_ends_while_all_is_held_still(scene: _Scene) -> None:
