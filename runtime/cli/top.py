@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 
-from runtime.base.errors import RuntimeFault
+from runtime.base.errors import DeadlineExceeded, RuntimeFault
 from runtime.base.record import Record
 from runtime.cli import find, output
 from runtime.cli.exporter.asking import Rests
@@ -134,8 +134,10 @@ def _look(root: str, sandbox_id: str, family: list[StoredContainer], rests: Rest
         try:
             pod = pod.replace(pids=len(first.control().processes("", ANSWER)))
             rests.answered(key)
+        except DeadlineExceeded:
+            rests.missed(key)
         except RuntimeFault:
-            rests.missed(key)  # it hangs, or is just going
+            pass  # it is just coming, or going
     return _measure(pod, pid)
 
 
