@@ -7,6 +7,7 @@ import queue
 import socket
 import threading
 from pathlib import Path
+from typing import Self
 
 from integration.harness.clients import api
 from integration.harness.clients.ttrpc import HEADER, REQUEST, REQUEST_BODY, RESPONSE, frame
@@ -29,7 +30,7 @@ class EventSink:
         self._connections: list[socket.socket] = []
         self._threads[0].start()
 
-    def __enter__(self) -> EventSink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,7 +74,7 @@ class EventSink:
                 connection.sendall(frame(b"", number, kind=RESPONSE))
 
 
-class EventTap:
+class EventTap(EventSink):
     """Stands before containerd's end of the events' connection, and notes what that has taken.
 
     Where containerd doesn't run, a connection ends at once, as one that is refused.
@@ -83,36 +84,12 @@ class EventTap:
         self._containerd = containerd
         self._lock = threading.Lock()
         self._taken: list[tuple[str, Msg]] = []  # guarded by _lock
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._path = path
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._connections: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> EventTap:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in (self._listener, *self._connections):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        self._path.unlink(missing_ok=True)
+        super().__init__(path)
 
     def taken(self) -> list[tuple[str, Msg]]:
         """All events so far: each one's topic without /tasks/, and itself."""
         with self._lock:
             return list(self._taken)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._connections.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         above = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
