@@ -262,8 +262,12 @@ class Bridge:
     def start(self) -> None:
         """Begin; raises RuntimeError if there is no thread to be had."""
         self._loop.accompany(self)
-        with self._changed:
-            self._start_locked()
+        try:
+            with self._changed:
+                self._start_locked()
+        except BaseException:
+            self._loop.leave(self)
+            raise
 
     def _start_locked(self) -> None:
         thread = threading.Thread(target=self._run, name="stream", daemon=True)

@@ -250,6 +250,19 @@ def test_held_still_and_let_go(scene: _Scene) -> None:
     scene.streams.release(io.stdin, io.stdout)
 
 
+def test_one_without_a_thread_is_not_held_still(
+    scene: _Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            scene.task("stdout")
+    assert scene.timers.companions == []
+
+
 def test_a_client_that_comes_as_all_is_being_held_still(
     scene: _Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
